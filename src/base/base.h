@@ -1,0 +1,17 @@
+/* base: what every room stands on.  Includes all public headers of the room. */
+#ifndef SENDENSE_BASE_H
+#define SENDENSE_BASE_H
+
+#include "bitmap.h"
+#include "bytes.h"
+#include "cancel.h"
+#include "cleanup.h"
+#include "clock.h"
+#include "digest.h"
+#include "err.h"
+#include "file.h"
+#include "log.h"
+#include "rangelock.h"
+#include "thread.h"
+
+#endif

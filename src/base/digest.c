@@ -1,0 +1,220 @@
+/*
+ * The chunk digest; see digest.h for the tree's definition.
+ *
+ * The tree is built like a binary counter: level[k].full says that a finished
+ * node of level k waits for its right-hand sibling.
+ */
+#include "digest.h"
+
+#include "bytes.h"
+
+#include <assert.h>
+#include <gnutls/crypto.h>
+#include <gnutls/gnutls.h>
+#include <pthread.h>
+#include <string.h>
+#include <xxhash.h>
+
+#define NR_LEVELS 64
+
+_Static_assert(DIGEST_SECRET_BYTES >= XXH3_SECRET_SIZE_MIN, "XXH3 needs a longer secret");
+
+static uint8_t zero_nodes[NR_LEVELS][DIGEST_ROOT_BYTES];
+static pthread_once_t zero_nodes_once = PTHREAD_ONCE_INIT;
+
+void digest_sha256(const void *bytes, size_t length, uint8_t out[DIGEST_ROOT_BYTES])
+{
+	int rc = gnutls_hash_fast(GNUTLS_DIG_SHA256, bytes, length, out);
+	assert(rc == 0);
+}
+
+static void join(const uint8_t left[DIGEST_ROOT_BYTES], const uint8_t right[DIGEST_ROOT_BYTES],
+	uint8_t out[DIGEST_ROOT_BYTES])
+{
+	uint8_t both[2 * DIGEST_ROOT_BYTES];
+	memcpy(both, left, DIGEST_ROOT_BYTES);
+	memcpy(both + DIGEST_ROOT_BYTES, right, DIGEST_ROOT_BYTES);
+	digest_sha256(both, sizeof both, out);
+}
+
+static void make_zero_nodes(void)
+{
+	memset(zero_nodes[0], 0xff, DIGEST_ROOT_BYTES);
+	for (int k = 1; k < NR_LEVELS; k++)
+		join(zero_nodes[k - 1], zero_nodes[k - 1], zero_nodes[k]);
+}
+
+void digest_key_init(struct digest_key *key, enum digest_algorithm algorithm,
+	const uint8_t seed[DIGEST_SEED_BYTES])
+{
+	key->algorithm = algorithm;
+	/* SHA-256 in counter mode stretches the seed: a definition that another
+	 * program can follow, unlike a library's own secret generator. */
+	for (unsigned i = 0; i < DIGEST_SECRET_BYTES / DIGEST_ROOT_BYTES; i++) {
+		uint8_t block[DIGEST_SEED_BYTES + 1];
+		memcpy(block, seed, DIGEST_SEED_BYTES);
+		block[DIGEST_SEED_BYTES] = (uint8_t)i;
+		digest_sha256(block, sizeof block, key->secret + i * DIGEST_ROOT_BYTES);
+	}
+}
+
+size_t digest_leaf_bytes(enum digest_algorithm algorithm)
+{
+	return algorithm == DIGEST_SHA256 ? 32 : 16;
+}
+
+const char *digest_algorithm_name(enum digest_algorithm algorithm)
+{
+	return algorithm == DIGEST_SHA256 ? "sha256" : "xxh3-128";
+}
+
+bool digest_algorithm_parse(const char *name, enum digest_algorithm *algorithm)
+{
+	if (strcmp(name, "xxh3-128") == 0)
+		*algorithm = DIGEST_XXH3_128;
+	else if (strcmp(name, "sha256") == 0)
+		*algorithm = DIGEST_SHA256;
+	else
+		return false;
+	return true;
+}
+
+bool digest_is_zero(const void *bytes, size_t length)
+{
+	const uint8_t *at = bytes;
+	/* Most data shows itself in the first bytes; after that, whole blocks are
+	 * or-ed together so that the compiler uses the widest registers it may. */
+	while (length >= 256) {
+		uint64_t words[32], any = 0;
+		memcpy(words, at, sizeof words);
+		for (unsigned i = 0; i < 32; i++)
+			any |= words[i];
+		if (any)
+			return false;
+		at += sizeof words;
+		length -= sizeof words;
+	}
+	uint8_t any = 0;
+	while (length-- > 0)
+		any |= *at++;
+	return any == 0;
+}
+
+void digest_leaf(const struct digest_key *key, const void *chunk, size_t length, uint8_t *leaf)
+{
+	assert(length > 0 && length <= DIGEST_CHUNK_BYTES);
+	if (key->algorithm == DIGEST_SHA256) {
+		digest_sha256(chunk, length, leaf);
+		return;
+	}
+	XXH128_hash_t hash =
+		XXH3_128bits_withSecret(chunk, length, key->secret, DIGEST_SECRET_BYTES);
+	XXH128_canonical_t canonical;
+	XXH128_canonicalFromHash(&canonical, hash);
+	memcpy(leaf, canonical.digest, 16);
+}
+
+void digest_hex(const uint8_t *bytes, size_t length, char *out)
+{
+	static const char digits[] = "0123456789abcdef";
+	for (size_t i = 0; i < length; i++) {
+		*out++ = digits[bytes[i] >> 4];
+		*out++ = digits[bytes[i] & 15];
+	}
+	*out = '\0';
+}
+
+static int hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	return -1;
+}
+
+bool digest_unhex(const char *text, uint8_t *bytes, size_t length)
+{
+	for (size_t i = 0; i < length; i++) {
+		int high = hex_value(text[2 * i]);
+		int low = high < 0 ? -1 : hex_value(text[2 * i + 1]);
+		if (low < 0)
+			return false;
+		bytes[i] = (uint8_t)(high << 4 | low);
+	}
+	return text[2 * length] == '\0';
+}
+
+void digest_tree_init(struct digest_tree *tree, enum digest_algorithm algorithm,
+	uint64_t size_bytes)
+{
+	pthread_once(&zero_nodes_once, make_zero_nodes);
+	memset(tree, 0, sizeof *tree);
+	tree->algorithm = algorithm;
+	tree->size_bytes = size_bytes;
+	tree->nr_chunks = div_round_up(size_bytes, DIGEST_CHUNK_BYTES);
+}
+
+/* Puts a finished node of the given level behind what is there. */
+static void push(struct digest_tree *tree, unsigned level, const uint8_t node[DIGEST_ROOT_BYTES])
+{
+	uint8_t carry[DIGEST_ROOT_BYTES];
+	memcpy(carry, node, sizeof carry);
+	for (; tree->level[level].full; level++) {
+		join(tree->level[level].node, carry, carry);
+		tree->level[level].full = false;
+	}
+	memcpy(tree->level[level].node, carry, sizeof carry);
+	tree->level[level].full = true;
+}
+
+void digest_tree_leaf(struct digest_tree *tree, const uint8_t *leaf)
+{
+	assert(tree->next_chunk < tree->nr_chunks);
+	uint8_t node[DIGEST_ROOT_BYTES] = {0};
+	memcpy(node, leaf, digest_leaf_bytes(tree->algorithm));
+	push(tree, 0, node);
+	tree->next_chunk++;
+}
+
+/* Appends zero chunks as the largest subtrees that fit the position. */
+static void push_zeros(struct digest_tree *tree, uint64_t nr_chunks)
+{
+	while (nr_chunks > 0) {
+		unsigned level = 63 - (unsigned)__builtin_clzll(nr_chunks);
+		if (tree->next_chunk != 0) {
+			unsigned aligned = (unsigned)__builtin_ctzll(tree->next_chunk);
+			level = aligned < level ? aligned : level;
+		}
+		push(tree, level, zero_nodes[level]);
+		tree->next_chunk += (uint64_t)1 << level;
+		nr_chunks -= (uint64_t)1 << level;
+	}
+}
+
+void digest_tree_zeros(struct digest_tree *tree, uint64_t nr_chunks)
+{
+	assert(nr_chunks <= tree->nr_chunks - tree->next_chunk);
+	push_zeros(tree, nr_chunks);
+}
+
+void digest_tree_root(struct digest_tree *tree, uint8_t root[DIGEST_ROOT_BYTES])
+{
+	unsigned height = 0;
+	while (((uint64_t)1 << height) < tree->nr_chunks)
+		height++;
+	push_zeros(tree, ((uint64_t)1 << height) - tree->next_chunk);
+	assert(tree->level[height].full);
+
+	static const char label[] = "sendense-root-1";
+	uint8_t block[sizeof label - 1 + 1 + 4 + 8 + DIGEST_ROOT_BYTES], *at = block;
+	memcpy(at, label, sizeof label - 1);
+	at += sizeof label - 1;
+	*at++ = (uint8_t)tree->algorithm;
+	be32_put(at, DIGEST_CHUNK_BYTES);
+	at += 4;
+	be64_put(at, tree->size_bytes);
+	at += 8;
+	memcpy(at, tree->level[height].node, DIGEST_ROOT_BYTES);
+	digest_sha256(block, sizeof block, root);
+}

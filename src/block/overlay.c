@@ -1,0 +1,313 @@
+/*
+ * The overlay: reads from a base, writes into an unnamed scratch file.
+ *
+ * The disk is cut into cells of 64 KiB.  A cell that was written or zeroed lies
+ * in the scratch file at the same offset (the file is sparse), and its bit in
+ * the map is set.  The map has two levels, so that its memory grows with what
+ * is written and not with the size of the disk: one leaf of 4 KiB stands for
+ * 2 GiB.  A cell that is written in part is first filled from the base, under
+ * an exclusive hold on the cell; a full one is written under a shared hold.
+ */
+#include "block.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define CELL_BYTES ((uint64_t)65536)
+#define CELLS_PER_LEAF ((uint64_t)32768)
+#define WORDS_PER_LEAF (CELLS_PER_LEAF / 64)
+
+struct leaf {
+	_Atomic uint64_t words[WORDS_PER_LEAF];
+};
+
+struct overlay {
+	struct block block;
+	struct block *base;
+	int fd;
+	uint64_t limit_cells; /* UINT64_MAX: none */
+	_Atomic uint64_t used_cells;
+	struct rangelock cells;
+	uint64_t nr_leaves;
+	pthread_mutex_t leaves_mutex; /* for adding a leaf */
+	struct leaf *_Atomic *leaves;
+};
+
+static struct overlay *overlay_of(struct block *block)
+{
+	return (struct overlay *)block;
+}
+
+static bool cell_is_ours(struct overlay *o, uint64_t cell)
+{
+	struct leaf *leaf = atomic_load(&o->leaves[cell / CELLS_PER_LEAF]);
+	uint64_t bit = cell % CELLS_PER_LEAF;
+	return leaf && atomic_load(&leaf->words[bit / 64]) >> (bit % 64) & 1;
+}
+
+static struct leaf *leaf_of(struct overlay *o, uint64_t cell, struct err *err)
+{
+	struct leaf *_Atomic *slot = &o->leaves[cell / CELLS_PER_LEAF];
+	struct leaf *leaf = atomic_load(slot);
+	if (leaf)
+		return leaf;
+	WITH_LOCK(&o->leaves_mutex);
+	leaf = atomic_load(slot);
+	if (leaf)
+		return leaf;
+	leaf = calloc(1, sizeof *leaf);
+	if (!leaf)
+		err_errno(err, ENOMEM, "cannot extend the map of %s", block_label(&o->block));
+	else
+		atomic_store(slot, leaf);
+	return leaf;
+}
+
+/* Counts one more cell against the limit. */
+static int reserve_cell(struct overlay *o, struct err *err)
+{
+	uint64_t before = atomic_fetch_add(&o->used_cells, 1);
+	if (before < o->limit_cells)
+		return 0;
+	atomic_fetch_sub(&o->used_cells, 1);
+	return err_set(err, ERR_NO_SPACE, "the scratch limit of %llu bytes of %s is used up",
+		(unsigned long long)(o->limit_cells * CELL_BYTES), block_label(&o->block));
+}
+
+/* The bytes of a cell that lie within the disk. */
+static size_t cell_length(const struct overlay *o, uint64_t cell)
+{
+	return (size_t)min_u64(CELL_BYTES, o->block.info.size_bytes - cell * CELL_BYTES);
+}
+
+static int fill_from_base(struct overlay *o, uint64_t cell, struct err *err)
+{
+	size_t length = cell_length(o, cell);
+	uint8_t *AUTO_FREE buffer = malloc(length);
+	if (!buffer)
+		return err_errno(err, ENOMEM, "cannot copy a cell of %s", block_label(&o->block));
+	if (block_read(o->base, buffer, length, cell * CELL_BYTES, err) < 0)
+		return -1;
+	if (digest_is_zero(buffer, length))
+		return 0;
+	return file_pwrite(o->fd, buffer, length, cell * CELL_BYTES, "the scratch file", err);
+}
+
+static int scratch_zero(struct overlay *o, uint64_t offset, uint64_t length, struct err *err)
+{
+	int rc;
+	do {
+		rc = fallocate(o->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+			(off_t)length);
+	} while (rc < 0 && errno == EINTR);
+	if (rc < 0)
+		return err_errno(err, errno, "cannot zero a part of the scratch file");
+	return 0;
+}
+
+/* Changes one part of one cell: bytes, or zeros when buffer is NULL. */
+static int change_cell(struct overlay *o, const void *buffer, size_t length, uint64_t offset,
+	struct err *err)
+{
+	uint64_t cell = offset / CELL_BYTES;
+	struct leaf *leaf = leaf_of(o, cell, err);
+	if (!leaf)
+		return -1;
+	/* Exclusive until the cell is ours, so that nobody reads a half-filled one. */
+	struct rangelock_hold hold;
+	bool ours = cell_is_ours(o, cell);
+	rangelock_acquire(&o->cells, &hold, cell * CELL_BYTES, CELL_BYTES, !ours);
+	int rc = 0;
+	bool fresh = !cell_is_ours(o, cell);
+	assert(!fresh || hold.exclusive);
+	if (fresh) {
+		rc = reserve_cell(o, err);
+		if (rc == 0 && length < cell_length(o, cell) && fill_from_base(o, cell, err) < 0) {
+			atomic_fetch_sub(&o->used_cells, 1);
+			rc = -1;
+		}
+	}
+	if (rc == 0)
+		rc = buffer ? file_pwrite(o->fd, buffer, length, offset, "the scratch file", err)
+			    : scratch_zero(o, offset, length, err);
+	if (rc == 0 && fresh) {
+		uint64_t bit = cell % CELLS_PER_LEAF;
+		atomic_fetch_or(&leaf->words[bit / 64], (uint64_t)1 << (bit % 64));
+	} else if (fresh && rc < 0) {
+		/* The cell still belongs to the base; what was written is not seen. */
+		scratch_zero(o, cell * CELL_BYTES, CELL_BYTES, NULL);
+	}
+	rangelock_release(&o->cells, &hold);
+	return rc;
+}
+
+static int change(struct overlay *o, const uint8_t *buffer, uint64_t length, uint64_t offset,
+	struct err *err)
+{
+	while (length > 0) {
+		size_t n = (size_t)min_u64(length, CELL_BYTES - offset % CELL_BYTES);
+		if (change_cell(o, buffer, n, offset, err) < 0)
+			return -1;
+		if (buffer)
+			buffer += n;
+		offset += n;
+		length -= n;
+	}
+	return 0;
+}
+
+static int overlay_write(struct block *block, const void *buffer, size_t length, uint64_t offset,
+	unsigned flags, struct err *err)
+{
+	(void)flags;
+	return change(overlay_of(block), buffer, length, offset, err);
+}
+
+static int overlay_zero(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
+	struct err *err)
+{
+	(void)flags;
+	return change(overlay_of(block), NULL, length, offset, err);
+}
+
+/* How many bytes from offset on, at most length, lie on the same side. */
+static uint64_t same_side(struct overlay *o, uint64_t offset, uint64_t length, bool *ours)
+{
+	uint64_t cell = offset / CELL_BYTES, end = offset + length;
+	*ours = cell_is_ours(o, cell);
+	do {
+		cell++;
+	} while (cell * CELL_BYTES < end && cell_is_ours(o, cell) == *ours);
+	return min_u64(cell * CELL_BYTES, end) - offset;
+}
+
+static int overlay_read(struct block *block, void *buffer, size_t length, uint64_t offset,
+	struct err *err)
+{
+	struct overlay *o = overlay_of(block);
+	uint8_t *at = buffer;
+	int rc = 0;
+	while (length > 0 && rc == 0) {
+		/* Held cell by cell run, so that a long read does not stop writers. */
+		bool ours;
+		size_t n = (size_t)min_u64(length, MIB - offset % MIB);
+		struct rangelock_hold hold;
+		rangelock_acquire(&o->cells, &hold, round_down(offset, CELL_BYTES),
+			round_up(offset + n, CELL_BYTES) - round_down(offset, CELL_BYTES), false);
+		n = (size_t)same_side(o, offset, n, &ours);
+		rc = ours ? file_pread(o->fd, at, n, offset, "the scratch file", err)
+			  : block_read(o->base, at, n, offset, err);
+		rangelock_release(&o->cells, &hold);
+		at += n;
+		offset += n;
+		length -= n;
+	}
+	return rc;
+}
+
+static int overlay_extents(struct block *block, uint64_t offset, uint64_t length,
+	struct block_extent *extents, size_t max, size_t *nr, struct err *err)
+{
+	struct overlay *o = overlay_of(block);
+	bool ours;
+	/* One answer looks at 64 MiB at most: the map is walked bit by bit. */
+	uint64_t n = same_side(o, offset, min_u64(length, 64 * MIB), &ours);
+	if (!ours)
+		return block_extents(o->base, offset, n, extents, max, nr, err);
+	extents[0] = (struct block_extent){.length = n};
+	*nr = 1;
+	return 0;
+}
+
+static uint64_t overlay_stored_bytes(struct block *block)
+{
+	struct stat st;
+	if (fstat(overlay_of(block)->fd, &st) < 0)
+		return 0;
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static int overlay_close(struct block *block, struct err *err)
+{
+	(void)err;
+	struct overlay *o = overlay_of(block);
+	for (uint64_t i = 0; i < o->nr_leaves; i++)
+		free(atomic_load(&o->leaves[i]));
+	free(o->leaves);
+	rangelock_destroy(&o->cells);
+	pthread_mutex_destroy(&o->leaves_mutex);
+	close(o->fd);
+	block_fini(block);
+	free(o);
+	return 0;
+}
+
+/* Nothing outlives the process, so a flush has nothing to promise. */
+static const struct block_driver overlay_driver = {
+	.name = "overlay",
+	.read = overlay_read,
+	.write = overlay_write,
+	.zero = overlay_zero,
+	.extents = overlay_extents,
+	.stored_bytes = overlay_stored_bytes,
+	.close = overlay_close,
+};
+
+struct block *block_overlay_open(struct block *base, const char *folder, uint64_t limit_bytes,
+	struct err *err)
+{
+	uint64_t size_bytes = block_info(base)->size_bytes;
+	uint64_t nr_leaves = div_round_up(size_bytes, CELL_BYTES * CELLS_PER_LEAF);
+	struct overlay *o = calloc(1, sizeof *o);
+	char *label = NULL;
+	if (!o || asprintf(&label, "overlay over %s", block_label(base)) < 0) {
+		err_errno(err, ENOMEM, "cannot open an overlay over %s", block_label(base));
+		label = NULL;
+		goto fail;
+	}
+	o->leaves = calloc(nr_leaves ? nr_leaves : 1, sizeof *o->leaves);
+	if (!o->leaves) {
+		err_errno(err, ENOMEM, "cannot open an overlay over %s", block_label(base));
+		goto fail;
+	}
+	o->fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (o->fd < 0) {
+		err_errno(err, errno, "cannot make a scratch file in %s", folder);
+		goto fail;
+	}
+	if (size_bytes > INT64_MAX || ftruncate(o->fd, (off_t)size_bytes) < 0) {
+		err_errno(err, errno, "cannot make the scratch file in %s %llu bytes long", folder,
+			(unsigned long long)size_bytes);
+		close(o->fd);
+		goto fail;
+	}
+	o->base = base;
+	o->nr_leaves = nr_leaves;
+	o->limit_cells = limit_bytes ? limit_bytes / CELL_BYTES : UINT64_MAX;
+	pthread_mutex_init(&o->leaves_mutex, NULL);
+	rangelock_init(&o->cells);
+	block_init(&o->block, &overlay_driver, label);
+	o->block.info = (struct block_info){
+		.size_bytes = size_bytes,
+		.has_extents = true,
+		.can_zero = true,
+		.can_fast_zero = true,
+		.multi_lane = true,
+		.starts_zero = block_info(base)->starts_zero,
+		.granule_bytes = 65536,
+	};
+	return &o->block;
+fail:
+	if (o)
+		free(o->leaves);
+	free(label);
+	free(o);
+	return NULL;
+}

@@ -1,0 +1,5 @@
+/* sendense: the one binary. */
+int main(void)
+{
+	return 2;
+}

@@ -1,0 +1,64 @@
+/*
+ * copy: moves one disk's content from any block to any block of the same size.
+ *
+ *   extents of the source, streamed ──► pieces ──► lanes (a thread each)
+ *   a lane: read ─► look at every byte: zeros, chunk digests ─► write or zero
+ *
+ * A piece is a whole number of digest chunks (and of the target's granules), so
+ * that every chunk passes exactly one lane in one buffer.  Memory is bounded by
+ * lanes x requests in flight x piece size, whatever the size of the disk.
+ */
+#ifndef SENDENSE_COPY_H
+#define SENDENSE_COPY_H
+
+#include "block.h"
+
+/* Five separate figures, in bytes; they only grow.  Read from any thread. */
+struct copy_progress {
+	atomic_uint_fast64_t logical; /* of the disk's size, how much is dealt with */
+	atomic_uint_fast64_t read;    /* came from the source */
+	atomic_uint_fast64_t sent;    /* went to the target as data */
+	atomic_uint_fast64_t zeros_skipped; /* not sent as data: holes and zeros */
+	atomic_uint_fast64_t stored;  /* what the target takes; 0 where it can't tell */
+};
+
+/*
+ * Where chunk digests go.  Called by several lanes at once, each chunk exactly
+ * once unless a loss makes it be copied again (then the later call counts).
+ * A -1 fails the copy with that error.
+ */
+struct copy_chunk_sink {
+	void *context;
+	/* nr consecutive chunks from first on; leaf i at leaves + i * 32, or all
+	 * zeros in zero_mask bit i (nr <= 64). */
+	int (*chunks)(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
+		uint64_t zero_mask, struct err *err);
+	/* A run of chunks that read as zeros without being read. */
+	int (*zeros)(void *context, uint64_t first, uint64_t nr, struct err *err);
+};
+
+struct copy_options {
+	unsigned nr_lanes;      /* 0: choose */
+	unsigned nr_in_flight;  /* requests a lane keeps in flight; 0: choose */
+	size_t piece_bytes;     /* 0: choose; else a power of two, 64 KiB..4 MiB */
+	size_t memory_bytes;    /* bound on all buffers; 0: 32 MiB */
+	uint64_t rate_bytes_per_s; /* of data read; 0: none */
+	const struct digest_key *digest_key; /* NULL: no digest */
+	const struct copy_chunk_sink *sink;  /* with digest_key */
+	struct copy_progress *progress;      /* may be NULL */
+	struct cancel *cancel;               /* may be NULL */
+};
+
+/*
+ * Copies all of source to target; at the end the target is flushed.  Sizes must
+ * be equal (ERR_RANGE names both).  Zeros are skipped when the target
+ * starts_zero, else written explicitly.  The first error wins, the other lanes
+ * are cancelled.  Blocking; one call a pair of disks at a time.
+ */
+int copy_run(struct block *source, struct block *target, const struct copy_options *options,
+	struct err *err);
+
+/* Reads all of source as copy_run() would, target none: digests and figures only. */
+int copy_scan(struct block *source, const struct copy_options *options, struct err *err);
+
+#endif

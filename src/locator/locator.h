@@ -1,0 +1,56 @@
+/*
+ * locator: opens a disk by its written name.
+ *
+ *   raw:PATH  qcow2:PATH  nbd://HOST[:PORT]/NAME  nbd+unix:///NAME?socket=PATH
+ *   null:SIZE
+ *
+ * The format is always stated, never probed (a guest can write a QCOW2 header
+ * onto its raw disk and name a host file as its backing).
+ */
+#ifndef SENDENSE_LOCATOR_H
+#define SENDENSE_LOCATOR_H
+
+#include "block.h"
+#include "nbd.h"
+#include "qcow2.h"
+
+struct locator_options {
+	bool read_only;
+	const char *const *allow_backing; /* see qcow2_open_options */
+	struct nbd_client_options nbd;    /* its read_only is set from ours */
+	struct cancel *cancel;
+};
+
+/* Opens what is there.  A name without a known scheme is ERR_USAGE with the list. */
+struct block *locator_open(const char *name, const struct locator_options *options,
+	struct err *err);
+
+struct locator_create_options {
+	uint64_t size_bytes;
+	bool replace;         /* an existing file, device or image may be overwritten */
+	bool compress;        /* qcow2 */
+	enum qcow2_compression compression;
+	uint32_t cluster_bytes;
+	struct nbd_client_options nbd;
+	struct cancel *cancel;
+};
+
+/*
+ * Opens a target for writing all of it: a raw or QCOW2 file is made (ERR_EXISTS
+ * when it is there and !replace), a block device or NBD export must be there,
+ * and have exactly that size (ERR_RANGE names both).  *created tells whether a
+ * file was made, which locator_discard() removes again after a failure.
+ */
+struct block *locator_create(const char *name, const struct locator_create_options *options,
+	bool *created, struct err *err);
+
+/* Removes a file that locator_create() made. */
+void locator_discard(const char *name);
+
+/* "10GiB", "512", "1.5TiB", "64k": bytes; powers of 1024. */
+int locator_parse_size(const char *text, uint64_t *bytes, struct err *err);
+
+/* The local path behind a raw: or qcow2: name, NULL for others. */
+const char *locator_path(const char *name);
+
+#endif

@@ -1,0 +1,84 @@
+/*
+ * nbd: the wire format, a server of any block, a client as a block, URIs.
+ *
+ * Source: doc/proto.md of the NBD project.
+ */
+#ifndef SENDENSE_NBD_H
+#define SENDENSE_NBD_H
+
+#include "block.h"
+#include "transport.h"
+
+/* --- server ----------------------------------------------------------------- */
+
+struct nbd_server_options {
+	unsigned max_connections;    /* 0: 16.  One more gets ERR_POLICY with a text */
+	size_t budget_bytes;         /* request data in memory, whole server; 0: 32 MiB */
+	unsigned handshake_timeout_ms; /* 0: 10,000 */
+	unsigned send_timeout_ms;    /* a client that takes nothing for so long; 0: 60,000 */
+	unsigned idle_timeout_ms;    /* no request for so long; 0: never by itself (TCP
+					keepalive finds vanished peers within some 60 s) */
+	bool once;                   /* stop when the last connection of the first clients ended */
+};
+
+struct nbd_export {
+	const char *name;        /* UTF-8, at most 4096 bytes; "" is the default export */
+	const char *description; /* may be NULL */
+	struct block *block;     /* borrowed until the server is freed or the export removed */
+	bool read_only;          /* also when the block is writable */
+	bool hidden;             /* not shown by LIST */
+};
+
+struct nbd_server;
+
+struct nbd_server *nbd_server_new(const struct nbd_server_options *options, struct err *err);
+
+/* Copies names.  ERR_EXISTS for a name that is there.  Any time, any thread. */
+int nbd_server_add_export(struct nbd_server *server, const struct nbd_export *export,
+	struct err *err);
+
+/* Ends the export's connections and forgets it; returns when none is left. */
+int nbd_server_remove_export(struct nbd_server *server, const char *name, struct err *err);
+
+/*
+ * Serves until nbd_server_stop() (or `once` is fulfilled), on the listener that
+ * transport_listen_*() made: takes it.  Blocks; run it on a thread of its own
+ * where that is in the way.  May be called for several listeners at once.
+ */
+int nbd_server_run(struct nbd_server *server, struct listener *listener, struct err *err);
+
+/* Serves one connected socket (takes fd) the same way; returns at its end. */
+int nbd_server_serve_fd(struct nbd_server *server, int fd, const char *peer, struct err *err);
+
+/* Safe in a signal handler.  Requests in progress are answered, then the
+ * connections are closed (at most 5 s), run() returns. */
+void nbd_server_stop(struct nbd_server *server);
+
+/* After all run() calls returned.  Does not close the blocks. */
+void nbd_server_free(struct nbd_server *server);
+
+/* --- client ------------------------------------------------------------------ */
+
+struct nbd_client_options {
+	bool read_only;
+	unsigned connect_timeout_ms;   /* 0: 10,000 */
+	unsigned reconnect_timeout_ms; /* after a lost connection; 0: 60,000 */
+	unsigned io_timeout_ms;        /* one request without an answer; 0: 60,000 */
+};
+
+/*
+ * Opens nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH as a disk
+ * (libnbd).  A refusal carries the server's own words.  Lanes have a connection
+ * each; a lost one is made again with back-off until the reconnect deadline,
+ * after checking that size and flags are the same, and its requests are sent
+ * again.  A server without multi-conn gets one lane for writing.
+ */
+struct block *nbd_client_open(const char *uri, const struct nbd_client_options *options,
+	struct cancel *cancel, struct err *err);
+
+/* --- probing ------------------------------------------------------------------ */
+
+/* Proves that a server answers: a handshake up to GO (or INFO) and a clean end. */
+int nbd_probe(const char *uri, struct deadline until, struct err *err);
+
+#endif

@@ -1,0 +1,2 @@
+/* Stub. */
+#include "qcow2.h"
