@@ -1,0 +1,36 @@
+#!/bin/sh
+# Runs all tests against a build folder: test.sh BUILD [PYTEST ARGUMENTS].
+# Called by ./run test, which has built the folder and installed what is needed.
+set -eu
+
+build=$(CDPATH= cd -- "$1" && pwd)
+shift
+top=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+cd "$top"
+
+export ASAN_OPTIONS=abort_on_error=1:detect_leaks=1:strict_string_checks=1
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+export SENDENSE=$build/src/cli/sendense
+export SENDENSE_BUILD=$build
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export SENDENSE_BAD_INPUT_TABLE=$scratch/bad-input.tsv
+
+status=0
+if [ $# -eq 0 ]; then
+	printf '==> unit tests\n'
+	meson test -C "$build" --suite unit --print-errorlogs --no-rebuild || status=1
+fi
+
+printf '==> integration tests\n'
+/usr/bin/python3 -m pytest -p no:cacheprovider -q --basetemp="$scratch/pytest" \
+	${SENDENSE_PYTEST:-} "${@:-tests/integration}" || status=1
+
+if [ -s "$SENDENSE_BAD_INPUT_TABLE" ]; then
+	printf '\n==> bad inputs, and the message that each one gives\n'
+	sort -u "$SENDENSE_BAD_INPUT_TABLE" | while IFS="$(printf '\t')" read -r input message; do
+		printf '%-52s | %s\n' "$input" "$message"
+	done
+fi
+exit $status
