@@ -1,8 +1,428 @@
+/*
+ * repository: restore points on disk.  Layout, plans, commit, locks, checksums,
+ * reading back, verification.  docs/repository-format.md draws every file.
+ *
+ *   begin ──► copy into each disk's block ──► commit ──► a restore point
+ *     │  (its chunk digests into the sink)       ▲ the rename of manifest.json
+ *     └── abort: what the plan lists is removed; leave: it is kept for a while
+ *
+ * A restore point exists when its manifest has been renamed into place, and not
+ * before, all its disks at once.  While it is being made, .incoming/JOB/plan.json
+ * lists every file that the job owns, before that file exists.  Clean-up removes
+ * what the plan of a dead job lists and nothing else.
+ *
+ * Thread rule: a struct repository may be used by several threads.  A struct
+ * repository_backup belongs to one thread, except that its blocks and sinks take
+ * calls from any number of threads, and repository_backup_stage() any thread.
+ * Strings in results belong to the result.  All times are UTC.
+ */
 #ifndef SENDENSE_REPOSITORY_H
 #define SENDENSE_REPOSITORY_H
 
 #include "block.h"
 #include "copy.h"
 #include "qcow2.h"
+
+#define REPOSITORY_FORMAT 1 /* the newest format that this program reads */
+#define REPOSITORY_VM_BYTES 256 /* a VM's name: 1..255 bytes and the end */
+#define REPOSITORY_KEY_BYTES 65 /* a disk's key: 1..64 of [A-Za-z0-9_-] */
+#define REPOSITORY_POINT_BYTES 24 /* "20261121T200000Z-7f3a9c" */
+#define REPOSITORY_JOB_BYTES 26 /* "20261121T200000Z-7f3a9c01" */
+#define REPOSITORY_STAGE_BYTES 33 /* 1..32 of [a-z0-9-] */
+#define REPOSITORY_ID_BYTES 33 /* 32 hex digits */
+#define REPOSITORY_DISKS_MAX 256 /* disks of one restore point */
+
+struct repository;
+
+/* --- names ---------------------------------------------------------------- */
+
+/* 0, or ERR_USAGE with the rule that is broken.  VM names: UTF-8, 1..255 bytes,
+ * no control characters; "/", "." and ".." are fine (escaped on disk). */
+int repository_name_check_vm(const char *vm, struct err *err);
+int repository_name_check_key(const char *key, struct err *err);
+bool repository_name_is_point(const char *text);
+
+/*
+ * Splits "VM" or "VM@POINT" at the last '@'.  What follows it must have the
+ * shape of a point's id; when it has not, the whole text is the VM's name.
+ * point is "" when none is named.
+ */
+int repository_name_split(const char *text, char vm[REPOSITORY_VM_BYTES],
+	char point[REPOSITORY_POINT_BYTES], struct err *err);
+
+/* --- repositories ---------------------------------------------------------- */
+
+enum repository_compression {
+	REPOSITORY_COMPRESS_NONE,
+	REPOSITORY_COMPRESS_ZLIB,
+	REPOSITORY_COMPRESS_ZSTD,
+};
+
+/* "none", "zlib", "zstd". */
+const char *repository_compression_name(enum repository_compression compression);
+bool repository_compression_parse(const char *name, enum repository_compression *compression);
+
+struct repository_settings {
+	enum repository_compression compression;
+	int compress_level; /* 0: the library's default; zlib 1..9, zstd 1..19 */
+	uint32_t cluster_bytes; /* power of two, 4 KiB..2 MiB */
+	enum digest_algorithm digest; /* fixed for the life of the repository */
+	unsigned chain_length_max; /* 1..500 */
+	unsigned keep_unfinished_s; /* how long a dead job's files are kept, 0..366 days */
+};
+
+/* zstd, clusters of 64 KiB, xxh3-128, chains of 60, unfinished jobs kept a day. */
+void repository_settings_default(struct repository_settings *settings);
+
+/*
+ * Makes a repository in path: a folder that is new, empty, or left by an init
+ * that was interrupted; its parent must exist.  ERR_EXISTS when there is one
+ * already or the folder holds anything else; ERR_USAGE for settings out of
+ * range; ERR_DENIED inside another repository.
+ */
+int repository_init(const char *path, const struct repository_settings *settings, struct err *err);
+
+enum repository_mode {
+	REPOSITORY_READ, /* works on a read-only file system as well */
+	REPOSITORY_WRITE, /* ERR_DENIED when it cannot be written to */
+};
+
+/* ERR_NOT_FOUND: no such folder; ERR_FORMAT: not a repository; ERR_UNSUPPORTED:
+ * written by a newer Sendense; ERR_CORRUPT: repository.json is damaged. */
+struct repository *repository_open(const char *path, enum repository_mode mode, struct err *err);
+
+/* Nothing of it is open any more (asserted).  NULL is harmless. */
+void repository_close(struct repository *repo);
+
+struct repository_info {
+	char path[4096]; /* absolute */
+	char id[REPOSITORY_ID_BYTES];
+	unsigned format;
+	char created[CLOCK_UTC_BYTES];
+	struct repository_settings settings;
+	bool read_only;
+	uint64_t free_bytes, total_bytes; /* of its file system, as this user may use it */
+};
+
+int repository_info(struct repository *repo, struct repository_info *info, struct err *err);
+
+/*
+ * Whether path lies in or below a folder with a repository.json; symbolic links
+ * are followed, and the end of the path need not exist.  root (may be NULL)
+ * receives that folder.
+ */
+bool repository_path_inside(const char *path, char root[4096]);
+
+/* ERR_DENIED naming the repository when path lies inside one. */
+int repository_path_guard(const char *path, struct err *err);
+
+/* --- listing --------------------------------------------------------------- */
+
+/* name/value pairs that say what a source was: "vm-uuid", "disk-uuid", "uri". */
+struct repository_pair {
+	const char *name, *value;
+};
+
+struct repository_source {
+	const char *kind; /* "raw", "qcow2", "nbd", "vmware", "qemu", "null" */
+	const char *label; /* for people; no secrets */
+	const struct repository_pair *identity; /* nr_identity, sorted by the caller or not */
+	size_t nr_identity; /* at most 32 */
+};
+
+enum repository_disk_mode { REPOSITORY_FULL, REPOSITORY_INCREMENTAL };
+
+/* The five figures of a copy.  stored_bytes is what image and sums take on disk. */
+struct repository_figures {
+	uint64_t logical_bytes, read_bytes, sent_bytes, zeros_skipped_bytes, stored_bytes;
+};
+
+struct repository_disk_info {
+	char key[REPOSITORY_KEY_BYTES];
+	uint64_t size_bytes;
+	enum repository_disk_mode mode;
+	const char *reason; /* why that mode */
+	const char *parent; /* the point it stood on when it was made; NULL: none */
+	const char *change_id; /* NULL: none */
+	struct repository_source source;
+	char root_hex[DIGEST_ROOT_HEX_BYTES];
+	struct repository_figures figures;
+	const char *image; /* relative to the repository */
+	const char *sums; /* the same */
+	const char *backing; /* the point whose image stands beneath it now; NULL: none */
+};
+
+enum repository_verified { REPOSITORY_NEVER_VERIFIED, REPOSITORY_GOOD, REPOSITORY_DAMAGED };
+
+struct repository_point {
+	char vm[REPOSITORY_VM_BYTES];
+	char id[REPOSITORY_POINT_BYTES];
+	const char *damage; /* NULL, or why its manifest cannot be used; then only vm and id hold */
+	const char *job;
+	const char *software;
+	char started[CLOCK_UTC_BYTES], finished[CLOCK_UTC_BYTES];
+	struct repository_source source;
+	struct repository_disk_info *disks; /* sorted by key */
+	size_t nr_disks;
+	enum repository_verified verified;
+	char verified_at[CLOCK_UTC_BYTES]; /* "" when never */
+	bool is_protected;
+	char protected_until[CLOCK_UTC_BYTES]; /* "" without an end */
+	uint64_t stored_bytes; /* the sum over its disks */
+	struct repository_point_internal *internal;
+};
+
+void repository_point_free(struct repository_point *point);
+
+/* Return 0 to go on, 1 to stop without an error. */
+typedef int repository_vm_callback(void *context, const char *vm);
+typedef int repository_point_callback(void *context, const struct repository_point *point);
+
+/* VMs that have a folder, in the order of their names on disk. */
+int repository_list_vms(
+	struct repository *repo, repository_vm_callback *callback, void *context, struct err *err);
+
+/* Restore points of one VM by time, one manifest in memory at a time.  Damaged
+ * ones are told too (damage).  ERR_NOT_FOUND: no such VM. */
+int repository_list_points(struct repository *repo, const char *vm,
+	repository_point_callback *callback, void *context, struct err *err);
+
+/*
+ * One restore point; point NULL or "" is the latest.  ERR_CORRUPT when its
+ * manifest is damaged (also for the latest: an older one is never given
+ * silently).  The caller frees it.
+ */
+struct repository_point *repository_point_load(
+	struct repository *repo, const char *vm, const char *point, struct err *err);
+
+/* --- making a restore point -------------------------------------------------- */
+
+struct repository_disk_spec {
+	const char *key;
+	uint64_t size_bytes; /* the source's true size, > 0 */
+	const char *reason; /* why a full: "first backup", "--mode full" */
+	const char *change_id; /* NULL: none */
+	struct repository_source source;
+	uint64_t estimate_bytes; /* expected to be stored; 0: unknown */
+};
+
+struct repository_backup_options {
+	const char *vm;
+	struct repository_source source; /* of the VM as a whole */
+	const struct repository_disk_spec *disks;
+	size_t nr_disks; /* 1..REPOSITORY_DISKS_MAX, keys distinct */
+	const char *software; /* "sendense 0.1.0 (build ...)" */
+	struct cancel *cancel; /* borrowed until the backup ends; may be NULL */
+};
+
+/* Stages that a backup goes through by itself; the caller names its own between
+ * (REPOSITORY_STAGE_COPY is the caller's). */
+#define REPOSITORY_STAGE_BEGIN "begin"
+#define REPOSITORY_STAGE_CREATE "create"
+#define REPOSITORY_STAGE_COPY "copy"
+#define REPOSITORY_STAGE_SYNC_DATA "sync-data"
+#define REPOSITORY_STAGE_CLOSE_DATA "close-data"
+#define REPOSITORY_STAGE_SYNC_SUMS "sync-sums"
+#define REPOSITORY_STAGE_RENAME_DATA "rename-data"
+#define REPOSITORY_STAGE_SYNC_FOLDERS "sync-folders"
+#define REPOSITORY_STAGE_RENAME_MANIFEST "rename-manifest"
+#define REPOSITORY_STAGE_LOG "log"
+#define REPOSITORY_STAGE_DROP_PLAN "drop-plan"
+#define REPOSITORY_STAGE_ABORT "abort"
+
+struct repository_backup;
+
+/*
+ * Takes the VM's write lock (ERR_BUSY names job, host, pid, since when, stage),
+ * cleans what dead jobs of this VM left, checks free space (ERR_NO_SPACE), writes
+ * the plan, makes the images.  On failure nothing is left.  Borrows everything in
+ * options for the call, except cancel.  A restore point of more than one disk is
+ * one backup.
+ */
+struct repository_backup *repository_backup_begin(
+	struct repository *repo, const struct repository_backup_options *options, struct err *err);
+
+const char *repository_backup_job(const struct repository_backup *backup);
+const char *repository_backup_point(const struct repository_backup *backup);
+
+/* The disk to write to, of exactly size_bytes; lent until commit, abort or leave. */
+struct block *repository_backup_block(struct repository_backup *backup, size_t disk);
+/* Where this disk's chunk digests go; lent the same.  A chunk that is never told
+ * counts as zeros. */
+const struct copy_chunk_sink *repository_backup_sink(struct repository_backup *backup, size_t disk);
+/* The repository's key, for copy_options; lent the same. */
+const struct digest_key *repository_backup_digest_key(struct repository_backup *backup);
+
+/* Names what goes on now, for status, lock messages and whoever looks after a
+ * crash.  A failure to record it is logged, no more.  Refused names assert. */
+void repository_backup_stage(struct repository_backup *backup, const char *stage);
+
+/* What the copy did; stored_bytes is found by commit itself. */
+void repository_backup_figures(
+	struct repository_backup *backup, size_t disk, const struct repository_figures *figures);
+
+/* A file of the VM's own configuration, kept as config/NAME.  name: like a key,
+ * with dots that are not first.  Copied at once. */
+int repository_backup_config(struct repository_backup *backup, const char *name, const void *bytes,
+	size_t length, struct err *err);
+
+/*
+ * Makes it a restore point (invariant 1).  On success the backup is gone.  On
+ * failure it still exists: abort or leave it.  ERR_BUSY when the lock was taken
+ * away meanwhile (the job had been declared dead).
+ */
+int repository_backup_commit(struct repository_backup *backup, struct err *err);
+
+/* Removes all that the plan lists, gives back the lock; the backup is gone.
+ * Failures are logged, and the plan stays for the next clean-up.  After a commit
+ * that failed behind its commit point nothing is removed.  NULL is harmless. */
+void repository_backup_abort(struct repository_backup *backup);
+
+/* Gives back the lock but keeps files and plan as an unfinished job, for the
+ * time that the repository's settings say.  The backup is gone. */
+void repository_backup_leave(struct repository_backup *backup);
+
+/* --- unfinished jobs ---------------------------------------------------------- */
+
+struct repository_job {
+	char id[REPOSITORY_JOB_BYTES];
+	char vm[REPOSITORY_VM_BYTES];
+	char point[REPOSITORY_POINT_BYTES]; /* that it makes */
+	char host[256];
+	int64_t pid;
+	char started[CLOCK_UTC_BYTES];
+	char stage[REPOSITORY_STAGE_BYTES];
+	char stage_since[CLOCK_UTC_BYTES];
+	bool alive;
+	bool committed; /* its point exists already, only the plan is left */
+	char keep_until[CLOCK_UTC_BYTES]; /* of a dead one */
+	uint64_t stored_bytes; /* that its files take */
+	const char *damage; /* NULL, or why its plan cannot be read */
+};
+
+typedef int repository_job_callback(void *context, const struct repository_job *job);
+
+/* All plans in .incoming, by time. */
+int repository_jobs(
+	struct repository *repo, repository_job_callback *callback, void *context, struct err *err);
+
+enum repository_clean_what {
+	REPOSITORY_CLEAN_EXPIRED, /* dead jobs whose time has passed */
+	REPOSITORY_CLEAN_DEAD, /* all dead jobs */
+};
+
+/*
+ * Removes what plans of dead jobs list; finishes those that had committed.
+ * vm NULL: of all VMs.  A job whose VM is locked by a live one is passed over.
+ */
+int repository_clean(struct repository *repo, enum repository_clean_what what, const char *vm,
+	unsigned *nr_jobs, uint64_t *freed_bytes, struct err *err);
+
+/* --- reading back -------------------------------------------------------------- */
+
+struct repository_disk_options {
+	bool verify; /* a chunk whose digest is wrong answers ERR_CORRUPT (EIO) naming
+			disk and offset, instead of its bytes */
+	size_t cache_bytes; /* with verify: chunks kept for reads of less; 0: 8 MiB */
+};
+
+struct repository_disk;
+
+/*
+ * Opens one disk of a restore point, read-only, at its true size, and takes a
+ * read lease for the point.  point NULL or "": the latest.  key NULL: the only
+ * disk (ERR_USAGE lists the keys when there are several).  Any number of threads
+ * may read its block.
+ */
+struct repository_disk *repository_disk_open(struct repository *repo, const char *vm,
+	const char *point, const char *key, const struct repository_disk_options *options,
+	struct err *err);
+
+/* All lent until close. */
+struct block *repository_disk_block(struct repository_disk *disk);
+const struct repository_disk_info *repository_disk_info(const struct repository_disk *disk);
+const char *repository_disk_point(const struct repository_disk *disk);
+/* Compares the digests of what a copy read with the sums: ERR_CORRUPT names disk
+ * and offset.  For copy_options of a restore, with the digest key. */
+const struct copy_chunk_sink *repository_disk_sink(struct repository_disk *disk);
+const struct digest_key *repository_disk_digest_key(struct repository_disk *disk);
+
+/* NULL is harmless. */
+void repository_disk_close(struct repository_disk *disk);
+
+/* --- verify and check ------------------------------------------------------------ */
+
+enum repository_finding_kind {
+	REPOSITORY_FINDING_DAMAGE, /* data or records are lost or wrong */
+	REPOSITORY_FINDING_MISSING, /* a file or point that should be there */
+	REPOSITORY_FINDING_FOREIGN, /* a file that no manifest and no plan knows; kept */
+	REPOSITORY_FINDING_LEAK, /* only space is lost */
+	REPOSITORY_FINDING_JOB, /* an unfinished job */
+	REPOSITORY_FINDING_LOCK, /* a lock whose owner is dead */
+	REPOSITORY_FINDING_REPAIRED, /* put in order by this call */
+};
+
+struct repository_finding {
+	enum repository_finding_kind kind;
+	const char *vm, *point, *key; /* NULL where it belongs to none */
+	const char *file; /* relative to the repository; NULL: none */
+	uint64_t guest_offset, guest_length; /* length 0: not about guest bytes */
+	const char *text; /* what is wrong */
+	const char *remedy; /* what still can be restored, and what to do */
+};
+
+/* "damage", "missing", ... */
+const char *repository_finding_name(enum repository_finding_kind kind);
+/* DAMAGE and MISSING: what exit status 3 tells. */
+bool repository_finding_is_damage(enum repository_finding_kind kind);
+
+/* Called from one thread at a time; strings are the caller's for the call only. */
+typedef void repository_finding_callback(void *context, const struct repository_finding *finding);
+
+struct repository_verify_options {
+	const char *vm; /* NULL: all */
+	const char *point; /* with vm; NULL: all of it */
+	int64_t time_box_ms; /* stop after that; 0: no limit.  The next run goes on */
+	struct copy_progress *progress; /* may be NULL */
+	struct cancel *cancel; /* may be NULL */
+	/* Called when a restore point begins, with how many are left, it included; may be NULL. */
+	void (*begins)(void *context, const struct repository_point *point, unsigned nr_left);
+	repository_finding_callback *finding;
+	void *context;
+};
+
+struct repository_verify_result {
+	unsigned points_good, points_damaged;
+	unsigned points_left; /* the time box ended before them */
+	uint64_t bytes_checked; /* guest bytes whose digests were compared */
+	unsigned damages; /* findings that are damage */
+};
+
+/*
+ * Manifests, points.log, sums, roots, images and each chunk's digest, the points
+ * that were verified longest ago first; records the result in state.json where
+ * the repository can be written to.  Returns 0 when it could be done, whatever
+ * was found.  ERR_NOT_FOUND for a filter that matches nothing.
+ */
+int repository_verify(struct repository *repo, const struct repository_verify_options *options,
+	struct repository_verify_result *result, struct err *err);
+
+struct repository_check_options {
+	bool repair; /* clean dead jobs, drop dead locks, give back leaks in images that
+			no restore point lists; never anything else */
+	struct cancel *cancel;
+	repository_finding_callback *finding;
+	void *context;
+};
+
+struct repository_check_result {
+	unsigned vms, points, images;
+	unsigned damages, foreign, leaks, jobs, locks, repaired;
+};
+
+/* Structure alone: layout, foreign files, plans, locks, manifests, sums' checksums,
+ * images' tables.  Reads no guest data. */
+int repository_check(struct repository *repo, const struct repository_check_options *options,
+	struct repository_check_result *result, struct err *err);
 
 #endif
