@@ -1,0 +1,71 @@
+/* The clock and deadlines, at their ends too. */
+#include "test_support.h"
+
+#include <limits.h>
+#include <poll.h>
+
+static void test_deadlines(void **state)
+{
+	(void)state;
+	assert_true(deadline_passed(deadline_after_ms(0)));
+	assert_true(deadline_passed(deadline_after_ms(-5)));
+	assert_true(deadline_passed(deadline_after_ms(INT64_MIN)));
+	struct deadline minute = deadline_after_ms(60000);
+	assert_false(deadline_passed(minute));
+	assert_in_range(deadline_left_ms(minute), 50000, 60000);
+	/* No end in sight, but no overflow either. */
+	struct deadline far = deadline_after_ms(INT64_MAX);
+	assert_false(deadline_passed(far));
+	assert_int_equal(deadline_left_ms(far), INT_MAX);
+	assert_true(deadline_timespec(far).tv_sec > 0);
+	assert_true(deadline_min(far, minute).at_ns == minute.at_ns);
+	assert_true(deadline_min(minute, far).at_ns == minute.at_ns);
+}
+
+/* A poll() for what is left must not end before the deadline: callers would spin. */
+static void test_left_is_rounded_up(void **state)
+{
+	(void)state;
+	struct deadline d = {.at_ns = clock_now_ns() + 1500000};
+	while (!deadline_passed(d)) {
+		int left = deadline_left_ms(d);
+		assert_in_range(left, 0, 2);
+		if (left > 0) {
+			poll(NULL, 0, left);
+			assert_true(deadline_passed(d));
+		}
+	}
+	assert_int_equal(deadline_left_ms(d), 0);
+}
+
+static void test_timespec(void **state)
+{
+	(void)state;
+	struct deadline d = {.at_ns = 12345678901};
+	struct timespec ts = deadline_timespec(d);
+	assert_int_equal(ts.tv_sec, 12);
+	assert_int_equal(ts.tv_nsec, 345678901);
+}
+
+static void test_utc_text(void **state)
+{
+	(void)state;
+	char text[CLOCK_UTC_BYTES];
+	clock_utc_text(0, text);
+	assert_string_equal(text, "1970-01-01T00:00:00Z");
+	clock_utc_text(951782400, text);
+	assert_string_equal(text, "2000-02-29T00:00:00Z");
+	clock_utc_text(253402300799, text);
+	assert_string_equal(text, "9999-12-31T23:59:59Z");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_deadlines),
+		cmocka_unit_test(test_left_is_rounded_up),
+		cmocka_unit_test(test_timespec),
+		cmocka_unit_test(test_utc_text),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
