@@ -29,14 +29,15 @@ struct qcow2_open_options {
 	 * in that folder or below one of these (absolute paths, NULL-terminated;
 	 * may be NULL).  Anything else is ERR_DENIED naming both paths. */
 	const char *const *allow_backing;
+	/* The disk's true size, when it is not a number of sectors and so was stored in
+	 * an image rounded up: 0, or at most 511 bytes less than the header's. */
+	uint64_t size_bytes;
 	bool no_backing; /* open the top image alone; holes without data read as zeros */
 
 	/* Writable images: how new clusters are written. */
 	bool compress;       /* with the image's compression type; incompressible data plain */
 	int compress_level;  /* 0: the library's default */
 
-	/* The caller knows that all bytes of the image are unallocated and that no
-	 * backing file exists (a fresh image): sets info.starts_zero. */
 	size_t cache_bytes;    /* metadata cache; 0: 16 MiB */
 	size_t assembly_bytes; /* compressed writes that arrive in pieces; 0: 16 MiB */
 };

@@ -1,2 +1,0 @@
-/* Stub. */
-#include "qcow2.h"
