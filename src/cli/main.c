@@ -1,5 +1,7 @@
 /* sendense: the one binary. */
-int main(void)
+#include "cli.h"
+
+int main(int argc, char **argv)
 {
-	return 2;
+	return cli_main(argc, (const char *const *)argv);
 }

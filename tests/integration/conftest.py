@@ -1,0 +1,32 @@
+"""Fixtures of all integration tests."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+import support
+
+
+def pytest_configure(config):
+    del config
+    if not support.SENDENSE or not os.access(support.SENDENSE, os.X_OK):
+        raise pytest.UsageError("SENDENSE must name the built binary (./run test does that)")
+
+
+@pytest.fixture
+def scratch():
+    """A folder of the test's own; short, because socket paths may have 107 bytes."""
+    folder = tempfile.mkdtemp(prefix="sd-", dir=os.environ.get("SENDENSE_TEST_DIR"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def servers(scratch):
+    """Starts servers and stops them; see support.Servers."""
+    with support.servers_in(scratch) as started:
+        yield started
