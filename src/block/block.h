@@ -229,8 +229,9 @@ struct block *block_raw_create(const char *path, uint64_t size_bytes, bool repla
 struct block *block_null_open(uint64_t size_bytes, struct err *err);
 
 /*
- * base, with writes going to an unnamed scratch file in folder, which is gone
- * when the block is closed or the process ends.  At most limit_bytes of scratch
+ * base, with writes going to unnamed scratch files in folder, which are gone
+ * when the block is closed or the process ends.  base: up to 1 PiB, else
+ * ERR_UNSUPPORTED.  At most limit_bytes of scratch
  * are used (0: no limit); beyond it writes fail with ERR_NO_SPACE.
  * Borrows base (read-only use, any number of threads); close the overlay first.
  */
