@@ -136,6 +136,18 @@ int block_flush(struct block *block, struct err *err)
 	return block->driver->flush(block, err);
 }
 
+/* Callers walk by these lengths: none may be 0 or lead past the range. */
+static void assert_extents(const struct block_extent *extents, size_t nr, size_t max,
+	uint64_t length)
+{
+	uint64_t sum = 0;
+	assert(nr >= 1 && nr <= max);
+	for (size_t i = 0; i < nr; i++) {
+		assert(extents[i].length > 0 && extents[i].length <= length - sum);
+		sum += extents[i].length;
+	}
+}
+
 int block_extents(struct block *block, uint64_t offset, uint64_t length,
 	struct block_extent *extents, size_t max, size_t *nr_extents, struct err *err)
 {
@@ -149,13 +161,7 @@ int block_extents(struct block *block, uint64_t offset, uint64_t length,
 	}
 	if (block->driver->extents(block, offset, length, extents, max, nr_extents, err) < 0)
 		return -1;
-	/* Callers walk by these lengths: none may be 0 or lead past the range. */
-	uint64_t sum = 0;
-	assert(*nr_extents >= 1 && *nr_extents <= max);
-	for (size_t i = 0; i < *nr_extents; i++) {
-		assert(extents[i].length > 0 && extents[i].length <= length - sum);
-		sum += extents[i].length;
-	}
+	assert_extents(extents, *nr_extents, max, length);
 	return 0;
 }
 
@@ -194,6 +200,11 @@ struct block_lane *block_lane_open(struct block *block, struct cancel *cancel, s
 	return lane;
 }
 
+bool block_lanes_queue(const struct block *block)
+{
+	return block->driver->lane_submit != NULL;
+}
+
 void block_lane_close(struct block_lane *lane)
 {
 	if (!lane)
@@ -230,6 +241,9 @@ static int run_blocking(struct block *block, struct block_io *io)
 		return block_trim(block, io->offset, io->length, io->flags, &io->err);
 	case BLOCK_OP_FLUSH:
 		return block_flush(block, &io->err);
+	case BLOCK_OP_EXTENTS:
+		return block_extents(block, io->offset, io->length, io->buffer, io->nr_extents,
+			&io->nr_extents, &io->err);
 	}
 	return err_set(&io->err, ERR_USAGE, "unknown request %d", (int)io->op);
 }
@@ -245,6 +259,9 @@ static int check_io(const struct block *block, struct block_io *io)
 		return check_change(block, "zero", io->offset, io->length, &io->err);
 	case BLOCK_OP_TRIM:
 		return check_change(block, "trim", io->offset, io->length, &io->err);
+	case BLOCK_OP_EXTENTS:
+		assert(io->length > 0 && io->nr_extents > 0);
+		return check_range(block, "map", io->offset, io->length, &io->err);
 	case BLOCK_OP_FLUSH:
 		break;
 	}
@@ -261,7 +278,8 @@ void block_lane_submit(struct block_lane *lane, struct block_io *io)
 		block_lane_finish(lane, io);
 		return;
 	}
-	if (block->driver->lane_submit) {
+	bool all_data = io->op == BLOCK_OP_EXTENTS && !block->info.has_extents;
+	if (block->driver->lane_submit && !all_data) {
 		block->driver->lane_submit(lane, io);
 		return;
 	}

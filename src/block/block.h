@@ -60,7 +60,14 @@ struct block_info {
 struct block;
 struct block_lane;
 
-enum block_op { BLOCK_OP_READ, BLOCK_OP_WRITE, BLOCK_OP_ZERO, BLOCK_OP_TRIM, BLOCK_OP_FLUSH };
+enum block_op {
+	BLOCK_OP_READ,
+	BLOCK_OP_WRITE,
+	BLOCK_OP_ZERO,
+	BLOCK_OP_TRIM,
+	BLOCK_OP_FLUSH,
+	BLOCK_OP_EXTENTS, /* on a lane: block_extents() */
+};
 
 /* --- using a disk --------------------------------------------------------- */
 
@@ -116,7 +123,8 @@ struct block_io {
 	unsigned flags;
 	uint64_t offset;
 	uint64_t length; /* of a read or write: at most 32 MiB; of a flush: 0 */
-	void *buffer;
+	void *buffer;    /* of EXTENTS: an array of struct block_extent */
+	size_t nr_extents; /* EXTENTS: room in the array, > 0; then how many are filled */
 	void *owner; /* the caller's */
 	struct err err;
 	struct block_io *next; /* the lane's */
@@ -129,6 +137,10 @@ struct block_io {
  * (ERR_BUSY, ERR_REFUSED, ERR_TIMEOUT): the caller goes on with those it has.
  */
 struct block_lane *block_lane_open(struct block *block, struct cancel *cancel, struct err *err);
+
+/* True when requests on a lane stay in flight, so that more of them at a time
+ * are faster; false when each is done before submit returns. */
+bool block_lanes_queue(const struct block *block);
 
 /* Cancels and forgets what is in flight: the requests are not reaped any more,
  * and their buffers are free again when this returns.  NULL is harmless. */
