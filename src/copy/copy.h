@@ -16,10 +16,10 @@
 /* Five separate figures, in bytes; they only grow.  Read from any thread. */
 struct copy_progress {
 	atomic_uint_fast64_t logical; /* of the disk's size, how much is dealt with */
-	atomic_uint_fast64_t read;    /* came from the source */
-	atomic_uint_fast64_t sent;    /* went to the target as data */
+	atomic_uint_fast64_t read; /* came from the source */
+	atomic_uint_fast64_t sent; /* went to the target as data */
 	atomic_uint_fast64_t zeros_skipped; /* not sent as data: holes and zeros */
-	atomic_uint_fast64_t stored;  /* what the target takes; 0 where it can't tell */
+	atomic_uint_fast64_t stored; /* what the target takes; 0 where it can't tell */
 };
 
 /*
@@ -38,15 +38,15 @@ struct copy_chunk_sink {
 };
 
 struct copy_options {
-	unsigned nr_lanes;      /* 0: choose */
-	unsigned nr_in_flight;  /* requests a lane keeps in flight; 0: choose */
-	size_t piece_bytes;     /* 0: choose; else a power of two, 64 KiB..4 MiB */
-	size_t memory_bytes;    /* bound on all buffers; 0: 32 MiB */
+	unsigned nr_lanes; /* 0: choose */
+	unsigned nr_in_flight; /* requests a lane keeps in flight; 0: choose */
+	size_t piece_bytes; /* 0: choose; else a power of two, 64 KiB..4 MiB */
+	size_t memory_bytes; /* bound on all buffers; 0: 32 MiB */
 	uint64_t rate_bytes_per_s; /* of data read; 0: none */
 	const struct digest_key *digest_key; /* NULL: no digest */
-	const struct copy_chunk_sink *sink;  /* with digest_key */
-	struct copy_progress *progress;      /* may be NULL */
-	struct cancel *cancel;               /* may be NULL */
+	const struct copy_chunk_sink *sink; /* with digest_key */
+	struct copy_progress *progress; /* may be NULL */
+	struct cancel *cancel; /* may be NULL */
 };
 
 /*

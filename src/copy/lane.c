@@ -1,0 +1,433 @@
+/*
+ * A lane: one thread with its own ways to both disks and a few slots.
+ *
+ *   slot:  free ─► reading ─► (examined) ─► writing ─► free
+ *          an item with its buffer; zero items skip the reading
+ *
+ * The loop starts one item, then takes what is finished, and polls only when
+ * neither moved.  On disks whose lanes do not queue, each request is finished
+ * when it is submitted, so the same loop reads, looks and writes one piece after
+ * the other without ever polling, and the bytes stay in the cache between.
+ */
+#include "copy_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+/* Requests that one slot has in flight: more wait for an answer. */
+#define SLOT_REQUESTS 8u
+
+struct slot {
+	struct copy_item item;
+	uint8_t *buffer;
+	struct slot *next_free;
+	bool writing;
+	bool examined; /* piece says where the data is; else all of it is zeros */
+	unsigned next_span; /* reading: spans asked for */
+	uint64_t written; /* writing: asked for or skipped, up to here */
+	uint64_t zero_bytes; /* found in it */
+	unsigned nr_pending;
+	unsigned free_requests; /* bits */
+	struct block_io requests[SLOT_REQUESTS];
+	struct piece piece;
+};
+
+/* What the thread alone uses. */
+struct engine {
+	struct lane *lane;
+	struct run *run;
+	struct block_lane *source, *target; /* target NULL: scan */
+	struct slot *slots;
+	uint8_t *buffers;
+	size_t buffers_bytes;
+	struct slot *free_slots; /* the one used last first: its buffer is in the cache */
+	unsigned nr_busy;
+	bool work_ended;
+	struct deadline later; /* the rate limit's */
+
+	struct block_io ask; /* for the map */
+	struct block_extent *extents;
+
+	struct journal *journal; /* NULL: the target does not lose what it took */
+	struct block_io flush;
+	bool flushing;
+	unsigned losses, flush_losses; /* seen; and when the flush was sent */
+	struct err err;
+};
+
+static void add(atomic_uint_fast64_t *figure, uint64_t n)
+{
+	atomic_fetch_add_explicit(figure, n, memory_order_relaxed);
+}
+
+/* --- slots ------------------------------------------------------------------ */
+
+static struct block_io *take_request(struct slot *slot)
+{
+	if (slot->free_requests == 0)
+		return NULL;
+	unsigned i = (unsigned)__builtin_ctz(slot->free_requests);
+	slot->free_requests &= slot->free_requests - 1;
+	slot->nr_pending++;
+	slot->requests[i].owner = slot;
+	slot->requests[i].flags = 0;
+	return &slot->requests[i];
+}
+
+static void give_request(struct slot *slot, const struct block_io *io)
+{
+	slot->free_requests |= 1u << (io - slot->requests);
+	slot->nr_pending--;
+}
+
+static void submit_reads(struct engine *e, struct slot *slot)
+{
+	const struct copy_item *item = &slot->item;
+	struct block_io *io;
+	while (slot->next_span < item->nr_spans && (io = take_request(slot))) {
+		const struct copy_span *span = &item->spans[slot->next_span++];
+		io->op = BLOCK_OP_READ;
+		io->offset = item->offset + span->start;
+		io->length = span->end - span->start;
+		io->buffer = slot->buffer + span->start;
+		block_lane_submit(e->source, io);
+	}
+}
+
+/* The run of data or zeros at slot->written; returns its end. */
+static uint64_t next_run(const struct engine *e, const struct slot *slot, bool *zero)
+{
+	if (slot->examined)
+		return piece_run(
+			&e->run->pieces, &slot->piece, slot->item.length, slot->written, zero);
+	*zero = true;
+	return min_u64(slot->item.length, slot->written + e->run->zero_bytes_max);
+}
+
+static void submit_writes(struct engine *e, struct slot *slot)
+{
+	const struct copy_item *item = &slot->item;
+	while (slot->written < item->length && slot->free_requests != 0) {
+		bool zero;
+		uint64_t start = slot->written, end = next_run(e, slot, &zero);
+		slot->written = end;
+		if (zero)
+			slot->zero_bytes += end - start;
+		if (!e->target || (zero && e->run->skip_zeros))
+			continue;
+		struct block_io *io = take_request(slot);
+		io->op = zero ? BLOCK_OP_ZERO : BLOCK_OP_WRITE;
+		io->offset = item->offset + start;
+		io->length = end - start;
+		io->buffer = zero ? NULL : slot->buffer + start;
+		block_lane_submit(e->target, io);
+	}
+}
+
+static void finish(struct engine *e, struct slot *slot)
+{
+	if (!slot->item.again) {
+		add(&e->run->progress->logical, slot->item.length);
+		add(&e->run->progress->zeros_skipped, slot->zero_bytes);
+	}
+	if (e->journal)
+		journal_add(e->journal, &slot->item);
+	slot->next_free = e->free_slots;
+	e->free_slots = slot;
+	e->nr_busy--;
+}
+
+static int tell_digests(struct engine *e, struct slot *slot)
+{
+	const struct copy_options *options = e->run->options;
+	const struct copy_chunk_sink *sink = options->sink;
+	uint64_t first = slot->item.offset / DIGEST_CHUNK_BYTES;
+	uint64_t nr = div_round_up(slot->item.length, DIGEST_CHUNK_BYTES);
+	if (!options->digest_key || !sink)
+		return 0;
+	if (slot->item.zero)
+		return sink->zeros(sink->context, first, nr, &e->err);
+	return sink->chunks(sink->context, first, (unsigned)nr, slot->piece.leaves,
+		slot->piece.zero_chunks, &e->err);
+}
+
+/* All of the item is in the buffer (or it is zeros). */
+static int begin_writing(struct engine *e, struct slot *slot)
+{
+	slot->writing = true;
+	if (!slot->item.zero) {
+		piece_examine(&e->run->pieces, &slot->item, slot->buffer, &slot->piece);
+		slot->examined = true;
+	}
+	return tell_digests(e, slot);
+}
+
+/* Does what can be done for the slot now. */
+static int advance(struct engine *e, struct slot *slot)
+{
+	if (!slot->writing) {
+		submit_reads(e, slot);
+		if (slot->nr_pending > 0)
+			return 0;
+		if (begin_writing(e, slot) < 0)
+			return -1;
+	}
+	submit_writes(e, slot);
+	if (slot->nr_pending == 0 && slot->written == slot->item.length)
+		finish(e, slot);
+	return 0;
+}
+
+static int start(struct engine *e, struct slot *slot)
+{
+	e->free_slots = slot->next_free;
+	e->nr_busy++;
+	slot->writing = slot->examined = false;
+	slot->next_span = 0;
+	slot->written = slot->zero_bytes = 0;
+	return advance(e, slot);
+}
+
+/* --- finished requests ------------------------------------------------------ */
+
+static int slot_done(struct engine *e, struct block_io *io)
+{
+	struct slot *slot = io->owner;
+	give_request(slot, io);
+	if (io->op == BLOCK_OP_READ)
+		add(&e->run->progress->read, io->length);
+	else if (io->op == BLOCK_OP_WRITE)
+		add(&e->run->progress->sent, io->length);
+	return advance(e, slot);
+}
+
+static int done(struct engine *e, struct block_io *io)
+{
+	if (io->err.code != ERR_NONE) {
+		err_copy(&e->err, &io->err);
+		return err_context(&e->err, "at offset %" PRIu64, io->offset);
+	}
+	if (io == &e->ask) {
+		work_mapped(&e->run->work, e->extents, io->nr_extents);
+		return 0;
+	}
+	if (io == &e->flush) {
+		e->flushing = false;
+		if (block_lane_losses(e->target) == e->flush_losses)
+			journal_flush_end(e->journal);
+		return 0;
+	}
+	return slot_done(e, io);
+}
+
+static int reap(struct engine *e, struct block_lane *lane, bool *moved)
+{
+	struct block_io *io;
+	while (lane && (io = block_lane_reap(lane))) {
+		*moved = true;
+		if (done(e, io) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* Everything that was answered before a loss has been reaped by now, so the
+ * journal holds all that it may have hit. */
+static void check_losses(struct engine *e)
+{
+	if (!e->journal || block_lane_losses(e->target) == e->losses)
+		return;
+	e->losses = block_lane_losses(e->target);
+	journal_lose(e->journal);
+}
+
+/* --- the loop --------------------------------------------------------------- */
+
+static void ask(struct engine *e, const struct work_question *question)
+{
+	e->ask.op = BLOCK_OP_EXTENTS;
+	e->ask.offset = question->offset;
+	e->ask.length = question->length;
+	e->ask.buffer = e->extents;
+	e->ask.nr_extents = WORK_ASK_EXTENTS;
+	block_lane_submit(e->source, &e->ask);
+}
+
+/* Starts one item if there is one and a slot for it. */
+static int start_next(struct engine *e, bool *moved)
+{
+	struct slot *slot = e->free_slots;
+	if (!slot)
+		return 0;
+	if (e->journal && journal_take(e->journal, &slot->item)) {
+		work_charge(&e->run->work, slot->item.zero ? 0 : slot->item.length);
+		*moved = true;
+		return start(e, slot);
+	}
+	if (e->work_ended || (e->journal && !journal_has_room(e->journal)))
+		return 0;
+	struct work_question question;
+	enum work_answer answer =
+		work_next(&e->run->work, e->lane->index, &slot->item, &question, &e->later);
+	if (question.length > 0) {
+		ask(e, &question);
+		*moved = true;
+	}
+	if (answer == WORK_END) {
+		e->work_ended = true;
+		run_no_more_work(e->run);
+	}
+	if (answer != WORK_ITEM)
+		return 0;
+	*moved = true;
+	return start(e, slot);
+}
+
+static void flush_when_due(struct engine *e)
+{
+	if (!e->journal || e->flushing || e->journal->nr == 0)
+		return;
+	bool last = e->work_ended && e->nr_busy == 0 && e->journal->nr_lost == 0;
+	if (!last && !journal_wants_flush(e->journal))
+		return;
+	journal_flush_begin(e->journal);
+	e->flushing = true;
+	e->flush_losses = block_lane_losses(e->target);
+	e->flush.op = BLOCK_OP_FLUSH;
+	block_lane_submit(e->target, &e->flush);
+}
+
+static bool all_done(const struct engine *e)
+{
+	if (!e->work_ended || e->nr_busy > 0)
+		return false;
+	return !e->journal || (!e->flushing && e->journal->nr == 0 && e->journal->nr_lost == 0);
+}
+
+static void dispatch(struct block_lane *lane, short revents, struct deadline wake)
+{
+	if (lane && (revents || deadline_passed(wake)))
+		block_lane_dispatch(lane, revents);
+}
+
+static int wait(struct engine *e)
+{
+	struct pollfd fds[4] = {
+		{.fd = cancel_fd(e->lane->cancel), .events = POLLIN},
+		{.fd = e->lane->wake_fd, .events = POLLIN},
+		{.fd = -1},
+		{.fd = -1},
+	};
+	struct block_lane *lanes[2] = {e->source, e->target};
+	struct deadline wakes[2], until = deadline_after_ms(INT32_MAX);
+	for (unsigned i = 0; i < 2; i++) {
+		wakes[i] = until;
+		if (!lanes[i] || block_lane_in_flight(lanes[i]) == 0)
+			continue;
+		fds[2 + i] = block_lane_pollfd(lanes[i]);
+		wakes[i] = block_lane_wake(lanes[i]);
+	}
+	until = deadline_min(until, deadline_min(wakes[0], wakes[1]));
+	if (e->later.at_ns != 0 && e->free_slots)
+		until = deadline_min(until, e->later);
+	e->later.at_ns = 0;
+	if (poll(fds, 4, deadline_left_ms(until)) < 0 && errno != EINTR)
+		return err_errno(&e->err, errno, "cannot wait for the disks");
+	if (fds[1].revents) {
+		uint64_t count;
+		ssize_t n = read(e->lane->wake_fd, &count, sizeof count);
+		(void)n; /* another wake-up may have been taken before */
+	}
+	dispatch(lanes[0], fds[2].revents, wakes[0]);
+	dispatch(lanes[1], fds[3].revents, wakes[1]);
+	return 0;
+}
+
+static int loop(struct engine *e)
+{
+	for (;;) {
+		bool moved = false;
+		if (cancel_check(e->lane->cancel, &e->err) < 0)
+			return -1;
+		if (start_next(e, &moved) < 0 || reap(e, e->source, &moved) < 0 ||
+			reap(e, e->target, &moved) < 0)
+			return -1;
+		check_losses(e);
+		flush_when_due(e);
+		if (all_done(e))
+			return 0;
+		if (!moved && wait(e) < 0)
+			return -1;
+	}
+}
+
+/* --- beginning and end ------------------------------------------------------ */
+
+static int allocate(struct engine *e)
+{
+	const struct run *run = e->run;
+	e->slots = calloc(run->nr_slots, sizeof *e->slots);
+	e->extents = calloc(WORK_ASK_EXTENTS, sizeof *e->extents);
+	if (run->journalled)
+		e->journal = calloc(1, sizeof *e->journal);
+	e->buffers_bytes = run->nr_slots * (size_t)run->work.piece_bytes;
+	e->buffers = mmap(
+		NULL, e->buffers_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (e->buffers == MAP_FAILED)
+		e->buffers = NULL;
+	if (!e->slots || !e->extents || !e->buffers || (run->journalled && !e->journal))
+		return err_errno(&e->err, ENOMEM, "cannot allocate buffers");
+	for (unsigned i = run->nr_slots; i-- > 0;) {
+		struct slot *slot = &e->slots[i];
+		slot->buffer = e->buffers + i * (size_t)run->work.piece_bytes;
+		slot->free_requests = (1u << SLOT_REQUESTS) - 1;
+		slot->next_free = e->free_slots;
+		e->free_slots = slot;
+	}
+	return 0;
+}
+
+static int open_lanes(struct engine *e)
+{
+	struct cancel *cancel = e->lane->cancel;
+	if (allocate(e) < 0)
+		return -1;
+	e->source = block_lane_open(e->run->source, cancel, &e->err);
+	if (!e->source)
+		return -1;
+	if (e->run->target) {
+		e->target = block_lane_open(e->run->target, cancel, &e->err);
+		if (!e->target)
+			return -1;
+	}
+	return 0;
+}
+
+static void release(struct engine *e)
+{
+	/* Closing a lane takes back the buffers of what is in flight. */
+	block_lane_close(e->target);
+	block_lane_close(e->source);
+	if (e->buffers)
+		munmap(e->buffers, e->buffers_bytes);
+	free(e->journal);
+	free(e->extents);
+	free(e->slots);
+}
+
+void *lane_main(void *arg)
+{
+	struct lane *lane = arg;
+	struct engine e = {.lane = lane, .run = lane->run, .err = ERR_INIT};
+	if (open_lanes(&e) < 0)
+		run_lane_not_opened(lane, &e.err);
+	else if (run_lane_opened(lane) && loop(&e) < 0)
+		run_fail(lane->run, &e.err);
+	release(&e);
+	run_lane_ended(lane);
+	return NULL;
+}
