@@ -1,6 +1,8 @@
 /*
  * transport: listening sockets and byte streams with deadlines.
- * (TLS and the SSH tunnel's supervision will live here as well.)
+ *
+ * What is spoken over a stream knows nothing of sockets; TLS and the SSH
+ * tunnel's supervision get their place here.
  */
 #ifndef SENDENSE_TRANSPORT_H
 #define SENDENSE_TRANSPORT_H
@@ -8,10 +10,16 @@
 #include "base.h"
 
 #include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/* --- listening ---------------------------------------------------------------- */
 
 struct listener {
 	int fd;
 	char *unix_path;  /* removed by listener_close(); NULL otherwise */
+	dev_t unix_dev;   /* which file that is: another one in its place is let be */
+	ino_t unix_ino;
 	bool is_tcp;
 	char address[128]; /* "127.0.0.1", "::1", or the socket's path */
 	unsigned port;     /* TCP: as bound, also when 0 was asked for */
@@ -28,41 +36,60 @@ int transport_listen_unix(struct listener *listener, const char *path, struct er
 int transport_listen_tcp(struct listener *listener, const char *address, unsigned port,
 	struct err *err);
 
-/* Takes over the first socket of systemd's LISTEN_FDS protocol, after checking
- * LISTEN_PID and that it is a listening stream socket on loopback or AF_UNIX.
- * Returns 1 when there was one, 0 when none was passed, -1 on error. */
+/* Takes over the one socket of systemd's LISTEN_FDS protocol, after checking
+ * LISTEN_PID and that it is a listening stream socket on loopback or AF_UNIX,
+ * and removes the variables from the environment (call it while there is one
+ * thread).  Returns 1 when there was one, 0 when none was passed, -1 on error.
+ * A Unix socket passed this way is not removed by listener_close(). */
 int transport_listen_inherited(struct listener *listener, struct err *err);
 
+/* Harmless on a listener that is closed already. */
 void listener_close(struct listener *listener);
 
 /* "127.0.0.1:4711", "[::1]:4711", "unix:PID 4711 (uid 0)"; for logs and refusals. */
 #define TRANSPORT_PEER_BYTES 96
 void transport_peer_text(int fd, char text[TRANSPORT_PEER_BYTES]);
 
+/* --- streams ------------------------------------------------------------------- */
+
 /*
- * A connected stream socket.  Owns the descriptor.  One thread may read while
- * another writes; not two readers or two writers.
+ * A connected stream socket in blocking mode.  Owns the descriptor.  One thread
+ * may receive while another sends; not two receivers or two senders.  A third
+ * may call stream_shut().
  */
 struct stream {
 	int fd;
+	unsigned receive_timeout_ms, send_timeout_ms; /* as set on the socket */
 };
 
-/* Sets TCP_NODELAY and keepalive (a vanished peer is found within some 60 s). */
-void stream_init(struct stream *stream, int fd);
+/*
+ * Takes fd.  Sets TCP_NODELAY and keepalive (a vanished peer is found within
+ * some 60 s), and the longest time that a send waits without progress (> 0).
+ */
+void stream_init(struct stream *stream, int fd, unsigned send_timeout_ms);
 void stream_close(struct stream *stream);
+void stream_set_send_timeout(struct stream *stream, unsigned send_timeout_ms);
 
 /*
- * All or an error: ERR_DISCONNECTED when the peer closed, ERR_TIMEOUT naming
- * `what`, ERR_CANCELLED.  timeout_ms counts from the last progress, so a slow
- * peer that moves is not cut.  0: wait until cancelled (keepalive still ends it).
+ * Receives what is there into the buffers, at least one byte, waiting at most
+ * timeout_ms (> 0) for it.  Returns the number of bytes, or -1: ERR_TIMEOUT,
+ * ERR_DISCONNECTED when the peer ended the stream or is gone (sys_errno 0 for
+ * an orderly end).  what names the wait: "waiting for the handshake".
+ * A change of timeout_ms costs a system call.
  */
-int stream_read(struct stream *stream, void *buffer, size_t length, unsigned timeout_ms,
-	struct cancel *cancel, const char *what, struct err *err);
-int stream_write(struct stream *stream, const void *buffer, size_t length, unsigned timeout_ms,
-	struct cancel *cancel, const char *what, struct err *err);
-/* header then payload, in one packet where they fit. */
-int stream_write2(struct stream *stream, const void *header, size_t header_length,
-	const void *payload, size_t payload_length, unsigned timeout_ms, struct cancel *cancel,
-	const char *what, struct err *err);
+ssize_t stream_receive(struct stream *stream, const struct iovec *iov, size_t nr_iov,
+	unsigned timeout_ms, const char *what, struct err *err);
+
+/*
+ * Sends all, or fails: ERR_TIMEOUT when the peer took nothing for
+ * send_timeout_ms (it is not cut while it moves), ERR_DISCONNECTED.  Uses iov as
+ * its notes: its content is undefined afterwards.  Never raises SIGPIPE.
+ */
+int stream_send(struct stream *stream, struct iovec *iov, size_t nr_iov, const char *what,
+	struct err *err);
+
+/* Ends waiting: receives find the end of the stream (after what has arrived
+ * already), and with both, sends fail as well. */
+void stream_shut(struct stream *stream, bool both);
 
 #endif

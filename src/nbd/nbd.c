@@ -1,2 +1,0 @@
-/* Stub. */
-#include "nbd.h"

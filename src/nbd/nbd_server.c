@@ -1,0 +1,509 @@
+/*
+ * The server: exports, who is connected, listening and stopping.
+ *
+ * Every connection has a thread of its own (connection_run), which is joined by
+ * whoever listens.  The guard thread sleeps until the server is to stop; then
+ * it ends the connections, first gently and after GRACE_MS for good.
+ */
+#include "nbd_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#define DEFAULT_CONNECTIONS 16
+#define DEFAULT_BUDGET_BYTES (32 * MIB)
+#define LEAST_BUDGET_BYTES (64 * KIB)
+#define DEFAULT_HANDSHAKE_MS 10000
+#define DEFAULT_SEND_MS 60000
+#define MOST_CONNECTIONS 4096
+/* Clients before GO, among them those being told that there is no place. */
+#define MOST_HANDSHAKES 64
+#define GRACE_MS 5000
+#define REMINDER_MS 10000
+#define LISTED_PEERS_BYTES 700
+
+static void *guard_main(void *arg);
+
+/* --- the server's life ------------------------------------------------------------ */
+
+static int check_options(struct nbd_server_options *o, struct err *err)
+{
+	o->max_connections = o->max_connections ? o->max_connections : DEFAULT_CONNECTIONS;
+	o->budget_bytes = o->budget_bytes ? o->budget_bytes : DEFAULT_BUDGET_BYTES;
+	o->handshake_timeout_ms =
+		o->handshake_timeout_ms ? o->handshake_timeout_ms : DEFAULT_HANDSHAKE_MS;
+	o->send_timeout_ms = o->send_timeout_ms ? o->send_timeout_ms : DEFAULT_SEND_MS;
+	if (o->max_connections > MOST_CONNECTIONS)
+		return err_set(err, ERR_USAGE, "cannot serve %u connections: the most is %u",
+			o->max_connections, MOST_CONNECTIONS);
+	if (o->budget_bytes < LEAST_BUDGET_BYTES)
+		return err_set(err, ERR_USAGE,
+			"cannot serve with %zu bytes for requests: the least "
+			"is %zu",
+			o->budget_bytes, (size_t)LEAST_BUDGET_BYTES);
+	return 0;
+}
+
+struct nbd_server *nbd_server_new(const struct nbd_server_options *options, struct err *err)
+{
+	struct nbd_server *server = calloc(1, sizeof *server);
+	if (!server) {
+		err_errno(err, ENOMEM, "cannot make an NBD server");
+		return NULL;
+	}
+	if (options)
+		server->options = *options;
+	if (check_options(&server->options, err) < 0)
+		goto fail;
+	server->stop = cancel_new(err);
+	if (!server->stop)
+		goto fail;
+	pool_init(&server->pool, server->options.budget_bytes, server->options.max_connections);
+	pthread_mutex_init(&server->mutex, NULL);
+	thread_cond_init(&server->changed);
+	if (thread_start(&server->guard, "nbd-guard", guard_main, server, err) < 0)
+		goto fail_all;
+	return server;
+fail_all:
+	pthread_cond_destroy(&server->changed);
+	pthread_mutex_destroy(&server->mutex);
+	pool_destroy(&server->pool);
+	cancel_free(server->stop);
+fail:
+	free(server);
+	return NULL;
+}
+
+static void free_export(struct export *export)
+{
+	free(export->name);
+	free(export->description);
+	free(export);
+}
+
+void nbd_server_stop(struct nbd_server *server)
+{
+	cancel_request(server->stop);
+}
+
+static void reap(struct nbd_server *server)
+{
+	pthread_mutex_lock(&server->mutex);
+	struct connection *list = server->finished;
+	server->finished = NULL;
+	pthread_mutex_unlock(&server->mutex);
+	while (list) {
+		struct connection *c = list;
+		list = c->next;
+		pthread_join(c->thread, NULL);
+		connection_free(c);
+	}
+}
+
+void nbd_server_free(struct nbd_server *server)
+{
+	if (!server)
+		return;
+	nbd_server_stop(server);
+	pthread_join(server->guard, NULL);
+	reap(server);
+	assert(server->nr_connections == 0);
+	while (server->exports) {
+		struct export *export = server->exports;
+		server->exports = export->next;
+		free_export(export);
+	}
+	pthread_cond_destroy(&server->changed);
+	pthread_mutex_destroy(&server->mutex);
+	pool_destroy(&server->pool);
+	cancel_free(server->stop);
+	free(server);
+}
+
+/* --- ending connections --------------------------------------------------------------- */
+
+/* Under the mutex.  of: one export's connections, or NULL for all. */
+static void shut_connections(struct nbd_server *server, const struct export *of, bool both)
+{
+	for (struct connection *c = server->connections; c; c = c->next) {
+		if (of && c->export != of)
+			continue;
+		connection_note_end(c, false, of ? "the export was removed" : "the server stops");
+		/* In the handshake nothing is in progress that deserves an answer. */
+		stream_shut(&c->stream, both || !c->export);
+	}
+}
+
+/* Under the mutex: waits until *nr is 0, for how long it takes, and is not
+ * silent about it.  Requests at the disk cannot be called back. */
+static void end_connections(struct nbd_server *server, const struct export *of, const unsigned *nr)
+{
+	struct deadline until = deadline_after_ms(GRACE_MS);
+	bool gentle = true;
+	shut_connections(server, of, false);
+	while (*nr > 0) {
+		if (thread_cond_wait(&server->changed, &server->mutex, until))
+			continue;
+		if (gentle)
+			shut_connections(server, of, true);
+		else
+			log_warning("still waiting for the disk: %u connections have requests in "
+				    "progress",
+				*nr);
+		gentle = false;
+		until = deadline_after_ms(REMINDER_MS);
+	}
+}
+
+static void *guard_main(void *arg)
+{
+	struct nbd_server *server = arg;
+	struct err ignored = ERR_INIT;
+	/* Ends only by the request to stop, which nbd_server_free() makes. */
+	while (!cancel_requested(server->stop))
+		(void)cancel_sleep(server->stop, deadline_after_ms(INT32_MAX), &ignored);
+	WITH_LOCK(&server->mutex);
+	end_connections(server, NULL, &server->nr_connections);
+	return NULL;
+}
+
+/* --- exports ------------------------------------------------------------------------------ */
+
+/* Under the mutex: where the pointer to it is, or to where it would be. */
+static struct export **find_export(struct nbd_server *server, const char *name)
+{
+	struct export **at = &server->exports;
+	while (*at && strcmp((*at)->name, name) != 0)
+		at = &(*at)->next;
+	return at;
+}
+
+int nbd_server_add_export(
+	struct nbd_server *server, const struct nbd_export *given, struct err *err)
+{
+	if (strlen(given->name) > NBD_NAME_BYTES)
+		return err_set(err, ERR_USAGE,
+			"cannot export under a name of %zu bytes: the most is %u",
+			strlen(given->name), NBD_NAME_BYTES);
+	struct export *export = calloc(1, sizeof *export);
+	if (!export)
+		return err_errno(err, ENOMEM, "cannot add export '%s'", given->name);
+	export->name = strdup(given->name);
+	export->description = given->description ? strdup(given->description) : NULL;
+	if (!export->name || (given->description && !export->description)) {
+		free_export(export);
+		return err_errno(err, ENOMEM, "cannot add export '%s'", given->name);
+	}
+	export->block = given->block;
+	export->read_only = given->read_only || block_info(given->block)->read_only;
+	export->hidden = given->hidden;
+	WITH_LOCK(&server->mutex);
+	struct export **at = find_export(server, given->name);
+	if (*at) {
+		free_export(export);
+		return err_set(err, ERR_EXISTS, "there is an export '%s' already", given->name);
+	}
+	*at = export;
+	return 0;
+}
+
+int nbd_server_remove_export(struct nbd_server *server, const char *name, struct err *err)
+{
+	WITH_LOCK(&server->mutex);
+	struct export **at = find_export(server, name);
+	struct export *export = *at;
+	if (!export)
+		return err_set(err, ERR_NOT_FOUND, "there is no export '%s'", name);
+	*at = export->next;
+	end_connections(server, export, &export->nr_users);
+	free_export(export);
+	return 0;
+}
+
+bool nbd_server_has_export(struct nbd_server *server, const char *name)
+{
+	WITH_LOCK(&server->mutex);
+	return *find_export(server, name) != NULL;
+}
+
+bool nbd_server_nth_export(struct nbd_server *server, unsigned n, char **name, char **description)
+{
+	WITH_LOCK(&server->mutex);
+	for (const struct export *export = server->exports; export; export = export->next) {
+		if (export->hidden || n-- > 0)
+			continue;
+		*name = strdup(export->name);
+		*description = export->description ? strdup(export->description) : NULL;
+		return *name != NULL;
+	}
+	return false;
+}
+
+/* --- places ------------------------------------------------------------------------------- */
+
+/* Under the mutex: who has the places, as many as fit a line. */
+static void list_peers(const struct nbd_server *server, char *text, size_t size)
+{
+	size_t used = 0;
+	unsigned left = server->nr_active;
+	text[0] = '\0';
+	for (const struct connection *c = server->connections; c; c = c->next) {
+		char since[CLOCK_UTC_BYTES];
+		if (!c->export)
+			continue;
+		if (used > LISTED_PEERS_BYTES) {
+			snprintf(text + used, size - used, " and %u more", left);
+			return;
+		}
+		clock_utc_text(c->since_s, since);
+		used += (size_t)snprintf(text + used, size - used, "%s%s since %s",
+			used ? ", " : "", c->peer, since);
+		left--;
+	}
+}
+
+/* Under the mutex. */
+static uint32_t check_place(const struct nbd_server *server, struct err *err)
+{
+	char peers[LISTED_PEERS_BYTES + TRANSPORT_PEER_BYTES + 64];
+	if (cancel_requested(server->stop)) {
+		err_set(err, ERR_REFUSED, "the server is stopping");
+		return NBD_REP_ERR_SHUTDOWN;
+	}
+	if (server->nr_active < server->options.max_connections)
+		return 0;
+	list_peers(server, peers, sizeof peers);
+	err_set(err, ERR_REFUSED,
+		"%u of %u connections in use, by %s; try again later or raise --max-connections",
+		server->nr_active, server->options.max_connections, peers);
+	return NBD_REP_ERR_POLICY;
+}
+
+uint32_t nbd_server_check_place(struct nbd_server *server, struct err *err)
+{
+	WITH_LOCK(&server->mutex);
+	return check_place(server, err);
+}
+
+/* Under the mutex: the export, or NULL and the option error. */
+static struct export *look_up(
+	struct nbd_server *server, const char *name, uint32_t *error, struct err *err)
+{
+	*error = check_place(server, err);
+	if (*error)
+		return NULL;
+	struct export *export = *find_export(server, name);
+	if (!export) {
+		err_set(err, ERR_NOT_FOUND, "there is no export '%s' here", name);
+		*error = NBD_REP_ERR_UNKNOWN;
+	}
+	return export;
+}
+
+uint32_t nbd_server_describe(
+	struct connection *c, const char *name, struct export_info *info, struct err *err)
+{
+	uint32_t error;
+	WITH_LOCK(&c->server->mutex);
+	const struct export *export = look_up(c->server, name, &error, err);
+	if (!export)
+		return error;
+	const struct block_info *block = block_info(export->block);
+	*info = (struct export_info){
+		.size_bytes = block->size_bytes,
+		.flags = request_export_flags(block, export->read_only, c->headers),
+		.preferred_bytes = block->granule_bytes > 4096 ? block->granule_bytes : 4096,
+		.description = export->description ? strdup(export->description) : NULL,
+	};
+	return 0;
+}
+
+uint32_t nbd_server_attach(struct connection *c, const char *name, struct err *err)
+{
+	struct nbd_server *server = c->server;
+	uint32_t error;
+	unsigned nr_active;
+	{
+		WITH_LOCK(&server->mutex);
+		struct export *export = look_up(server, name, &error, err);
+		if (!export)
+			return error;
+		c->export = export;
+		export->nr_users++;
+		nr_active = ++server->nr_active;
+	}
+	stream_set_send_timeout(&c->stream, server->options.send_timeout_ms);
+	log_info("client %s: uses export '%s' (%u of %u connections in use)", c->peer, name,
+		nr_active, server->options.max_connections);
+	return 0;
+}
+
+/* Under the mutex: puts a connection on the list, unless the server stops. */
+static int enlist(struct connection *c, struct err *err)
+{
+	struct nbd_server *server = c->server;
+	if (cancel_requested(server->stop))
+		return err_set(err, ERR_CANCELLED, "the server stops");
+	c->next = server->connections;
+	if (c->next)
+		c->next->previous = c;
+	server->connections = c;
+	server->nr_connections++;
+	return 0;
+}
+
+/* Under the mutex. */
+static void unlink_connection(struct connection *c)
+{
+	struct nbd_server *server = c->server;
+	if (c->previous)
+		c->previous->next = c->next;
+	else
+		server->connections = c->next;
+	if (c->next)
+		c->next->previous = c->previous;
+	server->nr_connections--;
+	pthread_cond_broadcast(&server->changed);
+}
+
+static void delist(struct connection *c)
+{
+	struct nbd_server *server = c->server;
+	WITH_LOCK(&server->mutex);
+	unlink_connection(c);
+	if (c->export) {
+		c->export->nr_users--;
+		server->nr_active--;
+		if (server->options.once && server->nr_active == 0)
+			cancel_request(server->stop);
+	}
+	/* The client sees the end now, not when the thread is joined. */
+	stream_close(&c->stream);
+	if (c->has_thread) {
+		c->next = server->finished;
+		server->finished = c;
+	}
+}
+
+/* --- serving ---------------------------------------------------------------------------------- */
+
+static void *connection_main(void *arg)
+{
+	struct connection *c = arg;
+	connection_run(c);
+	delist(c);
+	return NULL;
+}
+
+int nbd_server_serve_fd(struct nbd_server *server, int fd, const char *peer, struct err *err)
+{
+	struct connection *c = connection_new(server, fd, peer, err);
+	if (!c)
+		return -1;
+	pthread_mutex_lock(&server->mutex);
+	int rc = enlist(c, err);
+	pthread_mutex_unlock(&server->mutex);
+	if (rc == 0) {
+		connection_run(c);
+		delist(c);
+	}
+	connection_free(c);
+	return rc;
+}
+
+/* Under the mutex, so that the thread cannot be through before it is noted. */
+static int start_thread(struct connection *c, struct err *err)
+{
+	if (enlist(c, err) < 0)
+		return -1;
+	c->has_thread = true;
+	if (thread_start(&c->thread, "nbd-connection", connection_main, c, err) == 0)
+		return 0;
+	unlink_connection(c);
+	return -1;
+}
+
+static void serve_client(struct nbd_server *server, int fd)
+{
+	struct err err = ERR_INIT;
+	struct connection *c = connection_new(server, fd, NULL, &err);
+	if (!c) {
+		log_warning("a client was turned away: %s", err.text);
+		return;
+	}
+	pthread_mutex_lock(&server->mutex);
+	int rc = start_thread(c, &err);
+	pthread_mutex_unlock(&server->mutex);
+	if (rc < 0) {
+		log_warning("client %s: turned away: %s", c->peer, err.text);
+		connection_free(c);
+	}
+}
+
+/* Does not take more clients than can be talked to at once; each that is in the
+ * handshake has its deadline, so this ends. */
+static void wait_for_handshakes(struct nbd_server *server)
+{
+	bool told = false;
+	WITH_LOCK(&server->mutex);
+	while (server->nr_connections - server->nr_active >= MOST_HANDSHAKES &&
+		!cancel_requested(server->stop)) {
+		if (!told)
+			log_warning(
+				"%u clients are in the handshake: others have to wait until one "
+				"is through or its time is up",
+				MOST_HANDSHAKES);
+		told = true;
+		(void)thread_cond_wait(&server->changed, &server->mutex, deadline_after_ms(200));
+	}
+}
+
+static int accept_clients(struct nbd_server *server, struct listener *listener, struct err *err)
+{
+	while (!cancel_requested(server->stop)) {
+		struct err why = ERR_INIT;
+		wait_for_handshakes(server);
+		if (cancel_poll(server->stop, listener->fd, POLLIN, deadline_after_ms(INT32_MAX),
+			    "a client", &why) < 0) {
+			if (why.code == ERR_CANCELLED)
+				return 0;
+			if (why.code != ERR_TIMEOUT)
+				return err_copy(err, &why);
+			continue;
+		}
+		reap(server);
+		int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+		if (fd >= 0) {
+			serve_client(server, fd);
+		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+			   errno == ENOMEM) {
+			err_errno(&why, errno, "a client has to wait");
+			log_warning("%s", why.text);
+			(void)cancel_sleep(server->stop, deadline_after_ms(500), NULL);
+		} else if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK) {
+			return err_errno(
+				err, errno, "cannot accept clients on %s", listener->address);
+		}
+		/* Others: the client was gone before its turn. */
+	}
+	return 0;
+}
+
+int nbd_server_run(struct nbd_server *server, struct listener *listener, struct err *err)
+{
+	/* Another process may share the socket and be faster. */
+	(void)fcntl(listener->fd, F_SETFL, fcntl(listener->fd, F_GETFL) | O_NONBLOCK);
+	int rc = accept_clients(server, listener, err);
+	listener_close(listener);
+	if (rc < 0)
+		nbd_server_stop(server);
+	pthread_mutex_lock(&server->mutex);
+	/* The guard sees to it that they end. */
+	while (server->nr_connections > 0)
+		pthread_cond_wait(&server->changed, &server->mutex);
+	pthread_mutex_unlock(&server->mutex);
+	reap(server);
+	return rc;
+}
