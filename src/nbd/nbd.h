@@ -72,6 +72,17 @@ struct nbd_client_options {
  * each; a lost one is made again with back-off until the reconnect deadline,
  * after checking that size and flags are the same, and its requests are sent
  * again.  A server without multi-conn gets one lane for writing.
+ *
+ * The URI is the label in messages; one with a user name or password is refused
+ * (ERR_USAGE), as is nbds:// (ERR_UNSUPPORTED) until TLS exists.  Borrows cancel
+ * until the block is closed.  Nobody listening is an error at once; a refusal is
+ * ERR_REFUSED or ERR_NOT_FOUND, a silent server ERR_TIMEOUT, a read-only export
+ * that was to be written ERR_DENIED.  When size or features differ after a
+ * reconnection, everything fails with ERR_RANGE.
+ * io_timeout counts from when anything last moved on the connection.
+ * Blocking calls share one connection; if it was lost after writes, the next
+ * block_flush() says so (ERR_DISCONNECTED).  On a server with a minimum block
+ * size, reads of any range work, but writes must be of whole blocks.
  */
 struct block *nbd_client_open(const char *uri, const struct nbd_client_options *options,
 	struct cancel *cancel, struct err *err);

@@ -1,0 +1,315 @@
+/* The NBD client's URIs, names and sockets. */
+#include "client_internal.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+
+#define DEFAULT_PORT "10809"
+#define NAME_BYTES_MAX 4096u
+/* How often a look-up that goes on is asked for, and cancel heeded. */
+#define LOOKUP_STEP_MS 50
+
+/* --- URIs ------------------------------------------------------------------- */
+
+static int bad_uri(const char *text, const char *why, struct err *err)
+{
+	return err_set(err, ERR_USAGE,
+		"cannot use %s: %s (write nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH)",
+		text, why);
+}
+
+static int hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
+/* Undoes percent-encoding; NULL for bad escapes, NUL bytes, or no memory. */
+static char *decode(const char *text, size_t length)
+{
+	char *out = malloc(length + 1), *to = out;
+	if (!out)
+		return NULL;
+	for (size_t i = 0; i < length; i++) {
+		char c = text[i];
+		if (c == '%') {
+			int high = i + 2 < length ? hex_value(text[i + 1]) : -1;
+			int low = high < 0 ? -1 : hex_value(text[i + 2]);
+			if (low < 0 || (high == 0 && low == 0)) {
+				free(out);
+				return NULL;
+			}
+			c = (char)(high << 4 | low);
+			i += 2;
+		}
+		*to++ = c;
+	}
+	*to = '\0';
+	return out;
+}
+
+/* "HOST", "HOST:PORT", "[V6]:PORT" */
+static int parse_host(
+	struct client_uri *uri, const char *text, size_t length, const char *whole, struct err *err)
+{
+	const char *end = text + length, *host = text, *host_end, *rest;
+	if (memchr(text, '@', length))
+		return bad_uri("an NBD URI", "user names and passwords in URIs are not taken", err);
+	if (length > 0 && *text == '[') {
+		host++;
+		host_end = memchr(text, ']', length);
+		rest = host_end ? host_end + 1 : NULL;
+	} else {
+		host_end = memchr(text, ':', length);
+		if (!host_end)
+			host_end = end;
+		rest = host_end;
+	}
+	if (!rest || host_end == host || (rest < end && *rest != ':'))
+		return bad_uri(whole, "the host is missing or malformed", err);
+	if (rest < end)
+		rest++;
+	size_t port_length = (size_t)(end - rest);
+	char digits[8] = DEFAULT_PORT;
+	if (port_length > 0) {
+		if (port_length > 5)
+			return bad_uri(whole, "the port is not in 1..65535", err);
+		memcpy(digits, rest, port_length);
+		digits[port_length] = '\0';
+		char *tail;
+		unsigned long port = strtoul(digits, &tail, 10);
+		if (*tail || digits[0] < '0' || digits[0] > '9' || port < 1 || port > 65535)
+			return bad_uri(whole, "the port is not in 1..65535", err);
+	}
+	uri->host = decode(host, (size_t)(host_end - host));
+	uri->port = strdup(digits);
+	if (!uri->host || !uri->port)
+		return bad_uri(whole, "the host is malformed", err);
+	return 0;
+}
+
+static int parse_socket(
+	struct client_uri *uri, const char *query, const char *whole, struct err *err)
+{
+	static const char key[] = "socket=";
+	if (!query || strncmp(query, key, sizeof key - 1) != 0 || strchr(query, '&'))
+		return bad_uri(whole, "it must have exactly ?socket=PATH", err);
+	query += sizeof key - 1;
+	uri->path = decode(query, strlen(query));
+	if (!uri->path || !*uri->path)
+		return bad_uri(whole, "the socket's path is missing or malformed", err);
+	if (strlen(uri->path) >= sizeof((struct sockaddr_un *)0)->sun_path)
+		return bad_uri(whole, "the socket's path is longer than 107 bytes", err);
+	return 0;
+}
+
+static char *make_label(const char *text)
+{
+	char *label = strdup(text);
+	for (char *c = label; c && *c; c++)
+		if ((unsigned char)*c < 0x20 || *c == 0x7f)
+			*c = '?';
+	return label;
+}
+
+static int parse(struct client_uri *uri, const char *text, struct err *err)
+{
+	static const char tcp[] = "nbd://", local[] = "nbd+unix://";
+	bool is_tcp = strncmp(text, tcp, sizeof tcp - 1) == 0;
+	if (strncmp(text, "nbds:", 5) == 0 || strncmp(text, "nbds+unix:", 10) == 0)
+		return err_set(err, ERR_UNSUPPORTED, "cannot open %s: TLS comes later", text);
+	if (!is_tcp && strncmp(text, local, sizeof local - 1) != 0)
+		return bad_uri(text, "it is not an NBD URI", err);
+	uri->label = make_label(text);
+	if (!uri->label)
+		return err_errno(err, ENOMEM, "cannot open an NBD disk");
+	const char *host = text + (is_tcp ? sizeof tcp : sizeof local) - 1;
+	size_t host_length = strcspn(host, "/?#");
+	const char *at = host + host_length;
+	const char *name = *at == '/' ? at + 1 : at;
+	size_t name_length = strcspn(name, "?#");
+	const char *query = name[name_length] == '?' ? name + name_length + 1 : NULL;
+	if (strchr(name + name_length, '#'))
+		return bad_uri(uri->label, "it has a #fragment", err);
+	uri->name = decode(name, name_length);
+	if (!uri->name || strlen(uri->name) > NAME_BYTES_MAX)
+		return bad_uri(uri->label, "the export's name is malformed or too long", err);
+	if (is_tcp && query)
+		return bad_uri(uri->label, "a TCP URI takes no ?parameters", err);
+	if (is_tcp)
+		return parse_host(uri, host, host_length, uri->label, err);
+	if (host_length > 0)
+		return bad_uri(uri->label, "a Unix socket has no host", err);
+	return parse_socket(uri, query, uri->label, err);
+}
+
+int client_uri_parse(struct client_uri *uri, const char *text, struct err *err)
+{
+	memset(uri, 0, sizeof *uri);
+	if (parse(uri, text, err) == 0)
+		return 0;
+	client_uri_free(uri);
+	return -1;
+}
+
+void client_uri_free(struct client_uri *uri)
+{
+	free(uri->label);
+	free(uri->name);
+	free(uri->host);
+	free(uri->port);
+	free(uri->path);
+	memset(uri, 0, sizeof *uri);
+}
+
+/* --- addresses -------------------------------------------------------------- */
+
+/* What getaddrinfo_a() works on; it outlives a look-up that is given up. */
+struct lookup {
+	struct gaicb request;
+	struct addrinfo hints;
+	char *host, *port;
+};
+
+static void lookup_free(struct lookup *lookup)
+{
+	if (lookup->request.ar_result)
+		freeaddrinfo(lookup->request.ar_result);
+	free(lookup->host);
+	free(lookup->port);
+	free(lookup);
+}
+
+static struct lookup *lookup_start(const struct client_uri *uri)
+{
+	struct lookup *lookup = calloc(1, sizeof *lookup);
+	if (!lookup)
+		return NULL;
+	lookup->host = strdup(uri->host);
+	lookup->port = strdup(uri->port);
+	lookup->hints = (struct addrinfo){.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+	lookup->request = (struct gaicb){
+		.ar_name = lookup->host, .ar_service = lookup->port, .ar_request = &lookup->hints};
+	struct gaicb *list[1] = {&lookup->request};
+	if (!lookup->host || !lookup->port || getaddrinfo_a(GAI_NOWAIT, list, 1, NULL) != 0) {
+		lookup_free(lookup);
+		return NULL;
+	}
+	return lookup;
+}
+
+/* 0: ended.  A look-up that cannot be called back is left to the C library. */
+static int lookup_wait(struct lookup *lookup, const char *host, struct deadline until,
+	struct cancel *cancel, struct err *err)
+{
+	const struct gaicb *list[1] = {&lookup->request};
+	while (gai_error(&lookup->request) == EAI_INPROGRESS) {
+		struct timespec step = {.tv_nsec = LOOKUP_STEP_MS * 1000000L};
+		int rc = 0;
+		if (cancel_check(cancel, err) < 0)
+			rc = -1;
+		else if (deadline_passed(until))
+			rc = err_set(err, ERR_TIMEOUT, "no address for host %s in time", host);
+		if (rc < 0) {
+			if (gai_cancel(&lookup->request) != EAI_NOTCANCELED)
+				lookup_free(lookup);
+			return -1;
+		}
+		gai_suspend(list, 1, &step);
+	}
+	return 0;
+}
+
+static int find_tcp(const struct client_uri *uri, struct client_address *addresses, unsigned *nr,
+	struct deadline until, struct cancel *cancel, struct err *err)
+{
+	struct lookup *lookup = lookup_start(uri);
+	if (!lookup)
+		return err_errno(err, ENOMEM, "cannot look up host %s", uri->host);
+	if (lookup_wait(lookup, uri->host, until, cancel, err) < 0)
+		return -1;
+	int rc = gai_error(&lookup->request);
+	*nr = 0;
+	for (struct addrinfo *ai = lookup->request.ar_result; rc == 0 && ai; ai = ai->ai_next) {
+		if (*nr == CLIENT_ADDRESSES_MAX || ai->ai_addrlen > sizeof addresses[0].address)
+			break;
+		memcpy(&addresses[*nr].address, ai->ai_addr, ai->ai_addrlen);
+		addresses[(*nr)++].length = ai->ai_addrlen;
+	}
+	lookup_free(lookup);
+	if (rc != 0)
+		return err_set(
+			err, ERR_NOT_FOUND, "cannot find host %s: %s", uri->host, gai_strerror(rc));
+	if (*nr == 0)
+		return err_set(err, ERR_NOT_FOUND, "host %s has no address", uri->host);
+	return 0;
+}
+
+int client_address_find(const struct client_uri *uri, struct client_address *addresses,
+	unsigned *nr, struct deadline until, struct cancel *cancel, struct err *err)
+{
+	if (uri->host)
+		return find_tcp(uri, addresses, nr, until, cancel, err);
+	struct sockaddr_un *local = (struct sockaddr_un *)&addresses[0].address;
+	memset(local, 0, sizeof *local);
+	local->sun_family = AF_UNIX;
+	memcpy(local->sun_path, uri->path, strlen(uri->path) + 1);
+	addresses[0].length = sizeof *local;
+	*nr = 1;
+	return 0;
+}
+
+/* --- sockets ---------------------------------------------------------------- */
+
+/* Requests leave at once, and a peer that vanished is found within some 60 s. */
+static void set_options(int fd)
+{
+	static const struct {
+		int level, name, value;
+	} options[] = {
+		{IPPROTO_TCP, TCP_NODELAY, 1},
+		{SOL_SOCKET, SO_KEEPALIVE, 1},
+		{IPPROTO_TCP, TCP_KEEPIDLE, 30},
+		{IPPROTO_TCP, TCP_KEEPINTVL, 10},
+		{IPPROTO_TCP, TCP_KEEPCNT, 3},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(options); i++)
+		if (setsockopt(fd, options[i].level, options[i].name, &options[i].value,
+			    sizeof options[i].value) < 0)
+			log_debug("cannot set a socket option: %s", strerror(errno));
+}
+
+int client_address_connect(const struct client_address *address, bool *connected, struct err *err)
+{
+	int fd = socket(address->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return err_errno(err, errno, "cannot make a socket");
+	if (address->address.ss_family != AF_UNIX)
+		set_options(fd);
+	int rc = connect(fd, (const struct sockaddr *)&address->address, address->length);
+	*connected = rc == 0;
+	if (rc == 0 || errno == EINPROGRESS)
+		return fd;
+	err_errno(err, errno, "cannot connect");
+	close(fd);
+	return -1;
+}
+
+int client_address_connected(int fd, struct err *err)
+{
+	int error = 0;
+	socklen_t length = sizeof error;
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
+		error = errno;
+	if (error != 0)
+		return err_errno(err, error, "cannot connect");
+	return 0;
+}

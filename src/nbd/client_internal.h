@@ -1,0 +1,141 @@
+/*
+ * Inside of the NBD client.
+ *
+ *   client_address   URIs, names to addresses, sockets
+ *   client_lane      one connection: connecting, requests in flight, reconnecting
+ *   client           the block: opens lanes, and lends one to blocking calls
+ */
+#ifndef SENDENSE_NBD_CLIENT_INTERNAL_H
+#define SENDENSE_NBD_CLIENT_INTERNAL_H
+
+#include "nbd.h"
+
+#include <libnbd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define CLIENT_ADDRESSES_MAX 8u
+
+/* What a URI says. */
+struct client_uri {
+	char *label; /* the URI, fit for messages */
+	char *name; /* the export's */
+	char *host; /* NULL for a Unix socket */
+	char *port;
+	char *path; /* of the Unix socket, NULL for TCP */
+};
+
+struct client_address {
+	struct sockaddr_storage address;
+	socklen_t length;
+};
+
+/* Fills uri; ERR_USAGE for what is wrong, ERR_UNSUPPORTED for TLS. */
+int client_uri_parse(struct client_uri *uri, const char *text, struct err *err);
+void client_uri_free(struct client_uri *uri);
+
+/* Finds the addresses (at most CLIENT_ADDRESSES_MAX) before the deadline. */
+int client_address_find(const struct client_uri *uri, struct client_address *addresses,
+	unsigned *nr, struct deadline until, struct cancel *cancel, struct err *err);
+
+/*
+ * Begins to connect: a non-blocking socket, with *connected, or to be polled for
+ * POLLOUT and asked by client_address_connected().  -1: EAGAIN in err->sys_errno
+ * says that a Unix socket's queue is full now.
+ */
+int client_address_connect(const struct client_address *address, bool *connected, struct err *err);
+int client_address_connected(int fd, struct err *err);
+
+/* What must be the same on each connection. */
+struct client_identity {
+	uint64_t size_bytes;
+	bool read_only, can_flush, can_fua, can_trim, can_zero, can_fast_zero, can_multi_conn;
+	bool has_extents;
+	uint32_t block_min, block_preferred, payload_max; /* never 0 */
+};
+
+struct client_lane;
+
+struct client {
+	struct block block;
+	struct client_uri uri;
+	struct client_address addresses[CLIENT_ADDRESSES_MAX];
+	unsigned nr_addresses;
+	struct nbd_client_options options; /* no zeros left in it */
+	struct cancel *cancel;
+	struct client_identity identity; /* of the first connection; then constant */
+	bool known; /* identity is filled */
+
+	pthread_mutex_t mutex; /* spare and what blocking calls use */
+	struct client_lane *spare; /* open, nothing in flight; or NULL */
+	bool dirty; /* blocking writes since the last flush */
+	unsigned losses; /* the spare's, as seen */
+	bool lost; /* dirty writes may be gone */
+};
+
+/* One request: parts of it go out one after the other. */
+struct client_request {
+	struct client_lane *lane;
+	struct block_io *io;
+	struct client_request *previous, *next;
+	struct client_request *next_answered;
+	uint64_t done; /* bytes of the parts that were answered */
+	uint64_t part; /* bytes of the one that is out */
+	bool out; /* libnbd has it */
+	bool answered;
+	int error; /* of the answer */
+	uint8_t *bounce; /* for a read that must be widened */
+	uint64_t bounce_offset;
+	size_t nr_extents; /* got so far */
+	bool bad_extents;
+};
+
+enum client_lane_state {
+	CLIENT_PAUSE, /* before the next attempt */
+	CLIENT_CONNECT, /* the socket is connecting */
+	CLIENT_HANDSHAKE, /* libnbd is negotiating */
+	CLIENT_READY,
+	CLIENT_FAILED, /* for good; err says why */
+	CLIENT_NR_STATES,
+};
+
+struct client_lane {
+	struct block_lane head;
+	struct client *client;
+	enum client_lane_state state;
+	struct nbd_handle *handle; /* HANDSHAKE, READY */
+	int fd; /* CONNECT */
+	unsigned next_address;
+	struct deadline attempt_until; /* CONNECT, HANDSHAKE */
+	struct deadline pause_until; /* PAUSE */
+	struct deadline give_up; /* when it reconnects */
+	unsigned pause_ms; /* the last one */
+	bool reconnecting;
+	bool shutting_down; /* the server said so */
+	int64_t active_ns; /* when something last moved */
+	char words[256]; /* the server's, in the handshake */
+	struct err err;
+	struct client_request *first, *last; /* in flight, by submission */
+	struct client_request *answered; /* as libnbd told, not dealt with */
+	struct client_request *unused;
+};
+
+/* Begins to connect and returns at once; NULL only without memory. */
+struct client_lane *client_lane_new(struct client *client, struct err *err);
+
+/* Waits until the first attempt has ended: 0 when the lane is ready.  Connects
+ * once; it fails at once when nobody listens. */
+int client_lane_wait_open(struct client_lane *lane, struct cancel *cancel, struct err *err);
+
+/* Forgets what is in flight. */
+void client_lane_free(struct client_lane *lane);
+
+/* Ready and nothing in flight: fit for the next user. */
+bool client_lane_idle(const struct client_lane *lane);
+
+void client_lane_submit(struct block_lane *head, struct block_io *io);
+struct pollfd client_lane_pollfd(struct block_lane *head);
+struct deadline client_lane_wake(struct block_lane *head);
+void client_lane_dispatch(struct block_lane *head, short revents);
+
+#endif
