@@ -136,7 +136,7 @@ struct journal_entry {
 /* One lane's, used by its thread alone. */
 struct journal {
 	unsigned nr, nr_flushing, nr_lost;
-	uint64_t bytes;
+	uint64_t bytes; /* of data, since the last flush was sent */
 	struct journal_entry entries[JOURNAL_ENTRIES_MAX];
 	struct journal_entry lost[JOURNAL_ENTRIES_MAX]; /* to be copied again */
 };

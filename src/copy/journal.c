@@ -25,7 +25,8 @@ void journal_add(struct journal *journal, const struct copy_item *item)
 	assert(journal->nr < JOURNAL_ENTRIES_MAX);
 	journal->entries[journal->nr++] =
 		(struct journal_entry){item->offset, item->length, item->zero};
-	journal->bytes += item->length;
+	if (!item->zero)
+		journal->bytes += item->length;
 }
 
 bool journal_wants_flush(const struct journal *journal)

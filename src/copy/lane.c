@@ -13,7 +13,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -207,10 +206,8 @@ static int slot_done(struct engine *e, struct block_io *io)
 
 static int done(struct engine *e, struct block_io *io)
 {
-	if (io->err.code != ERR_NONE) {
-		err_copy(&e->err, &io->err);
-		return err_context(&e->err, "at offset %" PRIu64, io->offset);
-	}
+	if (io->err.code != ERR_NONE)
+		return err_copy(&e->err, &io->err); /* drivers name the offset */
 	if (io == &e->ask) {
 		work_mapped(&e->run->work, e->extents, io->nr_extents);
 		return 0;

@@ -198,10 +198,13 @@ enum work_answer work_next(struct work *work, unsigned lane, struct copy_item *i
 	return WORK_ITEM;
 }
 
-/* Larger questions while answers are quick and the extents fit; else smaller. */
+/* Larger questions while answers are quick and the extents fit; else smaller.
+ * A server may count far more extents than fit: that is lost work. */
 static void adapt(struct work *work, uint64_t answered, size_t nr)
 {
 	int64_t took_ns = clock_now_ns() - work->asked_ns;
+	if (nr == WORK_ASK_EXTENTS && answered < work->ask_bytes / 4)
+		work->ask_bytes = max_u64(answered * 2, ASK_LEAST_BYTES);
 	if (took_ns > SLOW_NS)
 		work->ask_bytes = max_u64(work->ask_bytes / 2, ASK_LEAST_BYTES);
 	else if (took_ns < QUICK_NS && answered >= work->ask_bytes && nr < WORK_ASK_EXTENTS / 2)

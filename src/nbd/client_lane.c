@@ -334,10 +334,12 @@ static void drop_connection(struct client_lane *lane)
 static void give_up(struct client_lane *lane, const struct err *why)
 {
 	err_copy(&lane->err, why);
-	if (lane->reconnecting && why->code != ERR_RANGE)
+	if (lane->reconnecting && why->code != ERR_RANGE) {
+		lane->err.code = ERR_DISCONNECTED;
 		err_context(&lane->err,
-			"lost the connection to %s, and for %u s could not make it again",
-			label(lane), lane->client->options.reconnect_timeout_ms / 1000);
+			"the connection was lost, and could not be made again within %g s",
+			lane->client->options.reconnect_timeout_ms / 1000.0);
+	}
 	drop_connection(lane);
 	set_state(lane, CLIENT_FAILED);
 	fail_all(lane);
