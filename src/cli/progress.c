@@ -37,7 +37,6 @@ struct progress {
 	pthread_cond_t changed;
 	bool ending;
 	const char *stage;
-	const char *told_stage;
 	struct progress_disk *disks;
 	size_t nr_disks;
 	struct sums window[2]; /* the start of the rate window, and of the next */
@@ -97,7 +96,7 @@ static double time_left(const struct sums *sums, double logical_rate)
 
 static void print_object(json_t *object)
 {
-	char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+	char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(4)) : NULL;
 	if (text)
 		console_line(text);
 	free(text);
@@ -237,16 +236,7 @@ static void *report(void *arg)
 	WITH_LOCK(&p->mutex);
 	struct deadline next = deadline_after_ms(period_ms);
 	while (!p->ending) {
-		bool in_time = thread_cond_wait(&p->changed, &p->mutex, next);
-		bool new_stage = p->stage != p->told_stage;
-		if (new_stage) {
-			p->told_stage = p->stage;
-			if (p->mode == PROGRESS_JSON)
-				tell_stage_json(p);
-			else
-				draw_bar(p, false);
-		}
-		if (in_time || p->ending)
+		if (thread_cond_wait(&p->changed, &p->mutex, next) || p->ending)
 			continue;
 		if (p->mode == PROGRESS_JSON)
 			tell_json(p);
@@ -277,7 +267,7 @@ struct progress *progress_start(const struct cli_common *common, struct err *err
 		return NULL;
 	}
 	p->mode = mode_of(common);
-	p->stage = p->told_stage = "prepare";
+	p->stage = "prepare";
 	pthread_mutex_init(&p->mutex, NULL);
 	thread_cond_init(&p->changed);
 	if (p->mode == PROGRESS_NONE)
@@ -296,8 +286,13 @@ struct progress *progress_start(const struct cli_common *common, struct err *err
 void progress_stage(struct progress *p, const char *stage)
 {
 	WITH_LOCK(&p->mutex);
+	if (strcmp(p->stage, stage) == 0)
+		return;
 	p->stage = stage;
-	pthread_cond_signal(&p->changed);
+	if (p->mode == PROGRESS_JSON)
+		tell_stage_json(p);
+	else if (p->mode == PROGRESS_BAR)
+		draw_bar(p, false);
 }
 
 int progress_add_disk(struct progress *p, const char *key, uint64_t size_bytes,
@@ -317,10 +312,7 @@ int progress_add_disk(struct progress *p, const char *key, uint64_t size_bytes,
 
 static void tell_end(struct progress *p, const struct err *err)
 {
-	bool new_stage = p->stage != p->told_stage;
 	if (p->mode == PROGRESS_JSON) {
-		if (new_stage)
-			tell_stage_json(p);
 		tell_end_json(p, err);
 	} else if (p->mode == PROGRESS_BAR) {
 		draw_bar(p, true);

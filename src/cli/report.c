@@ -49,7 +49,7 @@ int cli_print_json(json_t *object, struct err *err)
 {
 	if (!object)
 		return err_errno(err, ENOMEM, "cannot make the JSON report");
-	int rc = json_dumpf(object, stdout, JSON_COMPACT);
+	int rc = json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
 	json_decref(object);
 	if (rc < 0 || fputc('\n', stdout) == EOF)
 		return err_errno(err, errno, "cannot write to standard output");

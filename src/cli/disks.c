@@ -1,0 +1,117 @@
+/* Several disks; see disks.h. */
+#include "disks.h"
+
+#include <string.h>
+
+/* All copies' buffers together; each gets its part. */
+#define BUFFER_BYTES (32 * MIB)
+
+void disks_split_key(const char *text, char key[REPOSITORY_KEY_BYTES], const char **rest)
+{
+	size_t length = strcspn(text, "=:");
+	key[0] = '\0';
+	*rest = text;
+	/* A key that is too long, or holds other characters, is cut here and
+	 * refused by its check later. */
+	if (text[length] != '=')
+		return;
+	snprintf(key, REPOSITORY_KEY_BYTES, "%.*s", (int)min_size(length, REPOSITORY_KEY_BYTES - 1),
+		text);
+	*rest = text + length + 1;
+}
+
+struct repository *disks_open_repository(
+	const char *repo, enum repository_mode mode, struct err *err)
+{
+	if (!repo) {
+		err_set(err, ERR_USAGE, "which repository? (--repo DIR)");
+		return NULL;
+	}
+	if (strncmp(repo, "http://", 7) == 0 || strncmp(repo, "https://", 8) == 0) {
+		err_set(err, ERR_UNSUPPORTED, "--repo %s: this build knows folders alone, no hubs",
+			repo);
+		return NULL;
+	}
+	return repository_open(repo, mode, err);
+}
+
+/* --- copying several at once --------------------------------------------------- */
+
+struct crew {
+	struct disks_copy *copies;
+	size_t nr_copies;
+	unsigned nr_workers;
+	uint64_t rate_bytes_per_s;
+	struct cancel *cancel;
+	pthread_mutex_t mutex; /* over what follows */
+	size_t next;
+	struct err first; /* the error that ended it */
+};
+
+static int copy_one(struct crew *crew, struct disks_copy *copy, struct err *err)
+{
+	struct copy_options options = {
+		.memory_bytes = BUFFER_BYTES / crew->nr_workers,
+		.rate_bytes_per_s = crew->rate_bytes_per_s,
+		.digest_key = copy->digest_key,
+		.sink = copy->sink,
+		.progress = &copy->figures,
+		.cancel = crew->cancel,
+	};
+	if (copy_run(copy->source, copy->target, &options, err) < 0)
+		return copy->label ? err_context(err, "%s", copy->label) : -1;
+	return 0;
+}
+
+static struct disks_copy *take_next(struct crew *crew)
+{
+	WITH_LOCK(&crew->mutex);
+	if (crew->first.code != ERR_NONE || crew->next == crew->nr_copies)
+		return NULL;
+	return &crew->copies[crew->next++];
+}
+
+static void *work(void *arg)
+{
+	struct crew *crew = arg;
+	struct disks_copy *copy;
+	while ((copy = take_next(crew))) {
+		struct err err = ERR_INIT;
+		if (copy_one(crew, copy, &err) == 0)
+			continue;
+		WITH_LOCK(&crew->mutex);
+		if (crew->first.code == ERR_NONE)
+			crew->first = err;
+		/* After the error is kept: those who stop now say only "cancelled". */
+		cancel_request(crew->cancel);
+	}
+	return NULL;
+}
+
+int disks_copy(struct disks_copy *copies, size_t nr_copies, unsigned nr_parallel,
+	uint64_t rate_bytes_per_s, struct cancel *cancel, struct err *err)
+{
+	struct crew crew = {
+		.copies = copies,
+		.nr_copies = nr_copies,
+		.nr_workers = rate_bytes_per_s > 0 ? 1 : (unsigned)min_size(nr_parallel, nr_copies),
+		.rate_bytes_per_s = rate_bytes_per_s,
+		.cancel = cancel,
+		.mutex = PTHREAD_MUTEX_INITIALIZER,
+	};
+	pthread_t threads[64];
+	unsigned nr_threads = 0;
+	if (crew.nr_workers > ARRAY_LENGTH(threads))
+		crew.nr_workers = ARRAY_LENGTH(threads);
+	struct err start_err = ERR_INIT;
+	while (nr_threads < crew.nr_workers &&
+		thread_start(&threads[nr_threads], "disk", work, &crew, &start_err) == 0)
+		nr_threads++;
+	/* Fewer workers do the same job; none cannot. */
+	if (nr_threads == 0)
+		return err_copy(err, &start_err);
+	for (unsigned i = 0; i < nr_threads; i++)
+		pthread_join(threads[i], NULL);
+	pthread_mutex_destroy(&crew.mutex);
+	return crew.first.code == ERR_NONE ? 0 : err_copy(err, &crew.first);
+}

@@ -1,0 +1,19 @@
+/* source: what a command reads a disk from. */
+#ifndef SENDENSE_CLI_SOURCE_H
+#define SENDENSE_CLI_SOURCE_H
+
+#include "cli.h"
+#include "locator.h"
+
+#define ALLOW_BACKING_ROW(values, member)                                                         \
+	{                                                                                         \
+		.name = "allow-backing", .kind = OPTION_LIST, .offset = offsetof(values, member), \
+		.argument = "DIR", .words = WORDS_FOLDER,                                         \
+		.help = "follow backing files of a QCOW2 image below this folder too"             \
+	}
+
+/* Opens it read-only, or for writing too.  allow_backing: folders as given. */
+struct block *source_open(const char *name, bool read_only, const struct option_list *allow_backing,
+	struct cancel *cancel, struct err *err);
+
+#endif
