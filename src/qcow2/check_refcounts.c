@@ -13,11 +13,11 @@ uint64_t qcow2_check_refcounts_block(const struct check *c, uint64_t index)
 {
 	if (index >= c->nr_refcount_table)
 		return 0;
-	uint64_t entry = c->refcount_table[index];
-	if ((entry & (c->header.cluster_bytes - 1)) != 0 ||
-		entry >> c->header.cluster_bits >= c->nr_clusters)
+	uint64_t offset = c->refcount_table[index] & QCOW2_REFCOUNT_OFFSET_MASK;
+	if ((offset & (c->header.cluster_bytes - 1)) != 0 ||
+		offset >> c->header.cluster_bits >= c->nr_clusters)
 		return 0;
-	return entry;
+	return offset;
 }
 
 uint64_t qcow2_check_refcounts_next(const struct check *c, uint64_t from)

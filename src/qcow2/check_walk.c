@@ -95,10 +95,12 @@ static bool refer(struct check *c, uint64_t offset, uint64_t length, unsigned us
 static uint64_t mind_copied(
 	struct check *c, uint64_t entry, uint64_t offset, uint64_t times, const char *what)
 {
-	uint64_t i = (offset >> c->header.cluster_bits) - c->first;
-	if (i >= c->nr_window)
+	uint64_t cluster = offset >> c->header.cluster_bits, i = cluster - c->first;
+	/* What lies beyond the end has no refcount; it is reported, and left. */
+	bool beyond = cluster > c->nr_clusters;
+	if (beyond ? !telling(c) : i >= c->nr_window)
 		return entry;
-	bool once = c->state[i] & CHECK_ONCE;
+	bool once = !beyond && c->state[i] & CHECK_ONCE;
 	if (once == !!(entry & QCOW2_COPIED))
 		return entry;
 	if (c->pass == CHECK_PASS_LOOK) {
@@ -107,7 +109,7 @@ static uint64_t mind_copied(
 			what, offset, once ? "not set" : "set", once ? "1" : "not 1");
 		return entry;
 	}
-	if (once && !c->set_copied)
+	if (beyond || (once && !c->set_copied))
 		return entry;
 	return entry ^ QCOW2_COPIED;
 }
@@ -300,9 +302,10 @@ static uint64_t walk_l1_entry(struct check *c, uint64_t entry)
 		qcow2_check_broken(c, 1,
 			"L2 table at host offset %" PRIu64 " is not aligned to a cluster", offset);
 	bool inside = refer(c, offset, c->header.cluster_bytes, CHECK_USE_L2, 1, "L2 table");
-	if (!inside || !aligned || offset == 0)
+	if (offset == 0)
 		return entry;
-	c->batch[c->nr_batch++] = offset;
+	if (inside && aligned)
+		c->batch[c->nr_batch++] = offset;
 	return minding_flags(c) ? mind_copied(c, entry, offset, 1, "L2 table") : entry;
 }
 
@@ -416,21 +419,23 @@ static int walk_bitmaps(struct check *c, struct err *err)
 	return 0;
 }
 
+/* As QEMU has it, an entry with reserved bits is read through, but is no use of
+ * the block. */
 static void walk_refcount_blocks(struct check *c)
 {
 	for (uint64_t i = 0; i < c->nr_refcount_table; i++) {
 		uint64_t entry = c->refcount_table[i];
-		uint64_t offset = entry & QCOW2_REFCOUNT_OFFSET_MASK;
+		uint64_t offset = qcow2_check_refcounts_block(c, i);
 		if (entry == 0)
 			continue;
-		if (qcow2_check_refcounts_block(c, i)) {
+		if (entry == offset) {
 			count(c, offset >> c->header.cluster_bits, CHECK_USE_REFBLOCK, 1);
 		} else if (telling(c)) {
 			c->damaged_table = true;
 			qcow2_check_broken(c, 1,
 				"refcount table: entry %" PRIu64 " (%#" PRIx64 ") %s", i, entry,
 				entry & REFCOUNT_RESERVED ? "has reserved bits set"
-				: offset & (c->header.cluster_bytes - 1)
+				: entry & (c->header.cluster_bytes - 1)
 					? "is not aligned to a cluster"
 					: "lies beyond the end of the file");
 		}
