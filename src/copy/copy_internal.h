@@ -143,8 +143,8 @@ struct journal {
 
 /* May one more new item be started?  One that comes from here always may. */
 bool journal_has_room(const struct journal *journal);
-/* That item is written. */
-void journal_add(struct journal *journal, const struct copy_item *item);
+/* That item is written; or parts of it before a loss and parts after. */
+void journal_add(struct journal *journal, const struct copy_item *item, bool lost);
 /* So much is written that a flush is due. */
 bool journal_wants_flush(const struct journal *journal);
 /* A flush is sent: what is in now is safe once it is answered ... */

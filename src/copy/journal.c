@@ -20,11 +20,15 @@ bool journal_has_room(const struct journal *journal)
 	return journal->nr + journal->nr_lost + COPY_SLOTS_MAX < JOURNAL_ENTRIES_MAX;
 }
 
-void journal_add(struct journal *journal, const struct copy_item *item)
+void journal_add(struct journal *journal, const struct copy_item *item, bool lost)
 {
-	assert(journal->nr < JOURNAL_ENTRIES_MAX);
-	journal->entries[journal->nr++] =
-		(struct journal_entry){item->offset, item->length, item->zero};
+	struct journal_entry entry = {item->offset, item->length, item->zero};
+	assert(journal->nr + journal->nr_lost < JOURNAL_ENTRIES_MAX);
+	if (lost) {
+		journal->lost[journal->nr_lost++] = entry;
+		return;
+	}
+	journal->entries[journal->nr++] = entry;
 	if (!item->zero)
 		journal->bytes += item->length;
 }

@@ -29,6 +29,7 @@ struct slot {
 	unsigned next_span; /* reading: spans asked for */
 	uint64_t written; /* writing: asked for or skipped, up to here */
 	uint64_t zero_bytes; /* found in it */
+	unsigned losses;     /* the target lane's, when writing began */
 	unsigned nr_pending;
 	unsigned free_requests; /* bits */
 	struct block_io requests[SLOT_REQUESTS];
@@ -134,7 +135,7 @@ static void finish(struct engine *e, struct slot *slot)
 		add(&e->run->progress->zeros_skipped, slot->zero_bytes);
 	}
 	if (e->journal)
-		journal_add(e->journal, &slot->item);
+		journal_add(e->journal, &slot->item, slot->losses != e->losses);
 	slot->next_free = e->free_slots;
 	e->free_slots = slot;
 	e->nr_busy--;
@@ -158,6 +159,7 @@ static int tell_digests(struct engine *e, struct slot *slot)
 static int begin_writing(struct engine *e, struct slot *slot)
 {
 	slot->writing = true;
+	slot->losses = e->losses;
 	if (!slot->item.zero) {
 		piece_examine(&e->run->pieces, &slot->item, slot->buffer, &slot->piece);
 		slot->examined = true;
