@@ -14,10 +14,21 @@
 #include <pthread.h>
 #include <string.h>
 #include <xxhash.h>
+#ifdef HAVE_XXH_DISPATCH
+#include <xxh_x86dispatch.h>
+#endif
 
 #define NR_LEVELS 64
 
 _Static_assert(DIGEST_SECRET_BYTES >= XXH3_SECRET_SIZE_MIN, "XXH3 needs a longer secret");
+
+/* The library's plain functions are built for the oldest processors; these take
+ * AVX2 or AVX-512 where there is one (four times as fast), with the same result. */
+#ifdef HAVE_XXH_DISPATCH
+#define xxh3_128 XXH3_128bits_withSecret_dispatch
+#else
+#define xxh3_128 XXH3_128bits_withSecret
+#endif
 
 static uint8_t zero_nodes[NR_LEVELS][DIGEST_ROOT_BYTES];
 static pthread_once_t zero_nodes_once = PTHREAD_ONCE_INIT;
@@ -81,23 +92,14 @@ bool digest_algorithm_parse(const char *name, enum digest_algorithm *algorithm)
 
 bool digest_is_zero(const void *bytes, size_t length)
 {
+	static const uint8_t zeros[64];
 	const uint8_t *at = bytes;
-	/* Most data shows itself in the first bytes; after that, whole blocks are
-	 * or-ed together so that the compiler uses the widest registers it may. */
-	while (length >= 256) {
-		uint64_t words[32], any = 0;
-		memcpy(words, at, sizeof words);
-		for (unsigned i = 0; i < 32; i++)
-			any |= words[i];
-		if (any)
-			return false;
-		at += sizeof words;
-		length -= sizeof words;
-	}
-	uint8_t any = 0;
-	while (length-- > 0)
-		any |= *at++;
-	return any == 0;
+	/* Most data shows itself in the first bytes.  After that, zeros are what
+	 * equals itself one step further on: memcmp() has the widest registers. */
+	if (length <= sizeof zeros)
+		return memcmp(at, zeros, length) == 0;
+	return memcmp(at, zeros, sizeof zeros) == 0 &&
+	       memcmp(at, at + sizeof zeros, length - sizeof zeros) == 0;
 }
 
 void digest_leaf(const struct digest_key *key, const void *chunk, size_t length, uint8_t *leaf)
@@ -107,8 +109,7 @@ void digest_leaf(const struct digest_key *key, const void *chunk, size_t length,
 		digest_sha256(chunk, length, leaf);
 		return;
 	}
-	XXH128_hash_t hash =
-		XXH3_128bits_withSecret(chunk, length, key->secret, DIGEST_SECRET_BYTES);
+	XXH128_hash_t hash = xxh3_128(chunk, length, key->secret, DIGEST_SECRET_BYTES);
 	XXH128_canonical_t canonical;
 	XXH128_canonicalFromHash(&canonical, hash);
 	memcpy(leaf, canonical.digest, 16);
@@ -145,8 +146,8 @@ bool digest_unhex(const char *text, uint8_t *bytes, size_t length)
 	return text[2 * length] == '\0';
 }
 
-void digest_tree_init(struct digest_tree *tree, enum digest_algorithm algorithm,
-	uint64_t size_bytes)
+void digest_tree_init(
+	struct digest_tree *tree, enum digest_algorithm algorithm, uint64_t size_bytes)
 {
 	pthread_once(&zero_nodes_once, make_zero_nodes);
 	memset(tree, 0, sizeof *tree);
