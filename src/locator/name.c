@@ -113,13 +113,26 @@ bool locator_same_file(const struct stat *a, const struct stat *b)
 	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
+/* The file behind a name: of a local disk the file or device, of an NBD server
+ * on a Unix socket that socket.  False for others. */
+static bool stat_name(const char *name, struct stat *st)
+{
+	const char *path = locator_path(name);
+	if (path)
+		return stat(path, st) == 0;
+	const char *socket = strstr(name, "?socket=");
+	return starts_with(name, "nbd+unix://") && socket &&
+	       stat(socket + strlen("?socket="), st) == 0;
+}
+
 bool locator_same(const char *a, const char *b)
 {
 	if (strcmp(a, b) == 0)
 		return true;
-	const char *path_a = locator_path(a), *path_b = locator_path(b);
 	struct stat st_a, st_b;
-	if (!path_a || !path_b || stat(path_a, &st_a) < 0 || stat(path_b, &st_b) < 0)
+	if (!stat_name(a, &st_a) || !stat_name(b, &st_b) || !locator_same_file(&st_a, &st_b))
 		return false;
-	return locator_same_file(&st_a, &st_b);
+	/* One server may have many exports. */
+	size_t length = strcspn(a, "?");
+	return !S_ISSOCK(st_a.st_mode) || (length == strcspn(b, "?") && strncmp(a, b, length) == 0);
 }
