@@ -1,0 +1,155 @@
+/* Listing: VMs and restore points, one manifest in memory at a time. */
+#include "repository_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* A folder whose name was shortened tells its VM's name in a manifest. */
+static bool name_from_manifest(
+	struct repository *repo, const char *folder, char vm[REPOSITORY_VM_BYTES])
+{
+	char path[NAME_PATH_BYTES], encoded[NAME_FOLDER_BYTES];
+	struct path_names points;
+	bool found = false;
+	snprintf(path, sizeof path, "vms/%.200s/points", folder);
+	if (path_names(repo->dir_fd, path, &points, NULL) < 0)
+		return false;
+	for (size_t i = 0; i < points.nr && !found; i++) {
+		snprintf(path, sizeof path, "vms/%.200s/points/%.100s/manifest.json", folder,
+			points.name[i]);
+		json_t *manifest = record_load(repo->dir_fd, path, NULL);
+		const char *name = json_string_value(
+			json_object_get(json_object_get(manifest, "facts"), "vm"));
+		if (name && repository_name_check_vm(name, NULL) == 0) {
+			name_folder(name, encoded);
+			found = strcmp(encoded, folder) == 0;
+		}
+		if (found)
+			snprintf(vm, REPOSITORY_VM_BYTES, "%s", name);
+		json_decref(manifest);
+	}
+	path_names_free(&points);
+	return found;
+}
+
+bool list_vm_of_folder(struct repository *repo, const char *folder, char vm[REPOSITORY_VM_BYTES])
+{
+	return name_unfolder(folder, vm) || name_from_manifest(repo, folder, vm);
+}
+
+int repository_list_vms(
+	struct repository *repo, repository_vm_callback *callback, void *context, struct err *err)
+{
+	struct path_names folders;
+	if (path_names(repo->dir_fd, "vms", &folders, err) < 0)
+		return -1;
+	int rc = 0;
+	for (size_t i = 0; i < folders.nr && rc == 0; i++) {
+		char vm[REPOSITORY_VM_BYTES];
+		if (list_vm_of_folder(repo, folders.name[i], vm))
+			rc = callback(context, vm);
+	}
+	path_names_free(&folders);
+	return 0;
+}
+
+int list_points(struct repository *repo, const char *vm, struct path_names *points, struct err *err)
+{
+	char path[NAME_PATH_BYTES], folder[NAME_PATH_BYTES];
+	memset(points, 0, sizeof *points);
+	if (repository_name_check_vm(vm, err) < 0)
+		return -1;
+	path_vm(vm, folder);
+	if (!path_exists(repo->dir_fd, folder)) {
+		err_set(err, ERR_NOT_FOUND, "repository %s has no VM \"%s\"", repo->info.path, vm);
+		return strchr(vm, '@')
+			       ? err_hint(err, "a restore point is named VM@POINT, with the "
+					       "point's whole id as sendense ls shows it")
+			       : -1;
+	}
+	path_point(vm, "", "", path);
+	if (!path_exists(repo->dir_fd, path))
+		return 0;
+	struct path_names all;
+	if (path_names(repo->dir_fd, path, &all, err) < 0)
+		return -1;
+	/* A folder without a manifest is a restore point that is being made, or
+	 * whose making failed. */
+	size_t kept = 0;
+	for (size_t i = 0; i < all.nr; i++) {
+		char manifest[NAME_PATH_BYTES];
+		bool listed = repository_name_is_point(all.name[i]);
+		if (listed) {
+			path_point(vm, all.name[i], "manifest.json", manifest);
+			listed = path_exists(repo->dir_fd, manifest);
+		}
+		if (listed)
+			all.name[kept++] = all.name[i];
+		else
+			free(all.name[i]);
+	}
+	all.nr = kept;
+	*points = all;
+	return 0;
+}
+
+int repository_list_points(struct repository *repo, const char *vm,
+	repository_point_callback *callback, void *context, struct err *err)
+{
+	struct path_names points;
+	if (list_points(repo, vm, &points, err) < 0)
+		return -1;
+	int rc = 0;
+	for (size_t i = 0; i < points.nr && rc == 0; i++) {
+		struct err why = ERR_INIT;
+		struct repository_point *point = manifest_load(repo, vm, points.name[i], &why);
+		if (!point) {
+			rc = err_copy(err, &why);
+			break;
+		}
+		/* Pruned while we were listing. */
+		if (why.code != ERR_NOT_FOUND)
+			rc = callback(context, point);
+		repository_point_free(point);
+	}
+	path_names_free(&points);
+	return rc < 0 ? -1 : 0;
+}
+
+struct repository_point *repository_point_load(
+	struct repository *repo, const char *vm, const char *id, struct err *err)
+{
+	char latest[REPOSITORY_POINT_BYTES], manifest[NAME_PATH_BYTES];
+	if (!id || !id[0]) {
+		struct path_names points;
+		if (list_points(repo, vm, &points, err) < 0)
+			return NULL;
+		if (points.nr == 0) {
+			path_names_free(&points);
+			err_set(err, ERR_NOT_FOUND, "VM \"%s\" has no restore point", vm);
+			return NULL;
+		}
+		snprintf(latest, sizeof latest, "%s", points.name[points.nr - 1]);
+		path_names_free(&points);
+		id = latest;
+	} else if (repository_name_check_vm(vm, err) < 0) {
+		return NULL;
+	}
+	if (repository_name_is_point(id))
+		path_point(vm, id, "manifest.json", manifest);
+	if (!repository_name_is_point(id) || !path_exists(repo->dir_fd, manifest)) {
+		char shown[64];
+		name_printable(id, shown, sizeof shown);
+		err_set(err, ERR_NOT_FOUND, "VM \"%s\" has no restore point %s", vm, shown);
+		return NULL;
+	}
+	struct err why = ERR_INIT;
+	struct repository_point *point = manifest_load(repo, vm, id, &why);
+	if (point && !point->damage)
+		return point;
+	repository_point_free(point);
+	err_copy(err, &why);
+	err_context(err, "restore point %s of VM \"%s\" cannot be used", id, vm);
+	err_hint(err, "sendense verify tells what else is damaged; sendense ls shows older points");
+	return NULL;
+}

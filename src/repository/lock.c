@@ -1,0 +1,435 @@
+/*
+ * Locks and leases: files in .locks that say who holds what.
+ *
+ *   absent ──link()──► held ──unlink()──► absent
+ *                       │ its owner is dead
+ *                       └──rename() over it──► held by another
+ *
+ * The content is complete before the name appears.  Taking, taking over and
+ * giving back happen under flock() on .locks/guard, which the kernel drops when
+ * its holder dies, so two takers never take over the same dead lock.  Where the
+ * guard does not reach (hosts whose flock() is local), link() still lets only one
+ * of two takers win an absent lock.
+ *
+ * An owner on another host is judged by its heartbeat: whoever finds such a lock
+ * writes down what it saw (NAME.seen-HOST) and refuses; when a later attempt finds
+ * the same heartbeat ten minutes on, by its own clock, the owner is dead.
+ */
+#include "repository_internal.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#define GUARD_TIMEOUT_MS 10000
+#define BEAT_MS 15000
+#define SILENT_S 600
+#define LOCK_FILE_BYTES 8192
+#define HEARTBEAT_DIGITS 20
+#define SEEN_BYTES (NAME_PATH_BYTES + 48)
+
+struct lock {
+	struct repository *repo;
+	struct lock *next;
+	struct lock_record record;
+	char name[NAME_PATH_BYTES]; /* relative to the repository */
+	int fd;
+	uint64_t heartbeat_at; /* where the digits stand in the file */
+	uint64_t heartbeat;
+};
+
+void lock_write_name(const char *vm, char name[NAME_PATH_BYTES])
+{
+	char folder[NAME_FOLDER_BYTES];
+	name_folder(vm, folder);
+	snprintf(name, NAME_PATH_BYTES, ".locks/%s.write", folder);
+}
+
+static void read_name(
+	const char *vm, const char *point, const char *job, char name[NAME_PATH_BYTES])
+{
+	char folder[NAME_FOLDER_BYTES];
+	name_folder(vm, folder);
+	snprintf(name, NAME_PATH_BYTES, ".locks/%s.%s.%s.read", folder, point, job);
+}
+
+int lock_guard(struct repository *repo, struct cancel *cancel, struct err *err)
+{
+	int fd = openat(repo->dir_fd, ".locks/guard", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_errno(
+			err, errno, "cannot open .locks/guard of repository %s", repo->info.path);
+	struct deadline until = deadline_after_ms(GUARD_TIMEOUT_MS);
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		int rc = 0;
+		if (errno == ENOLCK || errno == EOPNOTSUPP)
+			break; /* link() alone must do */
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			rc = err_errno(err, errno, "cannot lock .locks/guard of repository %s",
+				repo->info.path);
+		else if (deadline_passed(until))
+			rc = err_set(err, ERR_TIMEOUT,
+				"repository %s: another process has held .locks/guard for %d s",
+				repo->info.path, GUARD_TIMEOUT_MS / 1000);
+		else
+			rc = cancel_sleep(cancel, deadline_after_ms(5), err);
+		if (rc < 0) {
+			close(fd);
+			return -1;
+		}
+	}
+	return fd;
+}
+
+/* --- what stands in a lock file -------------------------------------------- */
+
+static char *lock_text(const struct lock_record *record, uint64_t *heartbeat_at)
+{
+	json_t *object = json_object();
+	int bad = owner_to_json(&record->owner, object);
+	bad |= json_object_set_new(object, "format", json_integer(REPOSITORY_FORMAT));
+	bad |= json_object_set_new(
+		object, "kind", json_string(record->kind == LOCK_WRITE ? "write" : "read"));
+	bad |= json_object_set_new(object, "vm", json_string(record->vm));
+	if (record->point[0])
+		bad |= json_object_set_new(object, "point", json_string(record->point));
+	bad |= json_object_set_new(object, "job", json_string(record->job));
+	bad |= json_object_set_new(object, "since", json_string(record->since));
+	char *AUTO_FREE head = bad ? NULL : record_canonical(object);
+	json_decref(object);
+	char *text = NULL;
+	if (!head)
+		return NULL;
+	int head_length = (int)strlen(head) - 1; /* without its closing brace */
+	if (asprintf(&text, "%.*s,\"heartbeat\":%*d}\n", head_length, head, HEARTBEAT_DIGITS, 0) <
+		0)
+		return NULL;
+	*heartbeat_at = strlen(text) - 2 - HEARTBEAT_DIGITS;
+	return text;
+}
+
+static int lock_load(
+	struct repository *repo, const char *name, struct lock_record *record, struct err *err)
+{
+	memset(record, 0, sizeof *record);
+	char *AUTO_FREE text = NULL;
+	size_t length;
+	if (file_load(repo->dir_fd, name, LOCK_FILE_BYTES, &text, &length, err) < 0)
+		return -1;
+	json_t *object = record_parse(text, length, name, err);
+	if (!object)
+		return -1;
+	int rc = -1;
+	const char *kind = record_string(object, "kind", name, err);
+	if (!kind || owner_from_json(&record->owner, object, name, err) < 0 ||
+		record_text_into(object, "vm", record->vm, sizeof record->vm, name, err) < 0 ||
+		record_text_into(object, "job", record->job, sizeof record->job, name, err) < 0 ||
+		record_text_into(object, "since", record->since, sizeof record->since, name, err) <
+			0 ||
+		record_u64(object, "heartbeat", &record->heartbeat, name, err) < 0)
+		goto out;
+	record->kind = strcmp(kind, "read") == 0 ? LOCK_READ : LOCK_WRITE;
+	if (record->kind == LOCK_READ && record_text_into(object, "point", record->point,
+						 sizeof record->point, name, err) < 0)
+		goto out;
+	rc = 0;
+out:
+	json_decref(object);
+	return rc;
+}
+
+/* --- whose heart beats elsewhere --------------------------------------------- */
+
+static void seen_name(const char *name, const struct owner *self, char seen[SEEN_BYTES])
+{
+	uint8_t hash[DIGEST_ROOT_BYTES];
+	char hex[33];
+	digest_sha256(self->host_id, strlen(self->host_id), hash);
+	digest_hex(hash, 16, hex);
+	snprintf(seen, SEEN_BYTES, "%s.seen-%s", name, hex);
+}
+
+static int64_t boot_seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return now.tv_sec;
+}
+
+/* True when this host saw the same heartbeat long enough ago; else writes down
+ * what it sees, unless it did so before. */
+static bool silent_for_long(
+	struct repository *repo, const char *name, const struct lock_record *record)
+{
+	struct owner self;
+	char seen[SEEN_BYTES];
+	if (owner_self(&self, NULL) < 0)
+		return false;
+	seen_name(name, &self, seen);
+	json_t *note = record_load(repo->dir_fd, seen, NULL);
+	const char *job = json_string_value(json_object_get(note, "job"));
+	const char *boot = json_string_value(json_object_get(note, "boot_id"));
+	bool same = job && boot && strcmp(job, record->job) == 0 &&
+		    strcmp(boot, self.boot_id) == 0 &&
+		    json_integer_value(json_object_get(note, "heartbeat")) ==
+			    (json_int_t)record->heartbeat;
+	int64_t since = json_integer_value(json_object_get(note, "at_s"));
+	json_decref(note);
+	if (same)
+		return boot_seconds() - since >= SILENT_S;
+	note = json_pack("{s:s, s:s, s:I, s:I}", "job", record->job, "boot_id", self.boot_id,
+		"heartbeat", (json_int_t)record->heartbeat, "at_s", (json_int_t)boot_seconds());
+	struct err err = ERR_INIT;
+	if (note && !repo->read_only && record_store(repo->dir_fd, seen, note, &err) < 0)
+		log_warning("%s", err.text);
+	json_decref(note);
+	return false;
+}
+
+static void forget_seen(struct repository *repo, const char *name)
+{
+	struct owner self;
+	char seen[SEEN_BYTES];
+	if (owner_self(&self, NULL) < 0)
+		return;
+	seen_name(name, &self, seen);
+	unlinkat(repo->dir_fd, seen, 0);
+}
+
+int lock_look(struct repository *repo, const char *name, struct lock_record *record, bool *alive,
+	struct err *err)
+{
+	if (lock_load(repo, name, record, err) < 0)
+		return -1;
+	switch (owner_state(&record->owner)) {
+	case OWNER_ALIVE:
+		*alive = true;
+		break;
+	case OWNER_DEAD:
+		*alive = false;
+		break;
+	case OWNER_ELSEWHERE:
+		*alive = !silent_for_long(repo, name, record);
+		break;
+	}
+	return 0;
+}
+
+/* --- the heartbeat ------------------------------------------------------------- */
+
+static void beat(struct lock *lock)
+{
+	char digits[HEARTBEAT_DIGITS + 1];
+	snprintf(digits, sizeof digits, "%*" PRIu64, HEARTBEAT_DIGITS, ++lock->heartbeat);
+	struct err err = ERR_INIT;
+	if (file_pwrite(lock->fd, digits, HEARTBEAT_DIGITS, lock->heartbeat_at, lock->name, &err) <
+		0)
+		log_warning("heartbeat of job %s: %s", lock->record.job, err.text);
+}
+
+static void *beat_main(void *arg)
+{
+	struct repository *repo = arg;
+	WITH_LOCK(&repo->locks_mutex);
+	struct deadline next = deadline_after_ms(BEAT_MS);
+	while (!repo->stopping) {
+		if (thread_cond_wait(&repo->locks_changed, &repo->locks_mutex, next))
+			continue;
+		for (struct lock *lock = repo->locks; lock; lock = lock->next)
+			beat(lock);
+		next = deadline_after_ms(BEAT_MS);
+	}
+	return NULL;
+}
+
+static int enter(struct repository *repo, struct lock *lock, struct err *err)
+{
+	WITH_LOCK(&repo->locks_mutex);
+	if (!repo->beating) {
+		if (thread_start(&repo->beater, "heartbeat", beat_main, repo, err) < 0)
+			return -1;
+		repo->beating = true;
+	}
+	lock->next = repo->locks;
+	repo->locks = lock;
+	return 0;
+}
+
+static void leave(struct repository *repo, struct lock *lock)
+{
+	WITH_LOCK(&repo->locks_mutex);
+	for (struct lock **at = &repo->locks; *at; at = &(*at)->next) {
+		if (*at == lock) {
+			*at = lock->next;
+			break;
+		}
+	}
+}
+
+/* --- taking and giving back ------------------------------------------------------ */
+
+/* What a taker that was killed left: made under the guard, which we hold. */
+static void sweep_new(struct repository *repo)
+{
+	int fd = openat(repo->dir_fd, ".locks", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *folder = fd < 0 ? NULL : fdopendir(fd);
+	if (!folder) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	for (const struct dirent *entry; (entry = readdir(folder));)
+		if (strncmp(entry->d_name, "new-", 4) == 0)
+			unlinkat(fd, entry->d_name, 0);
+	closedir(folder);
+}
+
+static int refuse(struct repository *repo, const struct lock_record *held, struct err *err)
+{
+	char stage[REPOSITORY_STAGE_BYTES] = "", path[NAME_PATH_BYTES];
+	if (name_is_job(held->job)) {
+		snprintf(path, sizeof path, ".incoming/%s/stage.json", held->job);
+		json_t *object = record_load(repo->dir_fd, path, NULL);
+		if (object)
+			record_text_into(object, "stage", stage, sizeof stage, path, NULL);
+		json_decref(object);
+	}
+	err_set(err, ERR_BUSY,
+		"VM \"%s\" is locked by job %s (pid %" PRId64 " on host %s, since %s%s%s)",
+		held->vm, held->job, held->owner.pid, held->owner.host, held->since,
+		stage[0] ? ", stage " : "", stage);
+	return err_hint(err, "wait for it, or end that process");
+}
+
+/* Puts the finished file into its place.  The guard is held. */
+static int place(struct lock *lock, const char *temporary, struct err *err)
+{
+	struct repository *repo = lock->repo;
+	for (int attempt = 0; attempt < 100; attempt++) {
+		if (linkat(repo->dir_fd, temporary, repo->dir_fd, lock->name, 0) == 0)
+			return 0;
+		if (errno != EEXIST)
+			return err_errno(err, errno, "cannot make %s", lock->name);
+		struct lock_record held;
+		struct err look_err = ERR_INIT;
+		bool alive = false;
+		if (lock_look(repo, lock->name, &held, &alive, &look_err) < 0) {
+			if (look_err.code == ERR_NOT_FOUND)
+				continue; /* given back meanwhile */
+			if (look_err.code != ERR_FORMAT)
+				return err_copy(err, &look_err);
+			/* It was synced before it had a name: what cannot be read now has
+			 * been damaged, and nobody can hold it. */
+			log_warning("%s: taken over", look_err.text);
+		} else if (alive) {
+			return refuse(repo, &held, err);
+		} else {
+			log_warning("%s of job %s is taken over: its owner (pid %" PRId64
+				    " on host %s) is dead",
+				lock->name, held.job, held.owner.pid, held.owner.host);
+		}
+		if (renameat(repo->dir_fd, temporary, repo->dir_fd, lock->name) < 0)
+			return err_errno(err, errno, "cannot take over %s", lock->name);
+		forget_seen(repo, lock->name);
+		return 0;
+	}
+	return err_set(err, ERR_BUSY, "%s changes too often to be taken", lock->name);
+}
+
+static int make(struct lock *lock, struct cancel *cancel, struct err *err)
+{
+	struct repository *repo = lock->repo;
+	char temporary[NAME_PATH_BYTES];
+	snprintf(temporary, sizeof temporary, ".locks/new-%s", lock->record.job);
+	char *AUTO_FREE text = lock_text(&lock->record, &lock->heartbeat_at);
+	if (!text)
+		return err_errno(err, ENOMEM, "cannot lock VM \"%s\"", lock->record.vm);
+	int AUTO_CLOSE guard = lock_guard(repo, cancel, err);
+	if (guard < 0)
+		return -1;
+	sweep_new(repo);
+	lock->fd = openat(
+		repo->dir_fd, temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (lock->fd < 0)
+		return err_errno(err, errno, "cannot make %s", temporary);
+	int rc = file_pwrite(lock->fd, text, strlen(text), 0, temporary, err);
+	if (rc == 0 && fsync(lock->fd) < 0)
+		rc = err_errno(err, errno, "cannot sync %s", temporary);
+	if (rc == 0)
+		rc = place(lock, temporary, err);
+	unlinkat(repo->dir_fd, temporary, 0);
+	return rc;
+}
+
+struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char *vm,
+	const char *point, const char *job, struct cancel *cancel, struct err *err)
+{
+	if (kind == LOCK_READ && repo->read_only)
+		return NULL;
+	struct lock *lock = calloc(1, sizeof *lock);
+	if (!lock) {
+		err_errno(err, ENOMEM, "cannot lock VM \"%s\"", vm);
+		return NULL;
+	}
+	lock->repo = repo;
+	lock->fd = -1;
+	lock->record.kind = kind;
+	snprintf(lock->record.vm, sizeof lock->record.vm, "%s", vm);
+	snprintf(lock->record.job, sizeof lock->record.job, "%s", job);
+	snprintf(lock->record.point, sizeof lock->record.point, "%s", point ? point : "");
+	name_now(lock->record.since);
+	if (kind == LOCK_WRITE)
+		lock_write_name(vm, lock->name);
+	else
+		read_name(vm, point, job, lock->name);
+	if (owner_self(&lock->record.owner, err) < 0 || make(lock, cancel, err) < 0)
+		goto fail;
+	if (enter(repo, lock, err) < 0) {
+		lock_release(lock);
+		return NULL;
+	}
+	return lock;
+fail:
+	if (lock->fd >= 0)
+		close(lock->fd);
+	free(lock);
+	return NULL;
+}
+
+int lock_still_ours(const struct lock *lock, struct err *err)
+{
+	struct stat in_place, ours;
+	if (fstat(lock->fd, &ours) == 0 &&
+		fstatat(lock->repo->dir_fd, lock->name, &in_place, AT_SYMLINK_NOFOLLOW) == 0 &&
+		ours.st_ino == in_place.st_ino && ours.st_dev == in_place.st_dev)
+		return 0;
+	return err_set(err, ERR_BUSY,
+		"job %s lost its lock on VM \"%s\": another job declared it dead and took over",
+		lock->record.job, lock->record.vm);
+}
+
+void lock_release(struct lock *lock)
+{
+	if (!lock)
+		return;
+	struct repository *repo = lock->repo;
+	leave(repo, lock);
+	struct err err = ERR_INIT;
+	/* Without the guard a taker could slip between look and unlink; that it is
+	 * held for so long is worse. */
+	int AUTO_CLOSE guard = lock_guard(repo, NULL, &err);
+	if (guard < 0)
+		log_warning("%s", err.text);
+	if (lock_still_ours(lock, &err) < 0)
+		log_warning("%s", err.text);
+	else if (unlinkat(repo->dir_fd, lock->name, 0) < 0)
+		log_warning("cannot remove %s: %m", lock->name);
+	close(lock->fd);
+	free(lock);
+}

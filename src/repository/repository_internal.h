@@ -1,0 +1,249 @@
+/* repository: what its files share.  Contracts as in repository.h. */
+#ifndef SENDENSE_REPOSITORY_INTERNAL_H
+#define SENDENSE_REPOSITORY_INTERNAL_H
+
+#include "repository.h"
+
+#include <jansson.h>
+#include <pthread.h>
+
+/* --- name.c --------------------------------------------------------------- */
+
+#define NAME_FOLDER_BYTES 164
+#define NAME_PATH_BYTES 512 /* any path below the repository */
+
+/* The VM's name as a folder's (valid names only). */
+void name_folder(const char *vm, char folder[NAME_FOLDER_BYTES]);
+/* The other way; false for shortened ones and for what we never write. */
+bool name_unfolder(const char *folder, char vm[REPOSITORY_VM_BYTES]);
+/* Copies text, bad UTF-8 and control characters as '?', cut at room. */
+void name_printable(const char *text, char *out, size_t room);
+bool name_is_job(const char *text);
+int name_make_point(int64_t unix_seconds, char point[REPOSITORY_POINT_BYTES], struct err *err);
+int name_make_job(int64_t unix_seconds, char job[REPOSITORY_JOB_BYTES], struct err *err);
+/* The time in a point's or job's id, or in a record's time; 0 when it has none. */
+int64_t name_seconds(const char *id);
+int64_t name_seconds_utc(const char *utc);
+void name_now(char utc[CLOCK_UTC_BYTES]);
+
+/* --- record.c ------------------------------------------------------------- */
+
+#define RECORD_BYTES_MOST (4 << 20)
+
+/* An object, or NULL.  The caller releases it with json_decref(). */
+json_t *record_parse(const char *text, size_t length, const char *name, struct err *err);
+json_t *record_load(int dir_fd, const char *path, struct err *err);
+/* Allocated; NULL when out of memory. */
+char *record_canonical(const json_t *value);
+/* As it is written to a file; not terminated, length counts. */
+char *record_text(const json_t *value, size_t *length, struct err *err);
+/* SHA-256 of the canonical form, without one of its fields if named. */
+int record_digest(
+	const json_t *value, const char *without, char hex[DIGEST_ROOT_HEX_BYTES], struct err *err);
+/* ERR_CORRUPT when holder's field is not the digest of value. */
+int record_check_digest(const json_t *value, const json_t *holder, const char *field,
+	const char *without, const char *name, struct err *err);
+/* Durable; mode 0600. */
+int record_store(int dir_fd, const char *path, const json_t *value, struct err *err);
+int record_check_format(const json_t *value, const char *name, struct err *err);
+int record_u64(
+	const json_t *object, const char *field, uint64_t *out, const char *name, struct err *err);
+/* Borrowed from the object. */
+const char *record_string(
+	const json_t *object, const char *field, const char *name, struct err *err);
+int record_text_into(const json_t *object, const char *field, char *out, size_t room,
+	const char *name, struct err *err);
+json_t *record_object(const json_t *object, const char *field, const char *name, struct err *err);
+/* A JSON text of what people gave us: see name_printable(). */
+json_t *record_printable(const char *text);
+
+/* --- repository.c --------------------------------------------------------- */
+
+struct lock;
+
+struct repository {
+	int dir_fd;
+	bool read_only;
+	struct repository_info info; /* the fixed part */
+	struct digest_key key;
+	atomic_uint nr_users; /* open backups and disks */
+
+	/* Locks that are held, for the heartbeat thread. */
+	pthread_mutex_t locks_mutex;
+	pthread_cond_t locks_changed;
+	struct lock *locks;
+	bool beating, stopping;
+	pthread_t beater;
+};
+
+int repository_free_bytes(
+	struct repository *repo, uint64_t *free_bytes, uint64_t *total_bytes, struct err *err);
+
+/* --- settings.c ----------------------------------------------------------- */
+
+int settings_check(const struct repository_settings *settings, struct err *err);
+json_t *settings_to_json(const struct repository_settings *settings);
+int settings_from_json(struct repository_settings *settings, const json_t *object, const char *name,
+	struct err *err);
+
+/* --- owner.c, lock.c ----------------------------------------------------------------- */
+
+/* Who runs a job; also stands in plans. */
+struct owner {
+	char host_id[65];
+	char host[256];
+	char boot_id[65];
+	uint64_t pid_namespace;
+	int64_t pid;
+	uint64_t pid_start;
+};
+
+enum owner_state { OWNER_ALIVE, OWNER_DEAD, OWNER_ELSEWHERE };
+
+int owner_self(struct owner *owner, struct err *err);
+int owner_to_json(const struct owner *owner, json_t *object);
+int owner_from_json(struct owner *owner, const json_t *object, const char *name, struct err *err);
+enum owner_state owner_state(const struct owner *owner);
+
+enum lock_kind { LOCK_WRITE, LOCK_READ };
+
+struct lock_record {
+	enum lock_kind kind;
+	char vm[REPOSITORY_VM_BYTES];
+	char point[REPOSITORY_POINT_BYTES]; /* "" for a write lock */
+	char job[REPOSITORY_JOB_BYTES];
+	char since[CLOCK_UTC_BYTES];
+	struct owner owner;
+	uint64_t heartbeat;
+};
+
+/*
+ * Takes a lock for job; a dead one's is taken over (logged).  ERR_BUSY names the
+ * holder.  A read lease on a read-only file system is NULL with err clear.
+ */
+struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char *vm,
+	const char *point, const char *job, struct cancel *cancel, struct err *err);
+/* 0 while the lock in place is ours; ERR_BUSY when it was taken over. */
+int lock_still_ours(const struct lock *lock, struct err *err);
+/* NULL is harmless. */
+void lock_release(struct lock *lock);
+
+/* Serialises taking and taking over, on one host at least: a descriptor to
+ * close, or -1 (ERR_TIMEOUT, ERR_CANCELLED). */
+int lock_guard(struct repository *repo, struct cancel *cancel, struct err *err);
+
+/* Reads a lock file; alive tells whether its owner lives, as far as one can know
+ * now (what another host holds counts as alive until it was seen not to move). */
+int lock_look(struct repository *repo, const char *name, struct lock_record *record, bool *alive,
+	struct err *err);
+/* The write lock's file name below .locks. */
+void lock_write_name(const char *vm, char name[NAME_PATH_BYTES]);
+
+/* --- path.c --------------------------------------------------------------- */
+
+/* Paths relative to the repository.  Empty file, point: the folder. */
+void path_vm(const char *vm, char path[NAME_PATH_BYTES]);
+void path_point(const char *vm, const char *point, const char *file, char path[NAME_PATH_BYTES]);
+void path_disk(const char *vm, const char *key, const char *point, const char *ending,
+	char path[NAME_PATH_BYTES]);
+
+/* The names in a folder, sorted. */
+struct path_names {
+	char **name;
+	size_t nr;
+};
+int path_names(int dir_fd, const char *path, struct path_names *names, struct err *err);
+void path_names_free(struct path_names *names);
+
+bool path_exists(int dir_fd, const char *path);
+bool path_has_suffix(const char *text, const char *suffix);
+
+/* --- pointslog.c ---------------------------------------------------------- */
+
+struct pointslog_event {
+	char point[REPOSITORY_POINT_BYTES];
+	bool committed, pruned;
+	unsigned line;
+	const char *damage; /* NULL, or why the line cannot be read */
+};
+
+/* Return 0 to go on, 1 to stop, -1 to fail. */
+typedef int pointslog_callback(void *context, const struct pointslog_event *event);
+
+/* A log that is not there has no lines. */
+int pointslog_read(struct repository *repo, const char *vm, pointslog_callback *callback,
+	void *context, struct err *err);
+/* Whether any line names the point. */
+int pointslog_has(
+	struct repository *repo, const char *vm, const char *point, bool *found, struct err *err);
+/* Under the VM's write lock.  Durable.  facts_sha256 may be NULL. */
+int pointslog_append(struct repository *repo, const char *vm, const char *event, const char *point,
+	const char *job, const char *facts_sha256, struct err *err);
+
+/* --- manifest.c ----------------------------------------------------------- */
+
+json_t *manifest_source_to_json(const struct repository_source *source);
+/* NULL only without memory.  A damaged one has point->damage, and err says it. */
+struct repository_point *manifest_load(
+	struct repository *repo, const char *vm, const char *id, struct err *err);
+const json_t *manifest_json(const struct repository_point *point);
+/* Takes both; gives the whole manifest and the digest of its facts. */
+json_t *manifest_seal(
+	json_t *facts, json_t *storage, char facts_sha256[DIGEST_ROOT_HEX_BYTES], struct err *err);
+/* Replaces fields of state.json, keeps the others.  Takes change. */
+int manifest_update_state(struct repository *repo, const char *vm, const char *point,
+	json_t *change, struct err *err);
+
+/* --- list.c --------------------------------------------------------------- */
+
+bool list_vm_of_folder(struct repository *repo, const char *folder, char vm[REPOSITORY_VM_BYTES]);
+/* The ids of a VM's restore points, by time. */
+int list_points(
+	struct repository *repo, const char *vm, struct path_names *points, struct err *err);
+
+/* --- plan.c --------------------------------------------------------------- */
+
+struct plan {
+	json_t *json;
+	char job[REPOSITORY_JOB_BYTES];
+	char vm[REPOSITORY_VM_BYTES];
+	char point[REPOSITORY_POINT_BYTES];
+	char started[CLOCK_UTC_BYTES];
+	char stage[REPOSITORY_STAGE_BYTES];
+	char stage_since[CLOCK_UTC_BYTES];
+	uint64_t keep_s;
+	struct owner owner;
+	bool alive, committed;
+	uint64_t stored_bytes;
+};
+
+/* Makes the job's folder with its plan, durably. */
+int plan_write(struct repository *repo, const char *job, const json_t *plan, struct cancel *cancel,
+	struct err *err);
+int plan_write_stage(struct repository *repo, const char *job, const char *stage,
+	uint64_t heartbeat, struct err *err);
+/* Reads and judges; ERR_NOT_FOUND when the job has none.  Every path in it was
+ * found to be the job's own. */
+int plan_load(struct repository *repo, const char *job, struct plan *plan, struct err *err);
+void plan_free(struct plan *plan);
+int64_t plan_keep_until(const struct plan *plan);
+/* A job's folder that holds no plan and nothing foreign. */
+bool plan_is_leftover(struct repository *repo, const char *job);
+
+/* All under the VM's write lock.  Remove what it lists; drop plan and folder;
+ * complete what had been committed, and drop. */
+int plan_remove_files(struct repository *repo, const struct plan *plan, struct err *err);
+int plan_drop(struct repository *repo, const char *job, struct err *err);
+int plan_finish(struct repository *repo, const struct plan *plan, struct err *err);
+
+struct clean {
+	enum repository_clean_what what;
+	const char *vm; /* NULL: all */
+	bool vm_is_locked; /* by the caller, who has no plan yet */
+	struct cancel *cancel;
+	unsigned nr_jobs;
+	uint64_t freed_bytes;
+};
+int plan_clean(struct repository *repo, struct clean *clean, struct err *err);
+
+#endif
