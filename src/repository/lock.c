@@ -433,3 +433,18 @@ void lock_release(struct lock *lock)
 	close(lock->fd);
 	free(lock);
 }
+
+int lock_remove_dead(struct repository *repo, const char *name, struct err *err)
+{
+	struct lock_record record;
+	bool alive;
+	int AUTO_CLOSE guard = lock_guard(repo, NULL, err);
+	if (guard < 0 || lock_look(repo, name, &record, &alive, err) < 0)
+		return -1;
+	if (alive)
+		return refuse(repo, &record, err);
+	if (unlinkat(repo->dir_fd, name, 0) < 0)
+		return err_errno(err, errno, "cannot remove %s", name);
+	forget_seen(repo, name);
+	return 0;
+}

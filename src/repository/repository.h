@@ -373,7 +373,7 @@ struct repository_finding {
 
 /* "damage", "missing", ... */
 const char *repository_finding_name(enum repository_finding_kind kind);
-/* DAMAGE and MISSING: what exit status 3 tells. */
+/* DAMAGE, MISSING and FOREIGN: what exit status 3 tells. */
 bool repository_finding_is_damage(enum repository_finding_kind kind);
 
 /* Called from one thread at a time; strings are the caller's for the call only. */
@@ -408,8 +408,7 @@ int repository_verify(struct repository *repo, const struct repository_verify_op
 	struct repository_verify_result *result, struct err *err);
 
 struct repository_check_options {
-	bool repair; /* clean dead jobs, drop dead locks, give back leaks in images that
-			no restore point lists; never anything else */
+	bool repair; /* clean dead jobs, drop dead locks; never anything else */
 	struct cancel *cancel;
 	repository_finding_callback *finding;
 	void *context;

@@ -136,7 +136,9 @@ int lock_guard(struct repository *repo, struct cancel *cancel, struct err *err);
  * now (what another host holds counts as alive until it was seen not to move). */
 int lock_look(struct repository *repo, const char *name, struct lock_record *record, bool *alive,
 	struct err *err);
-/* The write lock's file name below .locks. */
+/* Removes a lock whose owner is dead; ERR_BUSY when it lives. */
+int lock_remove_dead(struct repository *repo, const char *name, struct err *err);
+/* The write lock's file name, relative to the repository. */
 void lock_write_name(const char *vm, char name[NAME_PATH_BYTES]);
 
 /* --- path.c --------------------------------------------------------------- */

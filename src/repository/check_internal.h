@@ -1,0 +1,55 @@
+/* check: what structure check and verification share. */
+#ifndef SENDENSE_CHECK_INTERNAL_H
+#define SENDENSE_CHECK_INTERNAL_H
+
+#include "disk_internal.h"
+
+#include <errno.h>
+
+#define CHECK_NR_KINDS (REPOSITORY_FINDING_REPAIRED + 1)
+
+#define CHECK_REMEDY_DISK                                                                  \
+	"other disks of this point, and restore points that are not named here, restore; " \
+	"sendense serve still reads what is good of this disk. Make a new full backup "    \
+	"(sendense backup --mode full), or bring the file back from a copy of the repository"
+#define CHECK_REMEDY_SUMS                                                                          \
+	"without it this disk cannot be verified or restored by sendense; qemu-img convert still " \
+	"reads the image. Bring the file back from a copy of the repository, or make a new full "  \
+	"backup (sendense backup --mode full)"
+#define CHECK_REMEDY_MANIFEST                                                                    \
+	"its images can still be read with qemu-img; restore points that are not named here "    \
+	"restore. Bring the file back from a copy of the repository, or make a new full backup " \
+	"(sendense backup --mode full)"
+
+struct check_run {
+	struct repository *repo;
+	bool repair;
+	struct cancel *cancel;
+	repository_finding_callback *finding;
+	void *context;
+	unsigned points, images;
+	unsigned nr[CHECK_NR_KINDS];
+};
+
+struct check_vm {
+	struct check_run *run;
+	const char *name;
+	struct err *err;
+	bool failed;
+};
+
+/* Fills in the text (and an empty remedy), counts, and tells. */
+void check_report(struct check_run *run, struct repository_finding *finding, const char *format,
+	...) __attribute__((format(printf, 3, 4)));
+
+int check_was_pruned(struct repository *repo, const char *vm, const char *point, bool *pruned);
+
+/* points.log against the manifests that are there. */
+void check_log(struct check_run *run, const char *vm);
+
+/* One image's tables; findings are told, good says whether there was an error.
+ * -1 when it was cancelled. */
+int check_image(struct check_run *run, const struct repository_point *point,
+	const struct repository_disk_info *disk, bool *good, struct err *err);
+
+#endif

@@ -1,0 +1,548 @@
+/*
+ * Verification: every byte of every restore point against its digests.
+ *
+ * The points that were verified longest ago come first.  A disk is read in
+ * windows; when the time box ends, the place is kept in state.json and the next
+ * run goes on there, so that any disk is finished in the end, however short the
+ * boxes are.  What is wrong is gathered for a window and told as ranges.
+ *
+ * A copy of the engine (copy_scan) reads a window; when a read fails, the window
+ * is read again chunk by chunk, so that all of its damage is told and not the
+ * first alone.
+ */
+#include "check_internal.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define WINDOW_BYTES (16 * GIB)
+#define WRONG_MOST 4096u
+#define RANGES_MOST 64u /* told for each window */
+
+struct entry {
+	char vm[REPOSITORY_VM_BYTES];
+	char id[REPOSITORY_POINT_BYTES];
+	char verified_at[CLOCK_UTC_BYTES];
+};
+
+struct verify {
+	struct check_run run;
+	struct repository *repo;
+	const struct repository_verify_options *options;
+	struct repository_verify_result *result;
+	struct deadline until;
+	struct entry *entries;
+	size_t nr_entries, room;
+	struct err *err; /* of a listing that failed inside a callback */
+};
+
+/* --- a window of a disk as a block of its own ------------------------------------------- */
+
+struct window {
+	struct block block;
+	struct block *disk;
+	uint64_t start;
+};
+
+static int window_read(
+	struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err)
+{
+	const struct window *window = (struct window *)block;
+	return block_read(window->disk, buffer, length, window->start + offset, err);
+}
+
+static int window_extents(struct block *block, uint64_t offset, uint64_t length,
+	struct block_extent *extents, size_t max, size_t *nr_extents, struct err *err)
+{
+	const struct window *window = (struct window *)block;
+	return block_extents(
+		window->disk, window->start + offset, length, extents, max, nr_extents, err);
+}
+
+static int window_close(struct block *block, struct err *err)
+{
+	(void)err;
+	block_fini(block);
+	return 0;
+}
+
+static const struct block_driver window_driver = {
+	.name = "window", .read = window_read, .extents = window_extents, .close = window_close};
+
+/* --- comparing a window -------------------------------------------------------------------- */
+
+struct scan {
+	struct verify *verify;
+	const struct repository_point *point;
+	struct repository_disk *disk;
+	uint64_t start_chunk; /* of the window */
+	pthread_mutex_t mutex;
+	uint64_t *wrong; /* WRONG_MOST chunks of the disk */
+	size_t nr_wrong;
+	uint64_t nr_beyond; /* that did not fit */
+	bool damaged;
+};
+
+static void note_wrong(struct scan *scan, uint64_t chunk)
+{
+	WITH_LOCK(&scan->mutex);
+	if (scan->nr_wrong < WRONG_MOST)
+		scan->wrong[scan->nr_wrong++] = chunk;
+	else
+		scan->nr_beyond++;
+}
+
+static int scan_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
+	uint64_t zero_mask, struct err *err)
+{
+	struct scan *scan = context;
+	for (unsigned i = 0; i < nr; i++) {
+		bool matches;
+		uint64_t chunk = scan->start_chunk + first + i;
+		if (disk_match(scan->disk, chunk, zero_mask >> i & 1,
+			    leaves + i * DIGEST_LEAF_BYTES_MAX, &matches, err) < 0)
+			return -1;
+		if (!matches)
+			note_wrong(scan, chunk);
+	}
+	return 0;
+}
+
+static int scan_zeros(void *context, uint64_t first, uint64_t nr, struct err *err)
+{
+	struct scan *scan = context;
+	uint64_t chunk = scan->start_chunk + first, end = chunk + nr, wrong;
+	while (chunk < end) {
+		if (disk_match_zeros(scan->disk, chunk, end - chunk, &wrong, err) < 0)
+			return -1;
+		if (wrong == UINT64_MAX)
+			return 0;
+		note_wrong(scan, wrong);
+		chunk = wrong + 1;
+	}
+	return 0;
+}
+
+/* Chunk by chunk: what cannot be read is wrong. */
+static int scan_slowly(struct scan *scan, uint64_t nr_chunks, struct err *err)
+{
+	struct block *block = repository_disk_block(scan->disk);
+	uint64_t size_bytes = block_info(block)->size_bytes;
+	uint8_t *AUTO_FREE bytes = malloc(DIGEST_CHUNK_BYTES);
+	if (!bytes)
+		return err_errno(err, ENOMEM, "cannot verify");
+	for (uint64_t i = 0; i < nr_chunks; i++) {
+		uint64_t chunk = scan->start_chunk + i, offset = chunk * DIGEST_CHUNK_BYTES;
+		size_t length = (size_t)min_u64(DIGEST_CHUNK_BYTES, size_bytes - offset);
+		bool matches = false;
+		if (cancel_check(scan->verify->options->cancel, err) < 0)
+			return -1;
+		if (block_read(block, bytes, length, offset, NULL) == 0 &&
+			disk_match_bytes(scan->disk, chunk, bytes, length, &matches, err) < 0)
+			return -1;
+		if (!matches)
+			note_wrong(scan, chunk);
+	}
+	return 0;
+}
+
+static int by_number(const void *a, const void *b)
+{
+	uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+	return left < right ? -1 : left > right;
+}
+
+static void tell_range(struct scan *scan, uint64_t first, uint64_t nr)
+{
+	const struct repository_disk_info *info = repository_disk_info(scan->disk);
+	uint64_t offset = first * DIGEST_CHUNK_BYTES;
+	struct repository_finding finding = {.kind = REPOSITORY_FINDING_DAMAGE,
+		.vm = scan->point->vm,
+		.point = scan->point->id,
+		.key = info->key,
+		.file = info->image,
+		.guest_offset = offset,
+		.guest_length = min_u64(nr * DIGEST_CHUNK_BYTES, info->size_bytes - offset),
+		.remedy = CHECK_REMEDY_DISK};
+	check_report(&scan->verify->run, &finding,
+		"%" PRIu64 " bytes of the disk from offset %" PRIu64
+		" on are not what was backed up",
+		finding.guest_length, finding.guest_offset);
+}
+
+static void tell_wrong(struct scan *scan)
+{
+	if (scan->nr_wrong == 0)
+		return;
+	scan->damaged = true;
+	qsort(scan->wrong, scan->nr_wrong, sizeof *scan->wrong, by_number);
+	uint64_t first = scan->wrong[0], next = first + 1;
+	unsigned nr_ranges = 0;
+	for (size_t i = 1; i <= scan->nr_wrong; i++) {
+		if (i < scan->nr_wrong && scan->wrong[i] <= next) {
+			next = scan->wrong[i] + 1;
+			continue;
+		}
+		if (nr_ranges++ < RANGES_MOST)
+			tell_range(scan, first, next - first);
+		if (i < scan->nr_wrong) {
+			first = scan->wrong[i];
+			next = first + 1;
+		}
+	}
+	uint64_t more = nr_ranges > RANGES_MOST ? nr_ranges - RANGES_MOST : 0;
+	if (more + scan->nr_beyond > 0)
+		log_error("disk %s: at least %" PRIu64
+			  " more damaged ranges within the next 16 GiB are not listed",
+			repository_disk_info(scan->disk)->key, more + scan->nr_beyond);
+	scan->nr_wrong = 0;
+	scan->nr_beyond = 0;
+}
+
+static int scan_window(struct scan *scan, uint64_t start, uint64_t length, struct err *err)
+{
+	struct block *disk = repository_disk_block(scan->disk);
+	struct window window = {.disk = disk, .start = start};
+	const struct copy_chunk_sink sink = {
+		.context = scan, .chunks = scan_chunks, .zeros = scan_zeros};
+	const struct copy_options copy = {
+		.digest_key = repository_disk_digest_key(scan->disk),
+		.sink = &sink,
+		.progress = scan->verify->options->progress,
+		.cancel = scan->verify->options->cancel,
+	};
+	struct err why = ERR_INIT;
+	block_init(&window.block, &window_driver, strdup(block_label(disk)));
+	window.block.info = *block_info(disk);
+	window.block.info.size_bytes = length;
+	scan->start_chunk = start / DIGEST_CHUNK_BYTES;
+	int rc = copy_scan(&window.block, &copy, &why);
+	block_close(&window.block, NULL);
+	if (rc < 0 && why.code == ERR_CANCELLED)
+		return err_copy(err, &why);
+	if (rc < 0) {
+		log_warning("%s: reading chunk by chunk", why.text);
+		scan->nr_wrong = 0;
+		scan->nr_beyond = 0;
+		if (scan_slowly(scan, div_round_up(length, DIGEST_CHUNK_BYTES), err) < 0)
+			return -1;
+	}
+	tell_wrong(scan);
+	scan->verify->result->bytes_checked += length;
+	return 0;
+}
+
+/* --- one disk --------------------------------------------------------------------------------- */
+
+/* How far an earlier run came with a point. */
+struct place {
+	char key[REPOSITORY_KEY_BYTES]; /* "": at the beginning */
+	uint64_t offset;
+	bool damaged; /* something was found before it */
+};
+
+static bool time_is_up(const struct verify *verify)
+{
+	return verify->options->time_box_ms > 0 && deadline_passed(verify->until);
+}
+
+/* 0: done; 1: the time is up, place says where. */
+static int scan_disk(struct scan *scan, uint64_t from, struct place *place, struct err *err)
+{
+	const struct repository_disk_info *info = repository_disk_info(scan->disk);
+	for (uint64_t at = from; at < info->size_bytes; at += WINDOW_BYTES) {
+		/* Each run does one window at least, so that it gets anywhere. */
+		if (at != from && time_is_up(scan->verify)) {
+			snprintf(place->key, sizeof place->key, "%s", info->key);
+			place->offset = at;
+			return 1;
+		}
+		if (scan_window(scan, at, min_u64(WINDOW_BYTES, info->size_bytes - at), err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* Root and segments of the sums; the manifest's root decides. */
+static int verify_root(struct verify *verify, const struct repository_point *point,
+	struct repository_disk *disk, bool *good, struct err *err)
+{
+	const struct repository_disk_info *info = repository_disk_info(disk);
+	struct repository_finding finding = {.kind = REPOSITORY_FINDING_DAMAGE,
+		.vm = point->vm,
+		.point = point->id,
+		.key = info->key,
+		.file = info->sums,
+		.remedy = CHECK_REMEDY_SUMS};
+	uint8_t root[DIGEST_ROOT_BYTES];
+	char hex[DIGEST_ROOT_HEX_BYTES];
+	struct err why = ERR_INIT;
+	*good = false;
+	if (sums_reader_root(disk_sums(disk), verify->options->cancel, root, &why) < 0) {
+		if (why.code == ERR_CANCELLED)
+			return err_copy(err, &why);
+		check_report(&verify->run, &finding, "%s", why.text);
+		return 0;
+	}
+	digest_hex(root, sizeof root, hex);
+	*good = strcmp(hex, info->root_hex) == 0;
+	if (!*good)
+		check_report(&verify->run, &finding,
+			"the root digest of its checksums is not the one in the manifest");
+	return 0;
+}
+
+/* 0: done; 1: the time is up. */
+static int verify_disk(struct verify *verify, const struct repository_point *point,
+	const struct repository_disk_info *info, uint64_t from, struct place *place,
+	struct err *err)
+{
+	struct err why = ERR_INIT;
+	bool good = true;
+	if (from == 0 && check_image(&verify->run, point, info, &good, err) < 0)
+		return -1;
+	place->damaged |= !good;
+	struct repository_disk *disk =
+		repository_disk_open(verify->repo, point->vm, point->id, info->key, NULL, &why);
+	if (!disk) {
+		if (why.code == ERR_CANCELLED)
+			return err_copy(err, &why);
+		struct repository_finding finding = {.kind = why.code == ERR_NOT_FOUND
+								     ? REPOSITORY_FINDING_MISSING
+								     : REPOSITORY_FINDING_DAMAGE,
+			.vm = point->vm,
+			.point = point->id,
+			.key = info->key,
+			.remedy = CHECK_REMEDY_DISK};
+		check_report(&verify->run, &finding, "%s", why.text);
+		place->damaged = true;
+		return 0;
+	}
+	int rc = verify_root(verify, point, disk, &good, err);
+	place->damaged |= !good;
+	/* Leaves that are not the manifest's tell nothing about the data. */
+	if (rc == 0 && good) {
+		struct scan scan = {.verify = verify,
+			.point = point,
+			.disk = disk,
+			.wrong = malloc(WRONG_MOST * sizeof(uint64_t))};
+		pthread_mutex_init(&scan.mutex, NULL);
+		rc = scan.wrong ? scan_disk(&scan, from, place, err)
+				: err_errno(err, ENOMEM, "cannot verify");
+		place->damaged |= scan.damaged;
+		pthread_mutex_destroy(&scan.mutex);
+		free(scan.wrong);
+	}
+	repository_disk_close(disk);
+	return rc;
+}
+
+/* --- one point -------------------------------------------------------------------------------- */
+
+static void load_place(
+	struct repository *repo, const struct repository_point *point, struct place *place)
+{
+	char name[NAME_PATH_BYTES];
+	uint64_t offset = 0;
+	memset(place, 0, sizeof *place);
+	path_point(point->vm, point->id, "state.json", name);
+	json_t *state = record_load(repo->dir_fd, name, NULL);
+	const json_t *verifying = json_object_get(state, "verifying");
+	if (json_is_object(verifying) &&
+		record_text_into(verifying, "key", place->key, sizeof place->key, name, NULL) ==
+			0 &&
+		record_u64(verifying, "offset", &offset, name, NULL) == 0) {
+		place->offset = round_down(offset, DIGEST_CHUNK_BYTES);
+		place->damaged = json_is_true(json_object_get(verifying, "damaged"));
+	}
+	json_decref(state);
+}
+
+static void store_result(struct verify *verify, const struct repository_point *point,
+	const struct place *place, bool finished)
+{
+	char now[CLOCK_UTC_BYTES];
+	uint64_t nr_chunks = 0;
+	json_t *change;
+	struct err err = ERR_INIT;
+	if (verify->repo->read_only)
+		return;
+	name_now(now);
+	for (size_t i = 0; i < point->nr_disks; i++)
+		nr_chunks += div_round_up(point->disks[i].size_bytes, DIGEST_CHUNK_BYTES);
+	if (finished)
+		change = json_pack("{s:n, s:{s:s, s:s, s:I}}", "verifying", "verified", "at", now,
+			"result", place->damaged ? "damaged" : "good", "chunks",
+			(json_int_t)nr_chunks);
+	else
+		change = json_pack("{s:{s:s, s:s, s:I, s:b}}", "verifying", "since", now, "key",
+			place->key, "offset", (json_int_t)place->offset, "damaged", place->damaged);
+	if (manifest_update_state(verify->repo, point->vm, point->id, change, &err) < 0)
+		log_warning("the result of the verification is not recorded: %s", err.text);
+}
+
+/* 0: done; 1: the time is up. */
+static int verify_disks(struct verify *verify, const struct repository_point *point,
+	struct place *place, struct err *err)
+{
+	for (size_t i = 0; i < point->nr_disks; i++) {
+		const struct repository_disk_info *info = &point->disks[i];
+		int order = strcmp(info->key, place->key);
+		uint64_t from = 0;
+		if (place->key[0] && order < 0)
+			continue;
+		if (place->key[0] && order == 0)
+			from = place->offset;
+		int rc = verify_disk(verify, point, info, from, place, err);
+		if (rc != 0)
+			return rc;
+		if (i + 1 < point->nr_disks && time_is_up(verify)) {
+			snprintf(place->key, sizeof place->key, "%s", point->disks[i + 1].key);
+			place->offset = 0;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* 0: done; 1: the time is up. */
+static int verify_point(
+	struct verify *verify, const struct entry *entry, unsigned nr_left, struct err *err)
+{
+	struct err why = ERR_INIT;
+	struct repository_point *point = manifest_load(verify->repo, entry->vm, entry->id, &why);
+	if (!point)
+		return err_copy(err, &why);
+	int rc = 0;
+	struct place place;
+	if (why.code == ERR_NOT_FOUND) /* pruned meanwhile */
+		goto out;
+	if (point->damage) {
+		char path[NAME_PATH_BYTES];
+		path_point(point->vm, point->id, "manifest.json", path);
+		struct repository_finding finding = {.kind = REPOSITORY_FINDING_DAMAGE,
+			.vm = point->vm,
+			.point = point->id,
+			.file = path,
+			.remedy = CHECK_REMEDY_MANIFEST};
+		check_report(&verify->run, &finding, "%s", point->damage);
+		verify->result->points_damaged++;
+		goto out;
+	}
+	if (verify->options->begins)
+		verify->options->begins(verify->options->context, point, nr_left);
+	load_place(verify->repo, point, &place);
+	rc = verify_disks(verify, point, &place, err);
+	if (rc >= 0)
+		store_result(verify, point, &place, rc == 0);
+	if (rc == 0 && place.damaged)
+		verify->result->points_damaged++;
+	else if (rc == 0)
+		verify->result->points_good++;
+out:
+	repository_point_free(point);
+	return rc;
+}
+
+/* --- which points, in which order ----------------------------------------------------------------
+ */
+
+static int add_entry(void *context, const struct repository_point *point)
+{
+	struct verify *verify = context;
+	const char *only = verify->options->point;
+	if (only && only[0] && strcmp(only, point->id) != 0)
+		return 0;
+	if (verify->nr_entries == verify->room) {
+		size_t room = verify->room ? 2 * verify->room : 64;
+		struct entry *more = reallocarray(verify->entries, room, sizeof *more);
+		if (!more)
+			return err_errno(verify->err, ENOMEM, "cannot list restore points");
+		verify->entries = more;
+		verify->room = room;
+	}
+	struct entry *entry = &verify->entries[verify->nr_entries++];
+	memcpy(entry->vm, point->vm, sizeof entry->vm);
+	memcpy(entry->id, point->id, sizeof entry->id);
+	memcpy(entry->verified_at, point->verified_at, sizeof entry->verified_at);
+	return 0;
+}
+
+static int add_vm(void *context, const char *vm)
+{
+	struct verify *verify = context;
+	if (!verify->options->point || !verify->options->point[0])
+		check_log(&verify->run, vm);
+	struct err why = ERR_INIT;
+	if (repository_list_points(verify->repo, vm, add_entry, verify, &why) < 0) {
+		if (verify->err && verify->err->code == ERR_NONE)
+			err_copy(verify->err, &why);
+		return 1;
+	}
+	return 0;
+}
+
+/* Longest ago first; never is longest of all; of equals the newest first. */
+static int by_age(const void *a, const void *b)
+{
+	const struct entry *left = a, *right = b;
+	int order = strcmp(left->verified_at, right->verified_at);
+	return order ? order : strcmp(right->id, left->id);
+}
+
+static int find_points(struct verify *verify, struct err *err)
+{
+	const struct repository_verify_options *options = verify->options;
+	struct err why = ERR_INIT;
+	verify->err = &why;
+	if (options->vm) {
+		if (repository_name_check_vm(options->vm, err) < 0)
+			return -1;
+		add_vm(verify, options->vm);
+	} else if (repository_list_vms(verify->repo, add_vm, verify, err) < 0) {
+		return -1;
+	}
+	verify->err = NULL;
+	if (why.code != ERR_NONE)
+		return err_copy(err, &why);
+	if (options->point && options->point[0] && verify->nr_entries == 0)
+		return err_set(err, ERR_NOT_FOUND, "VM \"%s\" has no restore point %s", options->vm,
+			options->point);
+	if (verify->nr_entries)
+		qsort(verify->entries, verify->nr_entries, sizeof *verify->entries, by_age);
+	return 0;
+}
+
+int repository_verify(struct repository *repo, const struct repository_verify_options *options,
+	struct repository_verify_result *result, struct err *err)
+{
+	struct verify verify = {
+		.run = {.repo = repo,
+			.cancel = options->cancel,
+			.finding = options->finding,
+			.context = options->context},
+		.repo = repo,
+		.options = options,
+		.result = result,
+		.until = deadline_after_ms(options->time_box_ms),
+	};
+	assert(options->vm || !options->point || !options->point[0]);
+	memset(result, 0, sizeof *result);
+	int rc = find_points(&verify, err);
+	size_t done = 0;
+	while (rc == 0 && done < verify.nr_entries) {
+		if (done > 0 && time_is_up(&verify))
+			break;
+		rc = verify_point(
+			&verify, &verify.entries[done], (unsigned)(verify.nr_entries - done), err);
+		done += rc == 0;
+	}
+	result->points_left = (unsigned)(verify.nr_entries - done);
+	for (unsigned kind = 0; kind < CHECK_NR_KINDS; kind++)
+		if (repository_finding_is_damage(kind))
+			result->damages += verify.run.nr[kind];
+	free(verify.entries);
+	return rc < 0 ? -1 : 0;
+}
