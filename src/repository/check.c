@@ -324,65 +324,86 @@ static void check_folders(struct check_run *run, const char *vm)
 
 /* --- points, their images and sums ---------------------------------------------------------- */
 
-static int check_log_line(void *context, const struct pointslog_event *event)
+/* Restore points that the log tells of, to be compared when all of it was read. */
+struct log_points {
+	struct check_run *run;
+	const char *vm, *path;
+	char (*committed)[REPOSITORY_POINT_BYTES], (*pruned)[REPOSITORY_POINT_BYTES];
+	size_t nr_committed, nr_pruned;
+};
+
+static int add_point(char (**list)[REPOSITORY_POINT_BYTES], size_t *nr, const char *point)
 {
-	struct check_vm *vm = context;
-	char path[NAME_PATH_BYTES];
-	path_vm(vm->name, path);
-	strcat(path, "/points.log");
-	struct repository_finding finding = {.vm = vm->name, .file = path};
-	if (event->damage) {
-		finding.kind = REPOSITORY_FINDING_DAMAGE;
-		finding.remedy = "restore points are not harmed; what the line told is lost";
-		check_report(vm->run, &finding, "line %u cannot be read: %s", event->line,
-			event->damage);
-		return 0;
+	/* Doubled whenever the number is a power of two. */
+	if ((*nr & (*nr - 1)) == 0) {
+		void *more = reallocarray(*list, *nr ? 2 * *nr : 1, sizeof **list);
+		if (!more)
+			return -1;
+		*list = more;
 	}
-	if (!event->committed || has_manifest(vm->run->repo, vm->name, event->point))
-		return 0;
-	/* Pruned later?  A pruned point has a later line; the log is read again, which
-	 * happens for pruned and missing points alone. */
-	bool pruned = false;
-	if (check_was_pruned(vm->run->repo, vm->name, event->point, &pruned) == 0 && pruned)
-		return 0;
-	finding.kind = REPOSITORY_FINDING_MISSING;
-	finding.point = event->point;
-	finding.remedy = "it cannot be restored unless its manifest.json is brought back from a "
-			 "copy; restore points that are not named here are not harmed";
-	check_report(vm->run, &finding, "restore point %s was committed and has no manifest now",
-		event->point);
+	memcpy((*list)[(*nr)++], point, REPOSITORY_POINT_BYTES);
 	return 0;
 }
 
-struct pruned_search {
-	const char *point;
-	bool found;
-};
-
-static int find_pruned(void *context, const struct pointslog_event *event)
+static int take_log_line(void *context, const struct pointslog_event *event)
 {
-	struct pruned_search *search = context;
-	if (!event->damage && event->pruned && strcmp(event->point, search->point) == 0)
-		search->found = true;
-	return search->found;
+	struct log_points *points = context;
+	if (event->damage) {
+		struct repository_finding finding = {.kind = REPOSITORY_FINDING_DAMAGE,
+			.vm = points->vm,
+			.file = points->path,
+			.remedy = "restore points are not harmed; what the line told is lost"};
+		check_report(points->run, &finding, "line %u cannot be read: %s", event->line,
+			event->damage);
+		return 0;
+	}
+	if (event->committed)
+		return add_point(&points->committed, &points->nr_committed, event->point);
+	if (event->pruned)
+		return add_point(&points->pruned, &points->nr_pruned, event->point);
+	return 0;
 }
 
-int check_was_pruned(struct repository *repo, const char *vm, const char *point, bool *pruned)
+static int by_id(const void *a, const void *b)
 {
-	struct pruned_search search = {.point = point};
-	int rc = pointslog_read(repo, vm, find_pruned, &search, NULL);
-	*pruned = search.found;
-	return rc;
+	return memcmp(a, b, REPOSITORY_POINT_BYTES);
+}
+
+static void tell_missing(const struct log_points *points, const char *id)
+{
+	struct repository_finding finding = {.kind = REPOSITORY_FINDING_MISSING,
+		.vm = points->vm,
+		.point = id,
+		.file = points->path,
+		.remedy = "it cannot be restored unless its manifest.json is brought back from a "
+			  "copy; restore points that are not named here are not harmed"};
+	if (points->nr_pruned &&
+		bsearch(id, points->pruned, points->nr_pruned, sizeof *points->pruned, by_id))
+		return;
+	check_report(points->run, &finding,
+		"restore point %s was committed and has no manifest now", id);
 }
 
 void check_log(struct check_run *run, const char *vm)
 {
-	struct check_vm context = {.run = run, .name = vm};
+	char path[NAME_PATH_BYTES];
 	struct err err = ERR_INIT;
-	if (pointslog_read(run->repo, vm, check_log_line, &context, &err) < 0) {
-		struct repository_finding finding = {.kind = REPOSITORY_FINDING_DAMAGE, .vm = vm};
-		check_report(run, &finding, "%s", err.text);
+	path_vm(vm, path);
+	strcat(path, "/points.log");
+	struct log_points points = {.run = run, .vm = vm, .path = path};
+	if (pointslog_read(run->repo, vm, take_log_line, &points, &err) < 0) {
+		struct repository_finding finding = {
+			.kind = REPOSITORY_FINDING_DAMAGE, .vm = vm, .file = path};
+		check_report(
+			run, &finding, "%s", err.code == ERR_NONE ? "out of memory" : err.text);
 	}
+	if (points.nr_pruned)
+		qsort(points.pruned, points.nr_pruned, sizeof *points.pruned, by_id);
+	for (size_t i = 0; i < points.nr_committed; i++)
+		if (!has_manifest(run->repo, vm, points.committed[i]))
+			tell_missing(&points, points.committed[i]);
+	free(points.committed);
+	free(points.pruned);
 }
 
 struct image_findings {

@@ -42,8 +42,6 @@ struct check_vm {
 void check_report(struct check_run *run, struct repository_finding *finding, const char *format,
 	...) __attribute__((format(printf, 3, 4)));
 
-int check_was_pruned(struct repository *repo, const char *vm, const char *point, bool *pruned);
-
 /* points.log against the manifests that are there. */
 void check_log(struct check_run *run, const char *vm);
 
