@@ -30,7 +30,8 @@ static const struct {
 	{ERR_NO_MEMORY, "no-memory", ENOMEM},
 };
 
-static int set_text(struct err *err, enum err_code code, int errnum, const char *format, va_list ap)
+__attribute__((format(printf, 4, 0))) static int set_text(
+	struct err *err, enum err_code code, int errnum, const char *format, va_list ap)
 {
 	err->code = code;
 	err->sys_errno = errnum;

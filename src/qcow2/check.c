@@ -19,7 +19,7 @@
  *   4 look again        dirty and corrupt bits go when nothing is left
  *
  * With a broken reference in the file, what looks unused may be the data that it
- * stood for: nothing is lowered then, and no COPIED flag is set.
+ * stood for: nothing is lowered then, no COPIED flag is set, no refcount block is added.
  */
 #include "check_internal.h"
 
@@ -38,7 +38,8 @@
 
 /* --- findings ------------------------------------------------------------------ */
 
-static void tell(struct check *c, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static void tell(
+	struct check *c, const char *format, va_list ap)
 {
 	char text[256];
 	if (!c->finding || c->nr_told >= MAX_TOLD)
@@ -112,7 +113,6 @@ static int run_pass(struct check *c, enum check_pass pass, struct err *err)
 			.clusters_total =
 				div_round_up(c->header.size_bytes, c->header.cluster_bytes)};
 		c->nr_broken = 0;
-		c->damaged_table = false;
 	}
 	/* One cluster more than the file has: a reference may end in it. */
 	for (c->first = 0; c->first <= c->nr_clusters;) {

@@ -42,7 +42,6 @@ struct check {
 	uint64_t *refcount_table;
 	uint64_t nr_refcount_table;
 	uint64_t nr_clusters; /* of the file, the last perhaps cut short */
-	bool damaged_table; /* an entry of the refcount table is broken */
 
 	struct cancel *cancel;
 	qcow2_finding *finding; /* NULL: not told */

@@ -146,6 +146,7 @@ static int add_block(struct check *c, uint64_t index, struct err *err)
 		return -1;
 	c->refcount_table[index] = offset;
 	c->nr_clusters = cluster + 1;
+	c->header.file_bytes = c->nr_clusters * h->cluster_bytes;
 	return 0;
 }
 
@@ -175,9 +176,10 @@ static int compare_part(struct check *c, uint64_t i, uint64_t n, struct err *err
 	}
 	if (!changed)
 		return 0;
-	/* A broken table entry is not replaced: its block may still be somewhere. */
+	/* With a broken reference about, the block may still be somewhere, and the
+	 * new end of the file may be what is referred to. */
 	if (offset == 0)
-		return c->damaged_table ? 0 : add_block(c, index, err);
+		return c->nr_broken > 0 ? 0 : add_block(c, index, err);
 	return file_pwrite(c->fd, c->refblock, c->header.cluster_bytes, offset, c->name, err);
 }
 

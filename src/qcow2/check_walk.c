@@ -96,7 +96,8 @@ static uint64_t mind_copied(
 	struct check *c, uint64_t entry, uint64_t offset, uint64_t times, const char *what)
 {
 	uint64_t cluster = offset >> c->header.cluster_bits, i = cluster - c->first;
-	/* What lies beyond the end has no refcount; it is reported, and left. */
+	/* What lies beyond the end has no refcount, and was not counted: it is
+	 * reported, and left. */
 	bool beyond = cluster > c->nr_clusters;
 	if (beyond ? !telling(c) : i >= c->nr_window)
 		return entry;
@@ -109,7 +110,7 @@ static uint64_t mind_copied(
 			what, offset, once ? "not set" : "set", once ? "1" : "not 1");
 		return entry;
 	}
-	if (beyond || (once && !c->set_copied))
+	if (beyond || check_used(c, i) == 0 || (once && !c->set_copied))
 		return entry;
 	return entry ^ QCOW2_COPIED;
 }
@@ -431,7 +432,6 @@ static void walk_refcount_blocks(struct check *c)
 		if (entry == offset) {
 			count(c, offset >> c->header.cluster_bits, CHECK_USE_REFBLOCK, 1);
 		} else if (telling(c)) {
-			c->damaged_table = true;
 			qcow2_check_broken(c, 1,
 				"refcount table: entry %" PRIu64 " (%#" PRIx64 ") %s", i, entry,
 				entry & REFCOUNT_RESERVED ? "has reserved bits set"

@@ -1,0 +1,115 @@
+"""Makes seeds for the fuzz targets: seeds.py FOLDER, with a folder for each target.
+
+Images are small (clusters of 512 bytes and 4 KiB) and made by QEMU; the NBD
+client's bytes are put together here.  Dictionaries of magic numbers lie beside.
+"""
+
+import os
+import struct
+import subprocess
+import sys
+
+REQUEST_MAGIC, EXTENDED_MAGIC, OPTION_MAGIC = 0x25609513, 0x21E41C71, b"IHAVEOPT"
+
+
+def images(folder):
+    def run(*words):
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+    raw = os.path.join(folder, "raw")
+    with open(raw, "wb") as file:
+        file.write(b"compresses well " * 1024 + bytes(8192) + os.urandom(2048) + b"end" * 2000)
+    kinds = {
+        "plain": ["cluster_size=512"],
+        "old": ["compat=0.10,cluster_size=512"],
+        "lazy": ["lazy_refcounts=on,cluster_size=512"],
+        "narrow": ["refcount_bits=1,cluster_size=512"],
+        "wide": ["refcount_bits=64,cluster_size=512"],
+        "extended": ["extended_l2=on,cluster_size=16k"],
+        "larger": ["cluster_size=4k"],
+    }
+    for name, options in kinds.items():
+        path = os.path.join(folder, name)
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-o", *options, path, "256k")
+        run("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 3k", "-c", "write -z 4k 2k",
+            "-c", "write -P 2 40k 512", "-c", "discard 1k 512", path)
+        if name in ("plain", "larger"):
+            run("qemu-img", "snapshot", "-c", "s", path)
+            run("qemu-img", "bitmap", "--add", path, "b")
+            run("qemu-io", "-f", "qcow2", "-c", "write -P 3 512 1k", path)
+    for kind in ("zlib", "zstd"):
+        run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o",
+            f"compression_type={kind},cluster_size=4k", raw, os.path.join(folder, kind))
+    os.unlink(raw)
+
+
+def option(number, data=b""):
+    return OPTION_MAGIC + struct.pack(">II", number, len(data)) + data
+
+
+def named(name):
+    return struct.pack(">I", len(name)) + name
+
+
+def request(kind, offset=0, length=0, flags=0, data=b"", extended=False):
+    if extended:
+        return struct.pack(">IHHQQQ", EXTENDED_MAGIC, flags, kind, 7, offset, length) + data
+    return struct.pack(">IHHQQI", REQUEST_MAGIC, flags, kind, 7, offset, length) + data
+
+
+def requests(extended=False):
+    return b"".join((
+        request(0, 0, 4096, extended=extended), request(0, 100, 70000, 4, extended=extended),
+        request(1, 1, 5, 1, b"hello", extended), request(1, 60000, 3000, 0, bytes(3000), extended),
+        request(3, extended=extended), request(4, 512, 65536, extended=extended),
+        request(5, 0, 4096, extended=extended), request(6, 4096, 40000, 2, extended=extended),
+        request(6, 0, 1 << 17, 16, extended=extended), request(7, 0, 1 << 18, extended=extended),
+        request(7, 100, 1 << 17, 8, extended=extended), request(0, 1 << 18, 512, extended=extended),
+        request(2, extended=extended)))
+
+
+def clients(folder):
+    go = option(7, named(b"") + struct.pack(">HHHHH", 4, 0, 1, 2, 3))
+    context = option(10, named(b"") + struct.pack(">I", 1) + named(b"base:allocation"))
+    seeds = {
+        "old": struct.pack(">I", 1) + option(1) + requests(),
+        "nozeroes": struct.pack(">I", 3) + option(1, b"other") + requests(),
+        "go": struct.pack(">I", 3) + option(6, named(b"other") + b"\0\0") + go + requests(),
+        "structured": struct.pack(">I", 3) + option(8) + option(9, named(b"") + bytes(4))
+                      + context + go + requests(),
+        "extended": struct.pack(">I", 3) + option(11) + context + go + requests(True),
+        "list": struct.pack(">I", 3) + option(3) + option(99, b"what") + option(5) + option(2),
+        "abort": struct.pack(">I", 3) + option(7, named(b"none") + b"\0\0") + option(2),
+        "half": struct.pack(">I", 3) + go + request(1, 0, 1 << 16)[:20],
+        "huge": struct.pack(">I", 3) + go + request(1, 0, 0xFFFFFFFF, 0, bytes(1000)),
+    }
+    for name, data in seeds.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+
+
+def dictionary(path, words):
+    with open(path, "w", encoding="ascii") as file:
+        for word in words:
+            file.write('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n')
+
+
+def main():
+    folder = sys.argv[1]
+    for target, make in (("fuzz_qcow2_open", images), ("fuzz_nbd_server", clients)):
+        os.mkdir(os.path.join(folder, target))
+        make(os.path.join(folder, target))
+    dictionary(os.path.join(folder, "fuzz_qcow2_open.dict"), (
+        b"QFI\xfb", *(struct.pack(">I", magic) for magic in
+                      (0xE2792ACA, 0x6803F857, 0x23852875, 0x0537BE77, 0x44415441)),
+        *(struct.pack(">Q", 1 << bit) for bit in (0, 9, 12, 14, 62, 63)),
+        b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\x80" + bytes(7), b"qcow2", b"raw"))
+    dictionary(os.path.join(folder, "fuzz_nbd_server.dict"), (
+        OPTION_MAGIC, b"base:allocation", b"base:", b"other",
+        struct.pack(">I", REQUEST_MAGIC), struct.pack(">I", EXTENDED_MAGIC),
+        *(OPTION_MAGIC + struct.pack(">I", number) for number in range(1, 12)),
+        *(struct.pack(">IHH", REQUEST_MAGIC, 0, kind) for kind in range(8)),
+        struct.pack(">I", 1 << 18), b"\xff" * 4, b"\xff" * 8))
+
+
+main()
