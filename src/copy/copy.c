@@ -16,6 +16,7 @@
 #define MEMORY_BYTES (32 * MIB)
 #define LANES_DEFAULT 4u
 #define IN_FLIGHT_DEFAULT 16u
+#define IN_FLIGHT_FIRST 4u
 /* A piece is read, hashed and written while it stays in a core's own cache; a
  * network wants fewer and larger requests. */
 #define PIECE_LOCAL_BYTES (256 * KIB)
@@ -62,6 +63,40 @@ void run_no_more_work(struct run *run)
 		lane->surplus = true;
 		cancel_request(lane->cancel);
 	}
+}
+
+void run_want_all(struct run *run)
+{
+	WITH_LOCK(&run->mutex);
+	if (run->all_wanted)
+		return;
+	run->all_wanted = true;
+	for (unsigned i = run->nr_lanes_first; i < run->nr_lanes; i++) {
+		uint64_t one = 1;
+		run->lanes[i].wanted = true;
+		ssize_t n = write(run->lanes[i].wake_fd, &one, sizeof one);
+		(void)n; /* the counter is far from full */
+	}
+}
+
+static bool is_wanted(struct lane *lane)
+{
+	WITH_LOCK(&lane->run->mutex);
+	return lane->wanted;
+}
+
+bool run_wait_wanted(struct lane *lane)
+{
+	while (!is_wanted(lane)) {
+		struct pollfd fds[2] = {
+			{.fd = lane->wake_fd, .events = POLLIN},
+			{.fd = cancel_fd(lane->cancel), .events = POLLIN},
+		};
+		poll(fds, 2, -1); /* ends with the work or with an error at the latest */
+		if (cancel_requested(lane->cancel))
+			return false;
+	}
+	return true;
 }
 
 bool run_lane_opened(struct lane *lane)
@@ -146,6 +181,13 @@ static void choose_lanes(struct run *run, uint64_t piece, bool network)
 	slots = min_u64(slots, max_u64(memory / piece / lanes, 1));
 	run->nr_lanes = (unsigned)lanes;
 	run->nr_slots = (unsigned)min_u64(slots, COPY_SLOTS_MAX);
+	run->nr_lanes_first = run->nr_lanes;
+	run->nr_slots_first = run->nr_slots;
+	/* Much in flight helps a slow link, and spoils the cache of a fast one. */
+	if (network && options->nr_lanes == 0)
+		run->nr_lanes_first = (unsigned)min_u64(lanes, max_u64(thread_nr_cpus(), 2));
+	if (network && options->nr_in_flight == 0)
+		run->nr_slots_first = (unsigned)min_u64(run->nr_slots, IN_FLIGHT_FIRST);
 }
 
 static void choose(struct run *run)
@@ -184,6 +226,7 @@ static int prepare_lane(struct run *run, unsigned i, struct err *err)
 	lane->run = run;
 	lane->index = i;
 	lane->state = LANE_OPENING;
+	lane->wanted = i < run->nr_lanes_first;
 	lane->cancel = cancel_new(err);
 	if (!lane->cancel)
 		return -1;

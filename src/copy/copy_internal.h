@@ -170,6 +170,7 @@ struct lane {
 	int wake_fd;
 	enum lane_state state; /* under the run's mutex */
 	bool surplus; /* still opening when the work was done */
+	bool wanted; /* else it waits for run_want_all() */
 };
 
 struct run {
@@ -181,14 +182,16 @@ struct run {
 	bool skip_zeros; /* the target needs no zeros written */
 	bool journalled; /* the target may lose what was not flushed */
 	uint64_t zero_bytes_max; /* of one request */
-	unsigned nr_slots;
+	unsigned nr_slots; /* at most, of each lane */
+	unsigned nr_slots_first; /* so many to begin with */
 	unsigned nr_lanes;
+	unsigned nr_lanes_first; /* the others wait until they are wanted */
 	struct work work;
 
 	pthread_mutex_t mutex;
 	int ended_fd; /* event: a lane ended */
 	unsigned nr_opening, nr_open, nr_running; /* under mutex, as the rest */
-	bool failed, warned;
+	bool failed, warned, all_wanted;
 	struct err err; /* the first error */
 	struct err open_err; /* of the first lane that could not be opened */
 	struct lane lanes[COPY_LANES_MAX];
@@ -202,6 +205,11 @@ void run_fail(struct run *run, const struct err *err);
 
 /* No work is left: lanes that are still opening are not needed any more. */
 void run_no_more_work(struct run *run);
+
+/* The lanes that are there have all they can in flight, and still wait. */
+void run_want_all(struct run *run);
+/* A lane that starts late waits here; false: not needed any more. */
+bool run_wait_wanted(struct lane *lane);
 
 /* A lane is open (false: not needed any more), or could not be opened. */
 bool run_lane_opened(struct lane *lane);

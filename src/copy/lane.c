@@ -17,6 +17,11 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+/* Time that an item takes, divided by the items in flight with it: above the
+ * first the link is slow and more are put in flight, below the second fewer. */
+#define SLOW_ITEM_NS 2000000
+#define QUICK_ITEM_NS 1000000
+
 /* Requests that one slot has in flight: more wait for an answer. */
 #define SLOT_REQUESTS 8u
 
@@ -29,7 +34,8 @@ struct slot {
 	unsigned next_span; /* reading: spans asked for */
 	uint64_t written; /* writing: asked for or skipped, up to here */
 	uint64_t zero_bytes; /* found in it */
-	unsigned losses;     /* the target lane's, when writing began */
+	unsigned losses; /* the target lane's, when writing began */
+	int64_t started_ns;
 	unsigned nr_pending;
 	unsigned free_requests; /* bits */
 	struct block_io requests[SLOT_REQUESTS];
@@ -45,7 +51,7 @@ struct engine {
 	uint8_t *buffers;
 	size_t buffers_bytes;
 	struct slot *free_slots; /* the one used last first: its buffer is in the cache */
-	unsigned nr_busy;
+	unsigned nr_busy, nr_busy_most;
 	bool work_ended;
 	struct deadline later; /* the rate limit's */
 
@@ -128,8 +134,26 @@ static void submit_writes(struct engine *e, struct slot *slot)
 	}
 }
 
+/* Puts more or fewer items in flight, as the link asks for it. */
+static void adapt(struct engine *e, const struct slot *slot)
+{
+	const struct run *run = e->run;
+	if (run->nr_slots == 1 || slot->item.zero)
+		return;
+	int64_t item_ns = (clock_now_ns() - slot->started_ns) / e->nr_busy;
+	if (item_ns > SLOW_ITEM_NS && e->nr_busy == e->nr_busy_most) {
+		if (e->nr_busy_most < run->nr_slots)
+			e->nr_busy_most++;
+		else
+			run_want_all(e->run);
+	} else if (item_ns < QUICK_ITEM_NS && e->nr_busy_most > run->nr_slots_first) {
+		e->nr_busy_most--;
+	}
+}
+
 static void finish(struct engine *e, struct slot *slot)
 {
+	adapt(e, slot);
 	if (!slot->item.again) {
 		add(&e->run->progress->logical, slot->item.length);
 		add(&e->run->progress->zeros_skipped, slot->zero_bytes);
@@ -190,6 +214,7 @@ static int start(struct engine *e, struct slot *slot)
 	slot->writing = slot->examined = false;
 	slot->next_span = 0;
 	slot->written = slot->zero_bytes = 0;
+	slot->started_ns = e->run->nr_slots > 1 ? clock_now_ns() : 0;
 	return advance(e, slot);
 }
 
@@ -260,7 +285,7 @@ static void ask(struct engine *e, const struct work_question *question)
 static int start_next(struct engine *e, bool *moved)
 {
 	struct slot *slot = e->free_slots;
-	if (!slot)
+	if (!slot || e->nr_busy >= e->nr_busy_most)
 		return 0;
 	if (e->journal && journal_take(e->journal, &slot->item)) {
 		work_charge(&e->run->work, slot->item.zero ? 0 : slot->item.length);
@@ -331,7 +356,7 @@ static int wait(struct engine *e)
 		wakes[i] = block_lane_wake(lanes[i]);
 	}
 	until = deadline_min(until, deadline_min(wakes[0], wakes[1]));
-	if (e->later.at_ns != 0 && e->free_slots)
+	if (e->later.at_ns != 0)
 		until = deadline_min(until, e->later);
 	e->later.at_ns = 0;
 	if (poll(fds, 4, deadline_left_ms(until)) < 0 && errno != EINTR)
@@ -369,6 +394,7 @@ static int loop(struct engine *e)
 static int allocate(struct engine *e)
 {
 	const struct run *run = e->run;
+	e->nr_busy_most = run->nr_slots_first;
 	e->slots = calloc(run->nr_slots, sizeof *e->slots);
 	e->extents = calloc(WORK_ASK_EXTENTS, sizeof *e->extents);
 	if (run->journalled)
@@ -422,7 +448,7 @@ void *lane_main(void *arg)
 {
 	struct lane *lane = arg;
 	struct engine e = {.lane = lane, .run = lane->run, .err = ERR_INIT};
-	if (open_lanes(&e) < 0)
+	if (!run_wait_wanted(lane) || open_lanes(&e) < 0)
 		run_lane_not_opened(lane, &e.err);
 	else if (run_lane_opened(lane) && loop(&e) < 0)
 		run_fail(lane->run, &e.err);
