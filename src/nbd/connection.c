@@ -179,9 +179,10 @@ static int receive_piece(struct connection *c, struct write_job *job, struct wor
 			job->received_bytes, job->request.length);
 		goto abandon;
 	}
+	if (job->received_bytes == 0)
+		job->is_whole = n == left;
 	job->received_bytes += n;
 	c->rest = n < left ? job : NULL;
-	job->is_whole = n == job->request.length;
 	if (c->rest)
 		atomic_fetch_add(&job->nr_holders, 1);
 	*work = (struct work){

@@ -1,9 +1,9 @@
 /*
  * Serves one disk for the tests of the NBD server, with time-outs and limits
- * that the program itself does not offer.  Prints "ready" (and the port), logs
+ * that the program itself does not offer.  Prints "ready PORT", logs
  * to standard error, stops at SIGTERM.
  *
- *   nbd_serve null:SIZE|raw:PATH|slow:PATH (SOCKET|tcp) [OPTION=VALUE...]
+ *   nbd_serve null:SIZE|raw:PATH (SOCKET|tcp) [OPTION=VALUE...]
  */
 #include "nbd.h"
 
@@ -39,7 +39,6 @@ int main(int argc, char **argv)
 	struct err err = ERR_INIT;
 	struct nbd_server_options options = {.once = false};
 	struct listener listener;
-	unsigned budget = 0, read_only = 0, once = 0, remove_after_ms = 0;
 	if (argc < 3)
 		return 2;
 	for (int i = 3; i < argc; i++)
@@ -51,7 +50,6 @@ int main(int argc, char **argv)
 			!set_number(argv[i], "read-only", &read_only) &&
 			!set_number(argv[i], "once", &once))
 			return 2;
-	(void)remove_after_ms;
 	options.budget_bytes = budget;
 	options.once = once;
 	log_set_sink(log_to_stderr, NULL, LOG_LEVEL_DEBUG);
