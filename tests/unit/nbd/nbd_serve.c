@@ -39,6 +39,7 @@ int main(int argc, char **argv)
 	struct err err = ERR_INIT;
 	struct nbd_server_options options = {.once = false};
 	struct listener listener;
+	unsigned budget = 0, read_only = 0, once = 0;
 	if (argc < 3)
 		return 2;
 	for (int i = 3; i < argc; i++)
