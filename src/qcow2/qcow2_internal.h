@@ -12,6 +12,8 @@
 
 #include "qcow2.h"
 
+#include <sys/uio.h>
+
 /* --- the format's numbers --------------------------------------------------- */
 
 #define QCOW2_MAGIC 0x514649fbu
@@ -161,5 +163,365 @@ static inline void qcow2_compressed_range(const struct qcow2_header *h, uint64_t
 /* Refcount number index of a block, and setting it (value fits the width). */
 uint64_t qcow2_refcount_get(const uint8_t *block, uint64_t index, unsigned order);
 void qcow2_refcount_set(uint8_t *block, uint64_t index, unsigned order, uint64_t value);
+
+
+/* --- cache.c: pages of L1, L2 and refcount tables --------------------------- */
+
+/*
+ * One cache for a whole chain, and one mutex: it also guards every table in
+ * memory, the allocator and the pages' content.  "Holding the lock" below means
+ * this mutex.  A function that takes pages may release it while it reads from
+ * the file: what was read under it before is then stale.
+ */
+struct qcow2_image;
+
+struct qcow2_page {
+	struct qcow2_image *image;
+	uint64_t offset; /* in the image's file */
+	struct qcow2_page *hash_next;
+	struct qcow2_page *previous, *next; /* in the clean or the dirty list */
+	uint32_t bytes;
+	bool loading; /* in no list, nobody may use it */
+	bool dirty;
+	bool writing;     /* a copy is on its way to the file: must not be dropped */
+	bool is_refcount; /* else it maps */
+	uint8_t data[];
+};
+
+struct qcow2_page_list {
+	struct qcow2_page *first, *last;
+};
+
+struct qcow2_cache {
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	struct qcow2_page **buckets;
+	size_t nr_buckets;
+	struct qcow2_page_list clean; /* most recently used first */
+	struct qcow2_page_list dirty, writing;
+	size_t used_bytes, most_bytes;
+	size_t dirty_bytes; /* dirty or writing */
+};
+
+int qcow2_cache_init(struct qcow2_cache *cache, size_t most_bytes, struct err *err);
+void qcow2_cache_destroy(struct qcow2_cache *cache);
+
+/*
+ * The page at offset (a multiple of image->page_bytes).  Called and returns
+ * holding the lock, may release it between.  The page is good until the lock is
+ * released or another page is asked for.
+ */
+struct qcow2_page *qcow2_cache_get(struct qcow2_cache *cache, struct qcow2_image *image,
+	uint64_t offset, struct err *err);
+
+/* The same for a page whose content in the file is of no interest: zeros. */
+struct qcow2_page *qcow2_cache_new(struct qcow2_cache *cache, struct qcow2_image *image,
+	uint64_t offset, struct err *err);
+
+void qcow2_cache_dirty(struct qcow2_cache *cache, struct qcow2_page *page, bool is_refcount);
+
+/* Forgets the pages of a range of the file (a table that is gone), dirty or not. */
+void qcow2_cache_forget(struct qcow2_cache *cache, struct qcow2_image *image, uint64_t offset,
+	uint64_t length);
+
+/* Copies of all pages that were dirty, sorted by offset. */
+struct qcow2_batch {
+	struct qcow2_page **pages;
+	uint8_t *bytes; /* nr_pages * page_bytes */
+	size_t nr_pages;
+	uint32_t page_bytes;
+};
+
+/* Takes what is dirty of one kind; the pages become "writing" until the batch is
+ * finished: written, or dirty again. */
+int qcow2_cache_take(struct qcow2_cache *cache, bool is_refcount, uint32_t page_bytes,
+	struct qcow2_batch *batch, struct err *err);
+void qcow2_cache_finish(struct qcow2_cache *cache, struct qcow2_batch *batch, bool written);
+/* Without the lock. */
+int qcow2_cache_write(const struct qcow2_batch *batch, struct qcow2_image *image, struct err *err);
+
+/* --- codec.c: compressed clusters ------------------------------------------- */
+
+struct qcow2_codec; /* contexts and buffers of one thread at a time */
+
+struct qcow2_unpacked { /* a decompressed cluster, kept for the next read */
+	const struct qcow2_image *image;
+	uint64_t entry;
+	uint8_t *data;
+	uint32_t bytes; /* allocated */
+	unsigned users;
+	uint64_t used_at;
+};
+
+#define QCOW2_UNPACKED_MAX 16
+
+struct qcow2_codecs {
+	pthread_mutex_t mutex;
+	struct qcow2_codec *idle;
+	struct qcow2_unpacked unpacked[QCOW2_UNPACKED_MAX];
+	uint64_t clock;
+};
+
+void qcow2_codecs_init(struct qcow2_codecs *codecs);
+void qcow2_codecs_destroy(struct qcow2_codecs *codecs);
+
+struct qcow2_codec *qcow2_codec_get(struct qcow2_codecs *codecs, struct err *err);
+void qcow2_codec_put(struct qcow2_codecs *codecs, struct qcow2_codec *codec);
+
+/* Compresses one cluster; returns the size, at most most_bytes, or 0 when it does
+ * not become as small as that. */
+size_t qcow2_codec_compress(struct qcow2_codec *codec, enum qcow2_compression type, int level,
+	const void *in, size_t in_bytes, void *out, size_t most_bytes);
+
+/* Reads part of a compressed cluster: at..at+length of its content. */
+int qcow2_codec_read(struct qcow2_image *image, uint64_t entry, void *buffer, size_t length,
+	size_t at, struct err *err);
+
+/* The entry is no longer in use: its place may get other content. */
+void qcow2_codec_forget(struct qcow2_image *image, uint64_t entry);
+
+/* --- image.c: an open image ------------------------------------------------- */
+
+/* What the images of one chain share. */
+struct qcow2_shared {
+	struct qcow2_cache cache;
+	struct qcow2_codecs codecs;
+	unsigned nr_images;
+};
+
+struct qcow2_writer;
+
+struct qcow2_image {
+	struct block block;
+	int fd;
+	char *path;   /* as given, or as resolved for a backing file */
+	char *folder; /* resolved */
+	dev_t device;
+	ino_t inode;
+	struct qcow2_header h;
+	struct qcow2_shared *shared;
+	struct qcow2_image *backing; /* one of the two, or none */
+	struct block *raw_backing;
+	uint64_t backing_bytes; /* 0: none */
+	uint64_t *l1;           /* NULL: read through the cache (large tables of backing files) */
+	uint32_t page_bytes;
+	unsigned entry_bytes;
+	unsigned l2_bits;  /* log2 of the entries of an L2 table */
+	uint64_t host_end; /* no valid offset leads beyond; guarded by the lock when writable */
+	struct qcow2_writer *writer; /* NULL: read-only */
+};
+
+/* An L2 entry in host order. */
+struct qcow2_entry {
+	uint64_t l2;
+	uint64_t bitmap; /* extended L2: allocated in the low half, zero in the high half */
+};
+
+#define QCOW2_BITMAP_ALL_DATA 0x00000000ffffffffull
+#define QCOW2_BITMAP_ALL_ZERO 0xffffffff00000000ull
+
+static inline struct qcow2_image *qcow2_image_of(struct block *block)
+{
+	return (struct qcow2_image *)block;
+}
+
+static inline pthread_mutex_t *qcow2_lock(struct qcow2_image *image)
+{
+	return &image->shared->cache.mutex;
+}
+
+/* "... is damaged: <text>", ERR_CORRUPT. */
+int qcow2_image_corrupt(const struct qcow2_image *image, struct err *err, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* --- map.c: guest clusters to host clusters --------------------------------- */
+
+/* Reads 1..max entries from a guest cluster on (fewer at the end of a page).
+ * Holding the lock. */
+int qcow2_map_get(struct qcow2_image *image, uint64_t cluster, size_t max,
+	struct qcow2_entry *entries, size_t *nr, struct err *err);
+
+/* Sets entries; makes or copies the L2 table where needed.  Holding the lock. */
+int qcow2_map_set(struct qcow2_image *image, uint64_t cluster, size_t nr,
+	const struct qcow2_entry *entries, struct err *err);
+
+enum qcow2_kind {
+	QCOW2_KIND_HOLE,       /* not allocated in this image, or in the whole chain */
+	QCOW2_KIND_ZERO,       /* says that it reads as zeros */
+	QCOW2_KIND_ZERO_HOST,  /* the same, with host clusters kept */
+	QCOW2_KIND_DATA,
+	QCOW2_KIND_COMPRESSED,
+	QCOW2_KIND_RAW, /* in the raw backing file, at the same offset */
+};
+
+/* A stretch of guest bytes that is stored alike. */
+struct qcow2_run {
+	enum qcow2_kind kind;
+	struct qcow2_image *image; /* whose it is */
+	uint64_t length;
+	uint64_t host;  /* of DATA: the first byte's place in the file */
+	uint64_t entry; /* of COMPRESSED: one cluster's */
+};
+
+/* The kind of one entry that is checked: alignment, bounds, reserved forms.  With
+ * extended L2 the kind is that of the first subcluster. */
+int qcow2_map_check(struct qcow2_image *image, uint64_t cluster, struct qcow2_entry entry,
+	enum qcow2_kind *kind, struct err *err);
+
+/* The run at offset in this image alone; length > 0.  Holding the lock. */
+int qcow2_map_run(struct qcow2_image *image, uint64_t offset, uint64_t length,
+	struct qcow2_run *run, struct err *err);
+
+/* The run at offset in the chain from image on.  Takes the lock. */
+int qcow2_map_chain(struct qcow2_image *image, uint64_t offset, uint64_t length,
+	struct qcow2_run *run, struct err *err);
+
+/* --- read.c ------------------------------------------------------------------ */
+
+/* Reads through the chain, without the assembly buffer and without range locks. */
+int qcow2_read_chain(struct qcow2_image *image, void *buffer, size_t length, uint64_t offset,
+	struct err *err);
+/* The same, for what may reach beyond the end of the disk: zeros there. */
+int qcow2_read_padded(struct qcow2_image *image, void *buffer, size_t length, uint64_t offset,
+	struct err *err);
+/* Whether the range reads as zeros as far as can be told without reading. */
+int qcow2_read_is_zero(struct qcow2_image *image, uint64_t offset, uint64_t length, bool *zero,
+	struct err *err);
+
+int qcow2_read(struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err);
+int qcow2_extents(struct block *block, uint64_t offset, uint64_t length,
+	struct block_extent *extents, size_t max, size_t *nr, struct err *err);
+
+/* --- refcount.c: host clusters ---------------------------------------------- */
+
+/* References to be given up once no table in the file holds them. */
+struct qcow2_drop {
+	uint64_t cluster;
+	uint64_t nr_clusters;
+};
+
+/* Bits of a table in memory that are not in the file yet, one for 64 entries. */
+struct qcow2_table {
+	uint64_t *entries; /* the L1 table's are image->l1 */
+	uint64_t nr_entries;
+	uint64_t *dirty;
+	bool any_dirty;
+};
+
+struct qcow2_writer {
+	struct rangelock ranges; /* of guest bytes, in whole clusters */
+	bool host_is_file;
+	bool compress;
+	int compress_level;
+	atomic_bool marked; /* the file says that it is being written to */
+	pthread_mutex_t marking;
+	atomic_bool expects_new; /* the last write needed new clusters */
+
+	/* Guarded by the lock. */
+	struct qcow2_table l1, refcounts;
+	uint64_t end_cluster;  /* never used from here on */
+	uint64_t hint_cluster; /* no free cluster below it is known */
+	uint64_t pack_at, pack_end; /* compressed clusters go here; taken up to pack_end */
+	struct qcow2_drop *drops;
+	size_t nr_drops, room_drops;
+	bool making_table; /* one thread makes an L2 table */
+
+	/* commit.c */
+	bool committing;
+	uint64_t commits_begun, commits_done;
+	struct err commit_err; /* of the last one */
+	bool lost; /* a sync failed: what is in the file is not known any more */
+
+	struct qcow2_assembly *assembly; /* compress only */
+};
+
+int qcow2_table_init(struct qcow2_table *table, uint64_t *entries, uint64_t nr_entries,
+	struct err *err);
+void qcow2_table_set(struct qcow2_table *table, uint64_t index, uint64_t value);
+
+/* All of these hold the lock. */
+
+int qcow2_refcount_open(struct qcow2_image *image, struct err *err);
+
+/* Takes 1..want clusters in a row, with a refcount of 1.  fresh: they read as
+ * zeros in the file. */
+int qcow2_refcount_alloc(struct qcow2_image *image, uint64_t want, uint64_t *cluster,
+	uint64_t *nr_clusters, bool *fresh, struct err *err);
+
+/* Gives back what was never referred to. */
+void qcow2_refcount_undo(struct qcow2_image *image, uint64_t cluster, uint64_t nr_clusters);
+
+/* A place for a compressed cluster; its host clusters' refcounts are raised. */
+int qcow2_refcount_pack(struct qcow2_image *image, size_t bytes, uint64_t *offset,
+	struct err *err);
+
+/* The entry was replaced in its table: its references go with a later commit. */
+int qcow2_refcount_drop(struct qcow2_image *image, struct qcow2_entry old, struct err *err);
+int qcow2_refcount_drop_clusters(struct qcow2_image *image, uint64_t cluster,
+	uint64_t nr_clusters, struct err *err);
+/* Lowers the refcounts. */
+int qcow2_refcount_apply(struct qcow2_image *image, const struct qcow2_drop *drops, size_t nr,
+	struct err *err);
+/* Whether the refcount is 1 and nothing can raise it. */
+int qcow2_refcount_is_last(struct qcow2_image *image, uint64_t cluster, bool *last,
+	struct err *err);
+
+/* The end of the last cluster in use, in clusters. */
+int qcow2_refcount_end(struct qcow2_image *image, uint64_t *end, struct err *err);
+
+/* --- commit.c ------------------------------------------------------------------ */
+
+/* Makes everything that completed before the call durable. */
+int qcow2_commit(struct qcow2_image *image, struct err *err);
+/* To be called without any lock before a change: commits when much is dirty, and
+ * says in the file, once, that it is being written to. */
+int qcow2_commit_make_room(struct qcow2_image *image, struct err *err);
+/* The last commit: drops applied, file cut to its end, marked as closed. */
+int qcow2_commit_close(struct qcow2_image *image, struct err *err);
+
+/* --- write.c ------------------------------------------------------------------- */
+
+int qcow2_write(struct block *block, const void *buffer, size_t length, uint64_t offset,
+	unsigned flags, struct err *err);
+
+/* Writes without the assembly buffer. */
+int qcow2_write_through(struct qcow2_image *image, const void *buffer, size_t length,
+	uint64_t offset, struct err *err);
+
+/* The same for 1.. clusters or parts of them whose range is held by the caller.
+ * Returns 1 when an exclusive hold is needed and it is not; compress: whole
+ * clusters may be compressed. */
+int qcow2_write_held(struct qcow2_image *image, const uint8_t *buffer, size_t length,
+	uint64_t offset, bool exclusive, bool compress, struct err *err);
+
+/* The cluster-aligned range around offset..offset+length. */
+void qcow2_write_hold(struct qcow2_image *image, struct rangelock_hold *hold, uint64_t offset,
+	uint64_t length, bool exclusive);
+
+/* --- zero.c ---------------------------------------------------------------------- */
+
+int qcow2_zero(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
+	struct err *err);
+int qcow2_trim(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
+	struct err *err);
+
+/* --- assembly.c: parts of clusters that will be compressed ------------------------ */
+
+struct qcow2_assembly *qcow2_assembly_new(struct qcow2_image *image, size_t most_bytes,
+	struct err *err);
+void qcow2_assembly_free(struct qcow2_assembly *assembly);
+
+/* A write within one cluster.  Holding no range. */
+int qcow2_assembly_write(struct qcow2_image *image, const void *buffer, size_t length,
+	uint64_t offset, struct err *err);
+/* Lays what is assembled over bytes that were read; the range is held. */
+void qcow2_assembly_overlay(struct qcow2_image *image, void *buffer, size_t length,
+	uint64_t offset);
+/* Forgets what is assembled in whole clusters; the range is held exclusively. */
+void qcow2_assembly_discard(struct qcow2_image *image, uint64_t cluster, uint64_t nr_clusters);
+/* The first cluster in the range that has bytes assembled, or the range's end. */
+uint64_t qcow2_assembly_next(struct qcow2_image *image, uint64_t cluster, uint64_t end);
+/* Writes everything out.  last: the disk is being closed, so parts may be compressed. */
+int qcow2_assembly_flush(struct qcow2_image *image, bool last, struct err *err);
 
 #endif
