@@ -2,8 +2,10 @@
  * What one buffer holds.
  *
  * A chunk that no span touches is zeros without a look at its buffer, which may
- * hold old bytes there; such bytes are never written, because their units are
- * marked as zeros.  Every other byte is looked at while it is in the cache.
+ * hold old bytes there.  Where its units are marked as zeros and zeros are never
+ * sent as data, such bytes are never written; where granules, or the runs of
+ * zeros that are sent as data, can be longer than a chunk, they are zeroed.
+ * Every other byte is looked at while it is in the cache.
  */
 #include "copy_internal.h"
 
@@ -58,6 +60,8 @@ void piece_examine(const struct piece_plan *plan, const struct copy_item *item, 
 {
 	uint64_t units_per_chunk = DIGEST_CHUNK_BYTES / plan->unit_bytes;
 	uint64_t nr_units = div_round_up(item->length, plan->unit_bytes);
+	bool may_be_sent = plan->granule_bytes > DIGEST_CHUNK_BYTES ||
+			   plan->shortest_zero > DIGEST_CHUNK_BYTES;
 	unsigned span = 0;
 
 	memset(piece->zero_units, 0, (size_t)div_round_up(nr_units, 64) * 8);
@@ -69,6 +73,8 @@ void piece_examine(const struct piece_plan *plan, const struct copy_item *item, 
 		while (span < item->nr_spans && item->spans[span].end <= at)
 			span++;
 		bool untouched = span == item->nr_spans || item->spans[span].start >= at + length;
+		if (untouched && may_be_sent)
+			memset(buffer + at, 0, length);
 		if (untouched)
 			set_bits(piece->zero_units, first_unit,
 				min_u64(first_unit + units_per_chunk, nr_units));
