@@ -121,7 +121,7 @@ static struct block *create_file(enum locator_kind kind, const char *name, const
 {
 	struct stat st;
 	bool exists = stat(path, &st) == 0;
-	if (exists && is_open_here(&st)) {
+	if (exists && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) && is_open_here(&st)) {
 		err_set(err, ERR_BUSY, "%s is the source, or the source is built on it", name);
 		return NULL;
 	}

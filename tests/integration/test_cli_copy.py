@@ -64,6 +64,16 @@ def test_to_and_from_qcow2(scratch, disk, compression):
     run("cmp", disk, f"{scratch}/back.raw")
 
 
+def test_clusters_larger_than_pieces_of_data(scratch):
+    """What of a cluster the source does not have is zeros, not an older buffer's bytes."""
+    disk = make_disk(f"{scratch}/disk.raw", 64 * MIB,
+                     [(0, 24 * MIB, "random"), *((offset, 300 * KIB, "random")
+                                                 for offset in range(25 * MIB, 63 * MIB, 2 * MIB))])
+    for cluster in ("128k", "2M"):
+        sendense("copy", f"raw:{disk}", f"qcow2:{scratch}/{cluster}", "--cluster-size", cluster)
+        support.same_content(disk, "raw", f"{scratch}/{cluster}", "qcow2")
+
+
 def test_force_replaces_a_file(scratch, disk):
     make_disk(f"{scratch}/other.raw", 40 * MIB, [(0, 40 * MIB, "random")], seed=3)
     sendense("copy", f"raw:{disk}", f"raw:{scratch}/other.raw", "--force")
