@@ -25,7 +25,8 @@
 
 /* What a thread received for itself to do. */
 struct work {
-	struct nbd_request request;
+	struct nbd_request requests[SERVE_TOGETHER]; /* more than one: small reads */
+	unsigned nr_requests;
 	struct write_job *job; /* of a write */
 	void *piece; /* NULL: an empty write */
 	size_t length;
@@ -45,6 +46,7 @@ struct connection *connection_new(
 	}
 	c->server = server;
 	c->since_s = (int64_t)time(NULL);
+	atomic_init(&c->read_ns, SERVE_READ_NS_AT_FIRST);
 	stream_init(&c->stream, fd, server->options.handshake_timeout_ms);
 	if (peer)
 		snprintf(c->peer, sizeof c->peer, "%s", peer);
@@ -185,8 +187,10 @@ static int receive_piece(struct connection *c, struct write_job *job, struct wor
 	c->rest = n < left ? job : NULL;
 	if (c->rest)
 		atomic_fetch_add(&job->nr_holders, 1);
-	*work = (struct work){
-		.request = job->request, .job = job, .piece = piece, .length = n, .offset = offset};
+	work->job = job;
+	work->piece = piece;
+	work->length = n;
+	work->offset = offset;
 	return 1;
 abandon:
 	c->rest = NULL;
@@ -222,6 +226,23 @@ static int end_by_garbage(struct connection *c, const uint8_t *bytes, const char
 	digest_hex(bytes, 16, hex);
 	connection_note_end(c, true, "%s: it sent %s...", what, hex);
 	return 0;
+}
+
+/* Adds the small reads that are here already. */
+static void receive_more(struct connection *c, struct work *work)
+{
+	size_t n = nbd_wire_request_bytes(c->headers);
+	while (work->nr_requests < SERVE_TOGETHER && c->ahead_end - c->ahead_start >= n) {
+		struct nbd_request *next = &work->requests[work->nr_requests];
+		struct err ignored = ERR_INIT;
+		/* Anything odd is left for its own turn. */
+		if (!nbd_wire_get_request(c->ahead + c->ahead_start, c->headers, next) ||
+			!serve_may_be_together(c, next) || request_check(c, next, &ignored))
+			break;
+		c->ahead_start += n;
+		work->nr_requests++;
+	}
+	atomic_fetch_add_explicit(&c->nr_requests, work->nr_requests - 1, memory_order_relaxed);
 }
 
 /* Receives what this thread is to do: 1, or 0 when the connection is ended. */
@@ -260,7 +281,11 @@ static int receive_work(struct connection *c, struct work *work)
 		if (request_has_payload(c, &request))
 			return receive_write(c, &request, error, &err, work);
 		if (!error) {
-			*work = (struct work){.request = request};
+			work->job = NULL;
+			work->requests[0] = request;
+			work->nr_requests = 1;
+			if (serve_may_be_together(c, &request))
+				receive_more(c, work);
 			return 1;
 		}
 		reply_error(c, &request, error, err.text);
@@ -308,8 +333,10 @@ static void serve(struct connection *c)
 {
 	struct work work;
 	while (take_turn(c, &work)) {
-		if (!work.job)
-			serve_request(c, &work.request);
+		if (!work.job && work.nr_requests > 1)
+			serve_together(c, work.requests, work.nr_requests);
+		else if (!work.job)
+			serve_request(c, &work.requests[0]);
 		else if (work.piece)
 			serve_write_piece(c, work.job, work.piece, work.length, work.offset);
 		else

@@ -149,6 +149,9 @@ struct connection {
 	char why[512]; /* why it ended; the first reason stays */
 	bool why_is_fault;
 
+	/* How long small reads take at the disk: a running mean. */
+	_Atomic int64_t read_ns;
+
 	atomic_uint_fast64_t nr_requests, read_bytes, written_bytes;
 	atomic_uint nr_logged_errors;
 };
@@ -226,6 +229,17 @@ void serve_write_drop(struct connection *connection, struct write_job *job);
 /* Any other request, checked before. */
 void serve_request(struct connection *connection, const struct nbd_request *request);
 
+/*
+ * Small reads that came together are done by one thread and answered together
+ * while the disk is quick: passing the turn on costs more than such a read.  As
+ * soon as the disk is not quick, every read gets a thread of its own.
+ */
+#define SERVE_TOGETHER 8
+#define SERVE_READ_NS_AT_FIRST 200000 /* not quick until it has shown that it is */
+bool serve_may_be_together(const struct connection *connection, const struct nbd_request *request);
+void serve_together(
+	struct connection *connection, const struct nbd_request *requests, unsigned nr_requests);
+
 /* --- answers ---------------------------------------------------------------------------------- */
 
 /* All of these end the connection when they cannot send. */
@@ -243,6 +257,13 @@ struct reply_part {
 /* is_last: the read is complete with these. */
 void reply_parts(struct connection *connection, const struct nbd_request *request,
 	const struct reply_part *parts, size_t nr_parts, bool is_last);
+
+/* Whole answers to several reads, in one go. */
+struct reply_read {
+	const struct nbd_request *request;
+	const void *data;
+};
+void reply_reads(struct connection *connection, const struct reply_read *reads, size_t nr_reads);
 
 /*
  * A read as one stretch: reply_whole_begin() sends the header with the first

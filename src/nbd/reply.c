@@ -79,19 +79,38 @@ void reply_parts(struct connection *connection, const struct nbd_request *reques
 	send_all(connection, iov, nr_iov);
 }
 
+/* The header of a read that is answered in one stretch; returns its length. */
+static size_t put_whole_header(
+	const struct connection *connection, const struct nbd_request *request, uint8_t *out)
+{
+	if (connection->headers == NBD_HEADERS_SIMPLE)
+		return nbd_wire_put_simple_reply(out, request, 0);
+	size_t n = nbd_wire_put_chunk(out, connection->headers, request, NBD_REPLY_FLAG_DONE,
+		NBD_REPLY_OFFSET_DATA, (uint32_t)(8 + request->length));
+	be64_put(out + n, request->offset);
+	return n + 8;
+}
+
+void reply_reads(struct connection *connection, const struct reply_read *reads, size_t nr_reads)
+{
+	uint8_t headers[SERVE_TOGETHER][NBD_REPLY_HEADER_BYTES_MAX + 8];
+	struct iovec iov[2 * SERVE_TOGETHER];
+	assert(nr_reads <= SERVE_TOGETHER);
+	for (size_t i = 0; i < nr_reads; i++) {
+		const struct nbd_request *request = reads[i].request;
+		size_t n = put_whole_header(connection, request, headers[i]);
+		iov[2 * i] = (struct iovec){headers[i], n};
+		iov[2 * i + 1] =
+			(struct iovec){(void *)(uintptr_t)reads[i].data, (size_t)request->length};
+	}
+	send_all(connection, iov, 2 * nr_reads);
+}
+
 void reply_whole_begin(struct connection *connection, const struct nbd_request *request,
 	const void *data, size_t length)
 {
 	uint8_t header[NBD_REPLY_HEADER_BYTES_MAX + 8];
-	size_t n;
-	if (connection->headers == NBD_HEADERS_SIMPLE) {
-		n = nbd_wire_put_simple_reply(header, request, 0);
-	} else {
-		n = nbd_wire_put_chunk(header, connection->headers, request, NBD_REPLY_FLAG_DONE,
-			NBD_REPLY_OFFSET_DATA, (uint32_t)(8 + request->length));
-		be64_put(header + n, request->offset);
-		n += 8;
-	}
+	size_t n = put_whole_header(connection, request, header);
 	struct iovec iov[2] = {{header, n}, {(void *)(uintptr_t)data, length}};
 	pthread_mutex_lock(&connection->send_mutex);
 	send_locked(connection, iov, 2);

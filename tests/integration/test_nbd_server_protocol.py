@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 
 import pytest
 
@@ -171,6 +172,33 @@ def test_reads_and_writes_of_all_sizes(client, disk, headers):
         assert client.read(start, end - start) == shadow[start:end]
     assert client.read(5, SIZE - 5) == shadow[5:]
     assert content(disk) == bytes(shadow)
+
+
+@pytest.mark.parametrize("headers", [raw.OPT_STRUCTURED, raw.OPT_EXTENDED])
+def test_many_small_reads_at_once(client, disk, headers):
+    """They are done together where the disk is quick; mistakes among them too."""
+    client.headers(headers)
+    client.go("")
+    expected, whole = {}, content(disk)
+    sent = b""
+    for i in range(3000):
+        offset, length = (MIB + i * 300, 1 + i % 4099) if i % 50 else (SIZE, 1)
+        expected[i] = whole[offset:offset + length] if i % 50 else None
+        head = (0x21E41C71, 0, 0, i, offset, length) if client.extended else (
+            0x25609513, 0, 0, i, offset, length)
+        sent += struct.pack(">IHHQQQ" if client.extended else ">IHHQQI", *head)
+    client.sock.setblocking(True)
+    thread = threading.Thread(target=client.sock.sendall, args=(sent,))
+    thread.start()
+    while expected:
+        cookie, flags, kind, payload = client.get_chunk()
+        assert flags == 1
+        data = expected.pop(cookie)
+        if data is None:
+            assert kind == 0x8001
+        else:
+            assert kind == 1 and payload[8:] == data
+    thread.join()
 
 
 def test_sparse_read_and_df(client, disk):
