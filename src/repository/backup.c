@@ -326,8 +326,8 @@ static int begin(struct repository_backup *backup, const struct repository_backu
 	struct err *err)
 {
 	struct repository *repo = backup->repo;
-	backup->lock =
-		lock_take(repo, LOCK_WRITE, backup->vm, NULL, backup->job, backup->cancel, err);
+	backup->lock = lock_take(
+		repo, LOCK_KIND_WRITE, backup->vm, NULL, backup->job, backup->cancel, err);
 	if (!backup->lock)
 		return -1;
 	struct clean clean = {.what = REPOSITORY_CLEAN_DEAD,

@@ -249,7 +249,7 @@ static void check_disk_folder(struct check_run *run, const char *vm, const char 
 	for (size_t i = 0; i < names.nr; i++) {
 		const char *name = names.name[i];
 		char point[REPOSITORY_POINT_BYTES];
-		snprintf(point, sizeof point, "%.22s", name);
+		snprintf(point, sizeof point, "%.*s", (int)sizeof point - 1, name);
 		const char *ending = name + strlen(point);
 		bool shaped = repository_name_is_point(point) &&
 			      (strcmp(ending, ".qcow2") == 0 || strcmp(ending, ".sums") == 0);

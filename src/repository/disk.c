@@ -473,7 +473,7 @@ static int open_point(struct repository_disk *disk, const char *vm, const char *
 		disk->point = repository_point_load(disk->repo, vm, id, err); /* says so */
 		goto out;
 	}
-	disk->lease = lock_take(disk->repo, LOCK_READ, vm, id, job, NULL, &lease_err);
+	disk->lease = lock_take(disk->repo, LOCK_KIND_READ, vm, id, job, NULL, &lease_err);
 	if (!disk->lease && lease_err.code != ERR_NONE) {
 		err_copy(err, &lease_err);
 		goto out;

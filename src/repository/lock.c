@@ -95,7 +95,7 @@ static char *lock_text(const struct lock_record *record, uint64_t *heartbeat_at)
 	int bad = owner_to_json(&record->owner, object);
 	bad |= json_object_set_new(object, "format", json_integer(REPOSITORY_FORMAT));
 	bad |= json_object_set_new(
-		object, "kind", json_string(record->kind == LOCK_WRITE ? "write" : "read"));
+		object, "kind", json_string(record->kind == LOCK_KIND_WRITE ? "write" : "read"));
 	bad |= json_object_set_new(object, "vm", json_string(record->vm));
 	if (record->point[0])
 		bad |= json_object_set_new(object, "point", json_string(record->point));
@@ -134,9 +134,9 @@ static int lock_load(
 			0 ||
 		record_u64(object, "heartbeat", &record->heartbeat, name, err) < 0)
 		goto out;
-	record->kind = strcmp(kind, "read") == 0 ? LOCK_READ : LOCK_WRITE;
-	if (record->kind == LOCK_READ && record_text_into(object, "point", record->point,
-						 sizeof record->point, name, err) < 0)
+	record->kind = strcmp(kind, "read") == 0 ? LOCK_KIND_READ : LOCK_KIND_WRITE;
+	if (record->kind == LOCK_KIND_READ && record_text_into(object, "point", record->point,
+						      sizeof record->point, name, err) < 0)
 		goto out;
 	rc = 0;
 out:
@@ -370,7 +370,7 @@ static int make(struct lock *lock, struct cancel *cancel, struct err *err)
 struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char *vm,
 	const char *point, const char *job, struct cancel *cancel, struct err *err)
 {
-	if (kind == LOCK_READ && repo->read_only)
+	if (kind == LOCK_KIND_READ && repo->read_only)
 		return NULL;
 	struct lock *lock = calloc(1, sizeof *lock);
 	if (!lock) {
@@ -384,7 +384,7 @@ struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char 
 	snprintf(lock->record.job, sizeof lock->record.job, "%s", job);
 	snprintf(lock->record.point, sizeof lock->record.point, "%s", point ? point : "");
 	name_now(lock->record.since);
-	if (kind == LOCK_WRITE)
+	if (kind == LOCK_KIND_WRITE)
 		lock_write_name(vm, lock->name);
 	else
 		read_name(vm, point, job, lock->name);

@@ -331,7 +331,7 @@ static int clean_locked(
 		return -1;
 	struct err lock_err = ERR_INIT;
 	struct lock *lock =
-		lock_take(repo, LOCK_WRITE, plan->vm, NULL, job, clean->cancel, &lock_err);
+		lock_take(repo, LOCK_KIND_WRITE, plan->vm, NULL, job, clean->cancel, &lock_err);
 	if (!lock && lock_err.code == ERR_BUSY)
 		return 0; /* its next backup cleans */
 	if (!lock)

@@ -105,7 +105,8 @@ int owner_to_json(const struct owner *owner, json_t *object);
 int owner_from_json(struct owner *owner, const json_t *object, const char *name, struct err *err);
 enum owner_state owner_state(const struct owner *owner);
 
-enum lock_kind { LOCK_WRITE, LOCK_READ };
+/* Not LOCK_READ and LOCK_WRITE: <fcntl.h> has macros of these names. */
+enum lock_kind { LOCK_KIND_WRITE, LOCK_KIND_READ };
 
 struct lock_record {
 	enum lock_kind kind;
