@@ -65,7 +65,7 @@ void digest_key_init(struct digest_key *key, enum digest_algorithm algorithm,
 		uint8_t block[DIGEST_SEED_BYTES + 1];
 		memcpy(block, seed, DIGEST_SEED_BYTES);
 		block[DIGEST_SEED_BYTES] = (uint8_t)i;
-		digest_sha256(block, sizeof block, key->secret + i * DIGEST_ROOT_BYTES);
+		digest_sha256(block, sizeof block, key->secret + (size_t)i * DIGEST_ROOT_BYTES);
 	}
 }
 

@@ -15,6 +15,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/falloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -82,9 +83,8 @@ static int reserve_cell(struct overlay *o, struct err *err)
 	do {
 		if (used >= o->limit_cells)
 			return err_set(err, ERR_NO_SPACE,
-				"the scratch limit of %llu bytes of %s is used up",
-				(unsigned long long)(o->limit_cells * CELL_BYTES),
-				block_label(&o->block));
+				"the scratch limit of %" PRIu64 " bytes of %s is used up",
+				o->limit_cells * CELL_BYTES, block_label(&o->block));
 	} while (!atomic_compare_exchange_weak(&o->used_cells, &used, used + 1));
 	return 0;
 }

@@ -280,7 +280,8 @@ static int walk_batch(struct check *c, struct err *err)
 			end++;
 		/* The order of tables is the same in every walk: L1 offsets stay. */
 		size_t k = c->next_span++;
-		struct check_span unknown, *span = c->spans && k < SPANS ? &c->spans[k] : &unknown;
+		struct check_span unknown = {0},
+				  *span = c->spans && k < SPANS ? &c->spans[k] : &unknown;
 		if (c->spans_known && span != &unknown && can_be_skipped(c, span))
 			continue;
 		if (walk_l2(c, c->batch[i], end - i, span, err) < 0)
