@@ -252,6 +252,26 @@ def test_no_leak_is_given_back_beside_a_broken_reference(scratch):
         assert image.word(image.l1) == COPIED | 1 << 50
 
 
+@pytest.mark.parametrize("what", ["refcount block", "L2 table"])
+def test_guest_data_is_not_taken_for_metadata(scratch, what):
+    """A table's entry names guest data: repair must not write there."""
+    path = make(os.path.join(scratch, "a.qcow2"))
+    with Image(path) as image:
+        data = image.word(image.l2_entries()[7]) & OFFSET_MASK
+        image.word(image.l2_entries()[8], 5 * image.cluster)  # something to mend
+        if what == "refcount block":
+            image.word(image.refcount_table, data)
+        else:
+            image.word(data, COPIED | 6 * image.cluster)  # as an entry whose flag is wrong
+            image.word(image.l1, COPIED | data)
+    with open(path, "rb") as file:
+        before = file.read()
+    found = ours(path, "--repair")
+    assert found["errors"] > 0 and found["repaired"] == 0
+    with open(path, "rb") as file:
+        assert file.read() == before
+
+
 def test_overlap_with_metadata(scratch):
     """A guest cluster in the L1 table's place, with refcounts that agree: QEMU's
     check sees nothing, but a guest's write would overwrite the table."""
