@@ -1,6 +1,7 @@
 /*
  * Bytes as a QCOW2 file.  Beyond crashes it looks at what the checker promises:
- * a repair mends what it says, adds no error, and changes nothing when repeated.
+ * a repair mends what it says and adds no error; an image without errors has none
+ * after it was written to; what is told to be zero reads as zeros.
  */
 #include "qcow2.h"
 
@@ -36,6 +37,64 @@ static void check_and_repair(const char *path)
 	assert(total(&left) <= total(&found) - mended.repaired);
 }
 
+/* The first and last bytes, and some where the map says that something begins. */
+static void read_image(const char *path)
+{
+	const struct qcow2_open_options options = {
+		.read_only = true, .no_backing = true, .cache_bytes = MIB};
+	static uint8_t buffer[256 * KIB];
+	struct err err = ERR_INIT;
+	struct block *image = qcow2_open(path, &options, &err);
+	if (!image) {
+		assert(err.code != ERR_NONE && err.text[0]);
+		return;
+	}
+	uint64_t size = block_info(image)->size_bytes, offset = 0;
+	struct block_extent extents[8];
+	size_t nr = 0;
+	for (unsigned round = 0; round < 64 && offset < size; round++) {
+		if (block_extents(image, offset, size - offset, extents, 8, &nr, &err) < 0)
+			break;
+		for (size_t i = 0; i < nr; i++) {
+			size_t n = (size_t)min_u64(extents[i].length, sizeof buffer);
+			int rc = block_read(image, buffer, n, offset, &err);
+			assert(rc == 0 || (err.code != ERR_NONE && err.text[0]));
+			if (rc == 0 && (extents[i].flags & BLOCK_ZERO))
+				assert(digest_is_zero(buffer, n));
+			offset += extents[i].length;
+		}
+	}
+	size_t n = (size_t)min_u64(size, 1000);
+	if (block_read(image, buffer, n, size - n, &err) < 0)
+		assert(err.code != ERR_NONE && err.text[0]);
+	block_close(image, NULL);
+}
+
+/* Opening for writing repairs what was not closed; then the image must be sound. */
+static void write_image(const char *path)
+{
+	const struct qcow2_open_options options = {.no_backing = true, .cache_bytes = MIB};
+	struct qcow2_check_result before, after;
+	struct err err = ERR_INIT;
+	if (qcow2_check(path, false, NULL, NULL, NULL, &before, &err) < 0)
+		return;
+	struct block *image = qcow2_open(path, &options, &err);
+	if (!image)
+		return;
+	uint64_t size = block_info(image)->size_bytes;
+	size_t n = (size_t)min_u64(size, 3000);
+	static const uint8_t bytes[3000] = {1, 2, 3};
+	int rc = block_write(image, bytes, n, 0, 0, &err);
+	if (rc == 0)
+		rc = block_zero(image, size / 2, min_u64(size - size / 2, MIB), 0, &err);
+	if (rc == 0)
+		rc = block_write(image, bytes, n, size - n, 0, &err);
+	if (block_close(image, &err) < 0 || rc < 0 || before.errors > 0)
+		return;
+	rc = qcow2_check(path, false, NULL, NULL, NULL, &after, &err);
+	assert(rc == 0 && after.errors == 0);
+}
+
 static void put_file(int fd, const uint8_t *data, size_t size)
 {
 	int rc = ftruncate(fd, 0);
@@ -58,6 +117,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	put_file(fd, data, size);
 	if (qcow2_facts(path, &facts, &err) < 0)
 		assert(err.code != ERR_NONE && err.text[0]);
+	read_image(path);
 	check_and_repair(path);
+	put_file(fd, data, size);
+	write_image(path);
 	return 0;
 }

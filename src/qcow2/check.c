@@ -21,8 +21,8 @@
  * With a broken reference in the file, what looks unused may be the data that it
  * stood for: nothing is lowered then, no COPIED flag is set, no refcount block is added.
  *
- * With metadata where something else lies as well, nothing is written at all: a
- * "refcount block" may be guest data.
+ * With metadata where something else lies as well, or a broken refcount table,
+ * nothing is written at all: a "refcount block" may be guest data.
  */
 #include "check_internal.h"
 
@@ -116,7 +116,7 @@ static int run_pass(struct check *c, enum check_pass pass, struct err *err)
 			.clusters_total =
 				div_round_up(c->header.size_bytes, c->header.cluster_bytes)};
 		c->nr_broken = 0;
-		c->overlap = false;
+		c->untrusted = false;
 	}
 	/* One cluster more than the file has: a reference may end in it. */
 	for (c->first = 0; c->first <= c->nr_clusters;) {
@@ -151,7 +151,7 @@ static int mark_sound(struct check *c, struct err *err)
 
 static int repair_image(struct check *c, struct qcow2_check_result *found, struct err *err)
 {
-	if (c->overlap)
+	if (c->untrusted)
 		return 0;
 	/* What was found has been told. */
 	c->finding = NULL;

@@ -91,7 +91,7 @@ static void look(struct check *c, uint64_t i, uint64_t stored)
 			"cluster at host offset %" PRIu64
 			" is metadata and used for something else",
 			offset);
-	c->overlap = c->overlap || (c->state[i] & CHECK_USED_TWICE);
+	c->untrusted = c->untrusted || (c->state[i] & CHECK_USED_TWICE);
 }
 
 /* The refcount that this pass wants there. */

@@ -433,6 +433,7 @@ static void walk_refcount_blocks(struct check *c)
 		if (entry == offset) {
 			count(c, offset >> c->header.cluster_bits, CHECK_USE_REFBLOCK, 1);
 		} else if (telling(c)) {
+			c->untrusted = true;
 			qcow2_check_broken(c, 1,
 				"refcount table: entry %" PRIu64 " (%#" PRIx64 ") %s", i, entry,
 				entry & REFCOUNT_RESERVED ? "has reserved bits set"
