@@ -164,7 +164,8 @@ bool name_unfolder(const char *folder, char vm[REPOSITORY_VM_BYTES])
 	for (const char *p = folder; *p; p++) {
 		unsigned value = (uint8_t)*p;
 		if (*p == '%') {
-			if (sscanf(p, "%%%2X", &value) != 1)
+			if (!isxdigit((unsigned char)p[1]) || !isxdigit((unsigned char)p[2]) ||
+				sscanf(p, "%%%2X", &value) != 1)
 				return false;
 			p += 2;
 		}

@@ -393,32 +393,44 @@ static int write_trailer(struct sums_writer *writer, struct index_writer *index,
 	return file_pwrite(writer->fd, bytes, sizeof bytes, index->at, writer->path, err);
 }
 
-/* Feeds one stored or absent segment to the tree; an increment's open chunks are
- * the parent's. */
+/* What a chunk of the segment is, and how many alike (zeros) follow it there; an
+ * increment's open chunks are the parent's. */
+static int resolve(struct sums_writer *writer, const struct sums_segment *segment, unsigned at,
+	unsigned nr, enum sums_kind *kind, uint64_t *run, uint8_t leaf[DIGEST_LEAF_BYTES_MAX],
+	struct err *err)
+{
+	size_t leaf_bytes = digest_leaf_bytes(writer->facts.algorithm);
+	unsigned end = at + 1;
+	*kind = segment->kinds[at];
+	while (*kind != SUMS_DATA && end < nr && segment->kinds[end] == *kind)
+		end++;
+	*run = end - at;
+	if (*kind == SUMS_DATA)
+		memcpy(leaf, segment->leaves + at * leaf_bytes, leaf_bytes);
+	if (*kind != SUMS_INHERIT)
+		return 0;
+	*kind = SUMS_ZERO; /* in a full, or beyond the end of a parent that was smaller */
+	uint64_t chunk = segment->number * SUMS_SEGMENT_CHUNKS + at;
+	if (!writer->parent || chunk >= sums_nr_chunks(sums_reader_facts(writer->parent)))
+		return 0;
+	return sums_reader_run(writer->parent, chunk, *run, kind, run, leaf, err);
+}
+
+/* Feeds one segment, filled in as it is stored, to the tree. */
 static int feed_segment(struct sums_writer *writer, struct digest_tree *tree,
 	const struct sums_segment *segment, struct err *err)
 {
-	size_t leaf_bytes = digest_leaf_bytes(writer->facts.algorithm);
 	unsigned nr = sums_in_segment(&writer->facts, segment->number);
-	for (unsigned i = 0; i < nr; i++) {
-		uint64_t chunk = segment->number * SUMS_SEGMENT_CHUNKS + i;
-		enum sums_kind kind = segment->kinds[i];
-		const uint8_t *leaf = segment->leaves + i * leaf_bytes;
-		uint8_t inherited[DIGEST_LEAF_BYTES_MAX];
-		uint64_t run = 1;
-		if (kind == SUMS_INHERIT && writer->parent) {
-			const struct sums_facts *parent = sums_reader_facts(writer->parent);
-			kind = SUMS_ZERO; /* beyond the end of a parent that was smaller */
-			leaf = inherited;
-			if (chunk < sums_nr_chunks(parent) &&
-				sums_reader_run(
-					writer->parent, chunk, 1, &kind, &run, inherited, err) < 0)
-				return -1;
-		}
+	uint64_t run = 0;
+	for (unsigned i = 0; i < nr; i += (unsigned)run) {
+		enum sums_kind kind;
+		uint8_t leaf[DIGEST_LEAF_BYTES_MAX];
+		if (resolve(writer, segment, i, nr, &kind, &run, leaf, err) < 0)
+			return -1;
 		if (kind == SUMS_DATA)
 			digest_tree_leaf(tree, leaf);
 		else
-			digest_tree_zeros(tree, 1);
+			digest_tree_zeros(tree, run);
 	}
 	return 0;
 }
