@@ -388,8 +388,13 @@ struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char 
 		lock_write_name(vm, lock->name);
 	else
 		read_name(vm, point, job, lock->name);
-	if (owner_self(&lock->record.owner, err) < 0 || make(lock, cancel, err) < 0)
+	struct err why = ERR_INIT;
+	if (owner_self(&lock->record.owner, &why) < 0 || make(lock, cancel, &why) < 0) {
+		/* Where nothing can be written nothing is pruned either. */
+		if (kind != LOCK_READ || why.sys_errno != EROFS)
+			err_copy(err, &why);
 		goto fail;
+	}
 	if (enter(repo, lock, err) < 0) {
 		lock_release(lock);
 		return NULL;

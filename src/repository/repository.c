@@ -188,9 +188,15 @@ struct repository *repository_open(const char *path, enum repository_mode mode, 
 	record = record_load(repo->dir_fd, RECORD, err);
 	if (!record || parse_record(repo, record, err) < 0)
 		goto fail;
-	/* access() and not a trial file: opening leaves no trace. */
-	repo->read_only = faccessat(repo->dir_fd, ".locks", W_OK, AT_EACCESS) < 0 ||
-			  faccessat(repo->dir_fd, "vms", W_OK, AT_EACCESS) < 0;
+	/* access() and not a trial file: opening leaves no trace.  The mount's flag on top,
+	 * because not every system's access() heeds it for root. */
+	struct statvfs vfs;
+	bool is_mounted_read_only =
+		fstatvfs(repo->dir_fd, &vfs) == 0 && (vfs.f_flag & ST_RDONLY) != 0;
+	if (is_mounted_read_only)
+		errno = EROFS;
+	repo->read_only = is_mounted_read_only || faccessat(repo->dir_fd, ".locks", W_OK, 0) < 0 ||
+			  faccessat(repo->dir_fd, "vms", W_OK, 0) < 0;
 	repo->info.read_only = repo->read_only;
 	if (repo->read_only && mode == REPOSITORY_WRITE) {
 		err_set(err, ERR_DENIED, "it cannot be written to: %s",

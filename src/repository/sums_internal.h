@@ -52,9 +52,11 @@ static inline unsigned sums_in_segment(const struct sums_facts *facts, uint64_t 
 /* Allocates room for one of them. */
 struct sums_segment *sums_segment_new(const struct sums_facts *facts);
 
-/* Packs into bytes (SUMS_SEGMENT_MOST), fills entry's length, counts and check. */
+/* Packs into bytes (SUMS_SEGMENT_MOST), fills entry's length and counts; then, when
+ * its slot is known, capacity and checksum. */
 void sums_segment_pack(const struct sums_facts *facts, const struct sums_segment *segment,
-	uint32_t capacity, uint8_t *bytes, struct sums_entry *entry);
+	uint8_t *bytes, struct sums_entry *entry);
+void sums_segment_seal(uint8_t *bytes, uint32_t capacity, struct sums_entry *entry);
 
 /* Reads and checks the segment that entry names; offset 0 is one of all zeros. */
 int sums_segment_load(const struct sums_facts *facts, int fd, const char *path,

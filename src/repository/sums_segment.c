@@ -19,7 +19,7 @@ static uint64_t checksum(uint8_t *bytes, size_t length)
 }
 
 void sums_segment_pack(const struct sums_facts *facts, const struct sums_segment *segment,
-	uint32_t capacity, uint8_t *bytes, struct sums_entry *entry)
+	uint8_t *bytes, struct sums_entry *entry)
 {
 	size_t leaf_bytes = digest_leaf_bytes(facts->algorithm);
 	uint8_t *kinds = bytes + SUMS_SEGMENT_HEAD, *leaf = kinds + SUMS_KINDS;
@@ -38,10 +38,14 @@ void sums_segment_pack(const struct sums_facts *facts, const struct sums_segment
 	}
 	entry->length = (uint32_t)(leaf - bytes);
 	memcpy(bytes, MAGIC, 4);
-	be32_put(bytes + 4, capacity);
 	be64_put(bytes + 8, segment->number);
 	be32_put(bytes + 16, entry->nr_data);
 	be32_put(bytes + 20, entry->nr_zero);
+}
+
+void sums_segment_seal(uint8_t *bytes, uint32_t capacity, struct sums_entry *entry)
+{
+	be32_put(bytes + 4, capacity);
 	entry->check = checksum(bytes, entry->length);
 	be64_put(bytes + 24, entry->check);
 }

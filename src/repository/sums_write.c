@@ -162,7 +162,7 @@ static int store(struct sums_writer *writer, struct sums_segment *segment, struc
 	if (!slot)
 		return -1;
 	struct sums_entry entry;
-	sums_segment_pack(&writer->facts, segment, 0, writer->packed, &entry);
+	sums_segment_pack(&writer->facts, segment, writer->packed, &entry);
 	slot->nr_data = entry.nr_data;
 	slot->nr_zero = entry.nr_zero;
 	slot->told_zero = writer->facts.increment && entry.nr_zero == in_segment;
@@ -171,7 +171,7 @@ static int store(struct sums_writer *writer, struct sums_segment *segment, struc
 	if (entry.nr_data == 0 && (slot->told_zero || !writer->facts.increment))
 		return 0;
 	reserve(writer, slot, entry.length);
-	sums_segment_pack(&writer->facts, segment, slot->capacity, writer->packed, &entry);
+	sums_segment_seal(writer->packed, slot->capacity, &entry);
 	slot->length = entry.length;
 	slot->check = entry.check;
 	return file_pwrite(

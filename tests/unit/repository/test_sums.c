@@ -249,7 +249,7 @@ static void test_sizes(void **state)
 	}
 }
 
-/* 64 TiB with something in every segment: the memory for it. */
+/* 64 TiB with something in every page of the table: the memory for it. */
 static void test_memory(void **state)
 {
 	(void)state;
@@ -257,7 +257,7 @@ static void test_memory(void **state)
 	struct err err = ERR_INIT;
 	struct mallinfo2 before = mallinfo2();
 	struct sums_writer *writer = create("a.sums", &facts, NULL);
-	for (uint64_t chunk = 0; chunk < 64 * TIB / 65536; chunk += SUMS_SEGMENT_CHUNKS)
+	for (uint64_t chunk = 0; chunk < 64 * TIB / 65536; chunk += 64 * SUMS_SEGMENT_CHUNKS)
 		SUPPORT_OK(tell(writer, chunk + 1, 3, &err), err);
 	struct mallinfo2 after = mallinfo2();
 	size_t used = after.uordblks + after.hblkhd - before.uordblks - before.hblkhd;
