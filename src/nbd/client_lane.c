@@ -700,6 +700,11 @@ struct deadline client_lane_wake(struct block_lane *head)
 		return handle_gone(lane) || lane->answered ? deadline_after_ms(0)
 							   : quiet_until(lane);
 	case CLIENT_HANDSHAKE:
+		/* A server that was quick has answered all within one call of libnbd:
+		 * there will be no event to wait for. */
+		if (nbd_aio_is_ready(lane->handle) > 0 || handle_gone(lane))
+			return deadline_after_ms(0);
+		return lane->attempt_until;
 	case CLIENT_CONNECT:
 		return lane->attempt_until;
 	case CLIENT_PAUSE:
