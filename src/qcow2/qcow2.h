@@ -108,8 +108,12 @@ typedef void qcow2_finding(void *context, const char *text);
 
 /*
  * Checks one image (not its backing file) in bounded memory (48 MiB), by passes
- * over windows of the file.  repair: leaks are given back and refcounts that are
- * too small are raised, which is safe; broken references are only reported.
+ * over windows of the file; errors and leaks are counted as qemu-img check does,
+ * and clusters with two uses are errors too.  repair: refcounts that are too small
+ * are raised, COPIED flags mended, leaks given back; when nothing is left, the
+ * dirty and corrupt marks go.  A crash in the middle does no harm.  Guest data is
+ * never written to.  Broken references are only reported; beside them leaks stay
+ * (they may be what was lost), and where metadata overlaps nothing is changed.
  * Returns 0 when the check itself could be done, whatever it found.
  * finding may be NULL.  The image must not be open for writing elsewhere.
  */
