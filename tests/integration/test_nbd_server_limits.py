@@ -12,7 +12,7 @@ import time
 import pytest
 
 import nbd_raw as raw
-from support import KIB, MIB, bad_input, need, run, under_sanitizer
+from support import SENDENSE, KIB, MIB, bad_input, need, run, under_sanitizer
 
 SIZE = 64 * MIB
 
@@ -265,6 +265,10 @@ def test_limit_in_qemu_img(full):
 def test_limit_in_nbdinfo(full):
     need("nbdinfo")
     refusal_shown_by(full, "nbdinfo", full.uri, env={"LIBNBD_DEBUG": "1"})
+
+
+def test_limit_in_sendense_copy(full, scratch):
+    refusal_shown_by(full, SENDENSE, "copy", full.uri, "raw:" + os.path.join(scratch, "x.raw"))
 
 
 def test_limit_on_the_wire(full):
