@@ -19,7 +19,7 @@
 #include <stdio.h>
 
 #define MOST_OPTIONS 128
-#define MOST_OPTION_BYTES (16 * 1024)
+#define MOST_OPTION_BYTES (16 * KIB)
 /* Longer ones are not even skipped. */
 #define MOST_SKIPPED_BYTES (1 << 20)
 #define REPLY_TEXT_BYTES 1024
@@ -175,7 +175,7 @@ static enum step take_info_or_go(struct handshake *h, struct err *err)
 	struct cursor c = cursor_over(h->data, h->length);
 	char *AUTO_FREE name = take_string(&c, cursor_be32(&c));
 	unsigned count = cursor_be16(&c), wanted = 0;
-	if (!name || !cursor_ok(&c) || cursor_left(&c) != 2 * count)
+	if (!name || !cursor_ok(&c) || cursor_left(&c) != (size_t)2 * count)
 		return malformed(h, "lengths do not fit, or a name that is none", err);
 	for (unsigned i = 0; i < count; i++) {
 		unsigned type = cursor_be16(&c);

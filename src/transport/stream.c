@@ -18,6 +18,8 @@
 /* Unix sockets do not grow by themselves: with the default a reply of 256 KiB
  * needs two turns of sender and receiver. */
 #define UNIX_SEND_BYTES (1 << 20)
+/* More than sockets hold; a peer that sends without end does not keep us. */
+#define MOST_DROPPED_BYTES (16 << 20)
 
 static void set_option(int fd, int level, int name, int value)
 {
@@ -63,6 +65,15 @@ void stream_close(struct stream *stream)
 	if (stream->fd >= 0)
 		close(stream->fd);
 	stream->fd = -1;
+}
+
+void stream_finish(struct stream *stream)
+{
+	uint8_t bytes[16384];
+	(void)shutdown(stream->fd, SHUT_WR);
+	for (unsigned i = 0; i < MOST_DROPPED_BYTES / sizeof bytes; i++)
+		if (recv(stream->fd, bytes, sizeof bytes, MSG_DONTWAIT) <= 0)
+			break;
 }
 
 void stream_shut(struct stream *stream, bool both)

@@ -17,12 +17,12 @@
 
 struct listener {
 	int fd;
-	char *unix_path;  /* removed by listener_close(); NULL otherwise */
-	dev_t unix_dev;   /* which file that is: another one in its place is let be */
+	char *unix_path; /* removed by listener_close(); NULL otherwise */
+	dev_t unix_dev; /* which file that is: another one in its place is let be */
 	ino_t unix_ino;
 	bool is_tcp;
 	char address[128]; /* "127.0.0.1", "::1", or the socket's path */
-	unsigned port;     /* TCP: as bound, also when 0 was asked for */
+	unsigned port; /* TCP: as bound, also when 0 was asked for */
 };
 
 /*
@@ -33,8 +33,8 @@ int transport_listen_unix(struct listener *listener, const char *path, struct er
 
 /* address: a numeric IPv4 or IPv6 loopback address or "localhost" (IPv4); others
  * are refused until TLS is configured.  port 0: the kernel picks. */
-int transport_listen_tcp(struct listener *listener, const char *address, unsigned port,
-	struct err *err);
+int transport_listen_tcp(
+	struct listener *listener, const char *address, unsigned port, struct err *err);
 
 /* Takes over the one socket of systemd's LISTEN_FDS protocol, after checking
  * LISTEN_PID and that it is a listening stream socket on loopback or AF_UNIX,
@@ -85,8 +85,16 @@ ssize_t stream_receive(struct stream *stream, const struct iovec *iov, size_t nr
  * send_timeout_ms (it is not cut while it moves), ERR_DISCONNECTED.  Uses iov as
  * its notes: its content is undefined afterwards.  Never raises SIGPIPE.
  */
-int stream_send(struct stream *stream, struct iovec *iov, size_t nr_iov, const char *what,
-	struct err *err);
+int stream_send(
+	struct stream *stream, struct iovec *iov, size_t nr_iov, const char *what, struct err *err);
+
+/*
+ * The last word was said: the peer sees the end of the stream behind what was
+ * sent.  What it sent itself and nobody received is thrown away, as far as it
+ * is here; the kernel would otherwise tell the peer of a reset, and drop what is
+ * still on the way to it.
+ */
+void stream_finish(struct stream *stream);
 
 /* Ends waiting: receives find the end of the stream (after what has arrived
  * already), and with both, sends fail as well. */

@@ -354,6 +354,20 @@ def test_stop_with_clients_that_do_nothing(servers):
         assert time.monotonic() - began < 3
 
 
+def test_stop_with_a_client_that_does_not_read(servers):
+    """It gets its five seconds, and then the end."""
+    server = raw.serve(servers, f"null:{SIZE}")
+    with raw.Client(server.connect()) as client:
+        client.go("")
+        for _ in range(4):
+            client.put(raw.READ, 0, 64 * MIB)
+        client.get(16)
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert 4 < time.monotonic() - began < 15
+
+
 def test_unix_socket_modes_and_stale_ones(servers, scratch):
     path = os.path.join(scratch, "x.sock")
     command = [raw.find_nbd_serve(), "null:4096", path]

@@ -256,8 +256,9 @@ def test_goodbye_is_an_orderly_end(server, client):
     server.wait_err("connection ended: it said goodbye")
 
 
-def test_stop_answers_what_is_in_progress(servers, disk):
-    server = raw.serve(servers, "raw:" + disk)
+@pytest.mark.parametrize("tcp", [False, True])
+def test_stop_answers_what_is_in_progress(servers, disk, tcp):
+    server = raw.serve(servers, "raw:" + disk, tcp=tcp)
     with raw.Client(server.connect()) as client:
         client.go("")
         for _ in range(20):

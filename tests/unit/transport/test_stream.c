@@ -3,6 +3,8 @@
 
 #include "transport.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 
 static struct stream ours;
@@ -99,6 +101,44 @@ static void test_send_to_one_that_is_gone(void **state)
 	assert_int_equal(err.code, ERR_DISCONNECTED);
 }
 
+/* With bytes left unread, a mere close would be a reset for the peer. */
+static void test_finish(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	char bytes[8];
+	assert_int_equal(write(theirs, "unread", 6), 6);
+	assert_int_equal(stream_send(&ours, &(struct iovec){"last", 4}, 1, "testing", &err), 0);
+	stream_finish(&ours);
+	stream_close(&ours);
+	assert_int_equal(read(theirs, bytes, sizeof bytes), 4);
+	assert_int_equal(read(theirs, bytes, sizeof bytes), 0);
+}
+
+static int option(int fd, int level, int name)
+{
+	int value = -1;
+	socklen_t length = sizeof value;
+	assert_int_equal(getsockopt(fd, level, name, &value, &length), 0);
+	return value;
+}
+
+/* A vanished peer is found within some 60 s, idle or in the middle of data. */
+static void test_tcp_options(void **state)
+{
+	(void)state;
+	struct stream stream;
+	stream_init(&stream, socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), 1000);
+	assert_int_equal(option(stream.fd, IPPROTO_TCP, TCP_NODELAY), 1);
+	assert_int_equal(option(stream.fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+	int seconds = option(stream.fd, IPPROTO_TCP, TCP_KEEPIDLE) +
+		      option(stream.fd, IPPROTO_TCP, TCP_KEEPINTVL) *
+			      option(stream.fd, IPPROTO_TCP, TCP_KEEPCNT);
+	assert_in_range(seconds, 30, 60);
+	assert_int_equal(option(stream.fd, IPPROTO_TCP, TCP_USER_TIMEOUT), 60000);
+	stream_close(&stream);
+}
+
 static void *shut_main(void *arg)
 {
 	(void)arg;
@@ -129,6 +169,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_send_in_parts, make, drop),
 		cmocka_unit_test_setup_teardown(test_send_to_one_that_does_not_read, make, drop),
 		cmocka_unit_test_setup_teardown(test_send_to_one_that_is_gone, make, drop),
+		cmocka_unit_test_setup_teardown(test_finish, make, drop),
+		cmocka_unit_test(test_tcp_options),
 		cmocka_unit_test_setup_teardown(test_shut_ends_a_wait, make, drop),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
