@@ -293,7 +293,7 @@ static void cut_power(uint32_t cluster_bytes, bool compress, bool version_2)
 	in_folder(start, "start");
 	in_folder(cut_path, "cut");
 	struct qcow2_create_options create = {
-		.size_bytes = DISK_BYTES, .cluster_bytes = cluster_bytes};
+		.size_bytes = DISK_BYTES, .cluster_bytes = cluster_bytes, .replace = true};
 	assert_int_equal(qcow2_create(path, &create, &err), 0);
 	assert_int_equal(qcow2_create(start, &create, &err), 0);
 	for (int i = 0; version_2 && i < 2; i++) { /* 16-bit refcounts are the same in both */
