@@ -32,8 +32,8 @@ static struct raw *raw_of(struct block *block)
 	return (struct raw *)block;
 }
 
-static int raw_read(struct block *block, void *buffer, size_t length, uint64_t offset,
-	struct err *err)
+static int raw_read(
+	struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err)
 {
 	return file_pread(raw_of(block)->fd, buffer, length, offset, block_label(block), err);
 }
@@ -84,8 +84,8 @@ static int try_fallocate(struct raw *raw, atomic_bool *offered, int mode, uint64
 	return 0;
 }
 
-static int raw_zero(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err)
+static int raw_zero(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err)
 {
 	struct raw *raw = raw_of(block);
 	int rc = 0;
@@ -103,8 +103,8 @@ static int raw_zero(struct block *block, uint64_t offset, uint64_t length, unsig
 	return write_zeros(raw, offset, length, err);
 }
 
-static int raw_trim(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err)
+static int raw_trim(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err)
 {
 	(void)flags;
 	struct raw *raw = raw_of(block);
@@ -120,6 +120,21 @@ static int raw_flush(struct block *block, struct err *err)
 	return 0;
 }
 
+/* No data up to the end of the file: but what was cut off is no hole. */
+static int check_not_shrunk(struct raw *raw, struct err *err)
+{
+	struct stat st;
+	if (fstat(raw->fd, &st) < 0)
+		return err_errno(err, errno, "cannot stat %s", block_label(&raw->block));
+	uint64_t now = (uint64_t)st.st_size, before = raw->block.info.size_bytes;
+	if (now < before)
+		return err_set(err, ERR_IO,
+			"%s ends at offset %llu, and had %llu bytes when it was opened",
+			block_label(&raw->block), (unsigned long long)now,
+			(unsigned long long)before);
+	return 0;
+}
+
 static int raw_extents(struct block *block, uint64_t offset, uint64_t length,
 	struct block_extent *extents, size_t max, size_t *nr, struct err *err)
 {
@@ -130,9 +145,12 @@ static int raw_extents(struct block *block, uint64_t offset, uint64_t length,
 		off_t data = lseek(raw->fd, (off_t)at, SEEK_DATA);
 		if (data < 0 && errno != ENXIO)
 			return err_errno(err, errno, "cannot find data in %s", block_label(block));
+		if (data < 0 && check_not_shrunk(raw, err) < 0)
+			return -1;
 		uint64_t hole_end = data < 0 ? end : min_u64((uint64_t)data, end);
 		if (hole_end > at) {
-			extents[n++] = (struct block_extent){hole_end - at, BLOCK_HOLE | BLOCK_ZERO};
+			extents[n++] =
+				(struct block_extent){hole_end - at, BLOCK_HOLE | BLOCK_ZERO};
 			at = hole_end;
 			continue;
 		}
@@ -193,8 +211,8 @@ static int device_size(int fd, uint64_t *size_bytes, uint32_t *sector_bytes)
 }
 
 /* Takes fd, also on failure. */
-static struct block *raw_over_fd(int fd, const char *path, bool read_only, bool fresh,
-	struct err *err)
+static struct block *raw_over_fd(
+	int fd, const char *path, bool read_only, bool fresh, struct err *err)
 {
 	struct raw *raw = calloc(1, sizeof *raw);
 	char *label = NULL;
@@ -213,7 +231,8 @@ static struct block *raw_over_fd(int fd, const char *path, bool read_only, bool 
 	if (S_ISREG(st.st_mode)) {
 		size_bytes = (uint64_t)st.st_size;
 	} else if (!S_ISBLK(st.st_mode)) {
-		err_set(err, ERR_FORMAT, "raw:%s is neither a regular file nor a block device", path);
+		err_set(err, ERR_FORMAT, "raw:%s is neither a regular file nor a block device",
+			path);
 		goto fail;
 	} else if (device_size(fd, &size_bytes, &granule) < 0) {
 		err_errno(err, errno, "cannot get the size of device raw:%s", path);
@@ -276,8 +295,7 @@ static int open_fresh(const char *path, bool replace, bool *created, struct err 
 	return fd;
 }
 
-struct block *block_raw_create(const char *path, uint64_t size_bytes, bool replace,
-	struct err *err)
+struct block *block_raw_create(const char *path, uint64_t size_bytes, bool replace, struct err *err)
 {
 	bool created;
 	int fd = open_fresh(path, replace, &created, err);
