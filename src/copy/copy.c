@@ -74,6 +74,7 @@ void run_want_all(struct run *run)
 	for (unsigned i = run->nr_lanes_first; i < run->nr_lanes; i++) {
 		uint64_t one = 1;
 		run->lanes[i].wanted = true;
+		run->nr_opening++;
 		ssize_t n = write(run->lanes[i].wake_fd, &one, sizeof one);
 		(void)n; /* the counter is far from full */
 	}
@@ -103,7 +104,7 @@ bool run_lane_opened(struct lane *lane)
 {
 	struct run *run = lane->run;
 	WITH_LOCK(&run->mutex);
-	run->nr_opening--;
+	run->nr_opening -= lane->wanted;
 	lane->state = LANE_OPEN;
 	if (lane->surplus || run->failed)
 		return false;
@@ -115,7 +116,7 @@ void run_lane_not_opened(struct lane *lane, const struct err *why)
 {
 	struct run *run = lane->run;
 	WITH_LOCK(&run->mutex);
-	run->nr_opening--;
+	run->nr_opening -= lane->wanted;
 	lane->state = LANE_ENDED;
 	if (lane->surplus || run->failed)
 		return;
@@ -295,7 +296,8 @@ static void run_lanes(struct run *run)
 {
 	unsigned nr_started = 0;
 	struct err err = ERR_INIT;
-	run->nr_opening = run->nr_running = run->nr_lanes;
+	run->nr_opening = run->nr_lanes_first;
+	run->nr_running = run->nr_lanes;
 	while (nr_started < run->nr_lanes) {
 		struct lane *lane = &run->lanes[nr_started];
 		if (thread_start(&lane->thread, "copy-lane", lane_main, lane, &err) < 0) {
@@ -326,14 +328,6 @@ static void release(struct run *run)
 	free(run);
 }
 
-static int add_context(const struct run *run, struct err *err)
-{
-	if (!run->target)
-		return err_context(err, "reading %s", block_label(run->source));
-	return err_context(
-		err, "copying %s to %s", block_label(run->source), block_label(run->target));
-}
-
 static int copy(struct block *source, struct block *target, const struct copy_options *options,
 	struct err *err)
 {
@@ -358,8 +352,6 @@ static int copy(struct block *source, struct block *target, const struct copy_op
 	/* A target that may lose writes was flushed by the lanes that wrote. */
 	if (rc == 0 && target && !run->journalled)
 		rc = block_flush(target, err);
-	if (rc < 0)
-		add_context(run, err);
 	tell_stored(run);
 	release(run);
 	return rc;

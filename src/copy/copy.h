@@ -53,7 +53,11 @@ struct copy_options {
  * Copies all of source to target; at the end the target is flushed.  Sizes must
  * be equal (ERR_RANGE names both).  Zeros are skipped when the target
  * starts_zero, else written explicitly.  The first error wins, the other lanes
- * are cancelled.  Blocking; one call a pair of disks at a time.
+ * are cancelled.  It names the disk and the offset; which copy it was the caller
+ * knows.  Connections beyond the first are opened beside the copying, and may be
+ * refused: then it goes on with those there are.  What a target lost together
+ * with a connection (can_vanish) is copied again.  Blocking; one call a pair of
+ * disks at a time.
  */
 int copy_run(struct block *source, struct block *target, const struct copy_options *options,
 	struct err *err);

@@ -22,23 +22,24 @@ static bool bit(const uint64_t *words, uint64_t i)
 	return words[i / 64] >> (i % 64) & 1;
 }
 
-/* Zeros [from, to) as far as its chunks have data beside it. */
-static void fill_gap(uint8_t *buffer, uint64_t from, uint64_t to)
+/* Zeros [from, to) as far as its blocks have data beside it. */
+static void fill_gap(uint8_t *buffer, uint64_t from, uint64_t to, uint64_t block)
 {
-	uint64_t head = min_u64(round_up(from, DIGEST_CHUNK_BYTES), to);
-	uint64_t tail = max_u64(round_down(to, DIGEST_CHUNK_BYTES), head);
+	uint64_t head = min_u64(round_up(from, block), to);
+	uint64_t tail = max_u64(round_down(to, block), head);
 	memset(buffer + from, 0, head - from);
 	memset(buffer + tail, 0, to - tail);
 }
 
-static void fill_gaps(const struct copy_item *item, uint8_t *buffer)
+static void fill_gaps(const struct piece_plan *plan, const struct copy_item *item, uint8_t *buffer)
 {
-	uint64_t at = 0;
+	/* A chunk is hashed whole, and a granule is written whole. */
+	uint64_t at = 0, block = max_u64(DIGEST_CHUNK_BYTES, plan->granule_bytes);
 	for (unsigned i = 0; i < item->nr_spans; i++) {
-		fill_gap(buffer, at, item->spans[i].start);
+		fill_gap(buffer, at, item->spans[i].start, block);
 		at = item->spans[i].end;
 	}
-	fill_gap(buffer, at, item->length);
+	fill_gap(buffer, at, item->length, block);
 }
 
 /* Marks the zero units of one chunk; true when it is nothing but zeros. */
@@ -66,7 +67,7 @@ void piece_examine(const struct piece_plan *plan, const struct copy_item *item, 
 
 	memset(piece->zero_units, 0, (size_t)div_round_up(nr_units, 64) * 8);
 	piece->zero_chunks = 0;
-	fill_gaps(item, buffer);
+	fill_gaps(plan, item, buffer);
 	for (uint64_t at = 0, chunk = 0; at < item->length; at += DIGEST_CHUNK_BYTES, chunk++) {
 		uint64_t length = min_u64(DIGEST_CHUNK_BYTES, item->length - at);
 		uint64_t first_unit = chunk * units_per_chunk;
