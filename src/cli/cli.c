@@ -90,17 +90,20 @@ static void print_help(void)
 
 /* --- finding a command ------------------------------------------------------------ */
 
+/* Whether the command's name is "first second". */
+static bool is_named(const struct command *command, const char *first, const char *second)
+{
+	size_t length = strlen(first);
+	return strncmp(command->name, first, length) == 0 && command->name[length] == ' ' &&
+	       strcmp(command->name + length + 1, second) == 0;
+}
+
 /* 2 or 1 words of argv are its name; NULL when none is. */
 static const struct command *find_command(int argc, const char *const *argv, int *nr_words)
 {
-	char two[64];
-	if (argc > 1 && strlen(argv[0]) + strlen(argv[1]) + 2 <= sizeof two)
-		snprintf(two, sizeof two, "%s %s", argv[0], argv[1]);
-	else
-		two[0] = '\0';
 	for (size_t i = 0; i < cli_nr_commands; i++) {
 		*nr_words = 2;
-		if (two[0] && strcmp(cli_commands[i]->name, two) == 0)
+		if (argc > 1 && is_named(cli_commands[i], argv[0], argv[1]))
 			return cli_commands[i];
 		*nr_words = 1;
 		if (strcmp(cli_commands[i]->name, argv[0]) == 0)

@@ -124,15 +124,31 @@ static int run(struct cli *cli, const void *values, struct err *err)
 		return err_set(err, ERR_USAGE,
 			"completion: \"%s\" is no shell that is known (bash is)",
 			cli->arguments.items[0]);
+	/* The shell cuts words at ':' and '=': a disk's name is put together again,
+	 * and what stands before the last cut is not offered a second time. */
 	printf("# bash completion for sendense, made by: sendense completion bash\n"
 	       "_sendense_disk()\n{\n"
 	       "\tcompopt -o nospace 2>/dev/null\n"
-	       "\tCOMPREPLY=($(compgen -W \"raw: qcow2: nbd:// nbd+unix:///\" -- \"$cur\"))\n"
-	       "\t((${#COMPREPLY[@]})) || COMPREPLY=($(compgen -f -- \"$cur\"))\n"
+	       "\tlocal word=$cur before=${COMP_WORDS[COMP_CWORD - 1]}\n"
+	       "\tif [[ $word == : || $before == : ]]; then\n"
+	       "\t\t[[ $word == : ]] && word=\"\"\n"
+	       "\t\tCOMPREPLY=($(compgen -f -- \"$word\"))\n"
+	       "\telse\n"
+	       "\t\tCOMPREPLY=($(compgen -W \"raw: qcow2: nbd:// nbd+unix:///\" -- \"$word\"))\n"
+	       "\tfi\n"
 	       "}\n\n"
 	       "_sendense()\n{\n"
 	       "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}\n"
-	       "\tlocal command=${COMP_WORDS[1]} at=1 words=\"\"\n");
+	       "\tlocal command=${COMP_WORDS[1]} at=1 words=\"\"\n"
+	       "\tif [[ $prev == : || $cur == : ]]; then\n"
+	       "\t\t_sendense_disk\n"
+	       "\t\treturn\n"
+	       "\tfi\n"
+	       "\tif [[ $cur == = ]]; then\n"
+	       "\t\tcur=\"\"\n"
+	       "\telif [[ $prev == = ]]; then\n"
+	       "\t\tprev=${COMP_WORDS[COMP_CWORD - 2]}\n"
+	       "\tfi\n");
 	print_names();
 	print_cases();
 	printf("}\ncomplete -F _sendense sendense\n");

@@ -4,6 +4,7 @@
  */
 #include "repository_internal.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -196,7 +197,8 @@ static int make_id(
 		if (*p != '-' && *p != ':')
 			compact[used++] = *p;
 	compact[used] = '\0';
-	snprintf(out, room, "%.16s-%s", compact, tail);
+	int length = snprintf(out, room, "%.16s-%s", compact, tail);
+	assert(length > 0 && (size_t)length < room);
 	return 0;
 }
 

@@ -87,17 +87,18 @@ def test_a_full_stdout_is_an_error():
     assert b"standard output" in done.stderr
 
 
-def complete(words):
-    """What bash offers for the last word."""
+def complete(*words, cwd=None):
+    """What bash offers for the last word, cut as its line editor cuts."""
     support.need("bash")
-    script = (f'source <({support.SENDENSE} completion bash); COMP_WORDS=({" ".join(words)} ""); '
-              f'COMP_CWORD={len(words)}; _sendense; printf "%s\\n" "${{COMPREPLY[@]}}"')
-    return run("bash", "-c", script).out.split()
+    typed = " ".join(f"'{word}'" for word in words)
+    script = (f'source <({support.SENDENSE} completion bash); COMP_WORDS=({typed}); '
+              f'COMP_CWORD={len(words) - 1}; _sendense; printf "%s\\n" "${{COMPREPLY[@]}}"')
+    return run("bash", "-c", script, cwd=cwd).out.split()
 
 
 def test_completion_knows_every_command_and_option():
     first = {command.split()[0] for command in commands()}
-    assert first <= set(complete(["sendense"]))
+    assert first <= set(complete("sendense", ""))
     script = sendense("completion", "bash").out
     run("bash", "-n", stdin=script.encode())
     for command in commands():
@@ -105,6 +106,22 @@ def test_completion_knows_every_command_and_option():
         assert line, command
         offered = line.group(1).split()
         assert sorted(offered) == sorted(f"--{name}" for name, _ in options_of(help_of(command)))
+
+
+def test_completion_of_words(scratch):
+    for name in ("disk.raw", "other"):
+        with open(f"{scratch}/{name}", "wb"):
+            pass
+    assert complete("sendense", "ver") == ["verify", "version"]
+    assert complete("sendense", "repo", "i") == ["init", "info"]
+    assert complete("sendense", "copy", "--li") == ["--limit-rate"]
+    assert complete("sendense", "copy", "--progress", "j") == ["json"]
+    assert complete("sendense", "copy", "--progress", "=", "j") == ["json"]
+    assert set(complete("sendense", "copy", "--progress", "=")) == {"none", "bar", "json"}
+    assert complete("sendense", "copy", "q") == ["qcow2:"]
+    assert complete("sendense", "copy", "raw", ":", "di", cwd=scratch) == ["disk.raw"]
+    assert set(complete("sendense", "copy", "raw", ":", cwd=scratch)) == {"disk.raw", "other"}
+    assert complete("sendense", "restore", "--to", "q") == ["qcow2:"]
 
 
 def test_man_pages_know_every_option():
