@@ -391,7 +391,7 @@ struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char 
 	struct err why = ERR_INIT;
 	if (owner_self(&lock->record.owner, &why) < 0 || make(lock, cancel, &why) < 0) {
 		/* Where nothing can be written nothing is pruned either. */
-		if (kind != LOCK_READ || why.sys_errno != EROFS)
+		if (kind != LOCK_KIND_READ || why.sys_errno != EROFS)
 			err_copy(err, &why);
 		goto fail;
 	}

@@ -7,7 +7,7 @@
 static struct lock *take(struct repository *repo, const char *job)
 {
 	struct err err = ERR_INIT;
-	struct lock *lock = lock_take(repo, LOCK_WRITE, "web01", NULL, job, NULL, &err);
+	struct lock *lock = lock_take(repo, LOCK_KIND_WRITE, "web01", NULL, job, NULL, &err);
 	if (!lock)
 		fail_msg("%s", err.text);
 	return lock;
@@ -21,12 +21,12 @@ static void test_live_owner(void **state)
 	struct err err = ERR_INIT;
 	assert_int_equal(mkdir("r/.incoming/" JOB "1", 0700), 0);
 	SUPPORT_OK(plan_write_stage(repo, JOB "1", "copy", 1, &err), err);
-	assert_null(lock_take(repo, LOCK_WRITE, "web01", NULL, JOB "2", NULL, &err));
+	assert_null(lock_take(repo, LOCK_KIND_WRITE, "web01", NULL, JOB "2", NULL, &err));
 	support_expect(&err, ERR_BUSY, "VM \"web01\" is locked by job " JOB "1 (pid ");
 	assert_non_null(strstr(err.text, ", stage copy)"));
 	support_bad_input("a VM locked by a live process", &err);
 	/* Other VMs are free. */
-	struct lock *other = lock_take(repo, LOCK_WRITE, "web02", NULL, JOB "2", NULL, &err);
+	struct lock *other = lock_take(repo, LOCK_KIND_WRITE, "web02", NULL, JOB "2", NULL, &err);
 	assert_non_null(other);
 	lock_release(other);
 	lock_release(lock);
@@ -47,7 +47,8 @@ static void die_holding(const char *job)
 	assert_true(pid >= 0);
 	if (pid == 0) {
 		struct repository *repo = repository_open("r", REPOSITORY_WRITE, NULL);
-		_exit(repo && lock_take(repo, LOCK_WRITE, "web01", NULL, job, NULL, NULL) ? 0 : 1);
+		_exit(repo && lock_take(repo, LOCK_KIND_WRITE, "web01", NULL, job, NULL, NULL) ? 0
+											       : 1);
 	}
 	int status;
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -119,7 +120,7 @@ static void test_other_host(void **state)
 	change("r/.locks/web01.write", "host_id", json_string("0123"));
 	change("r/.locks/web01.write", "host", json_string("far-away"));
 	for (unsigned i = 0; i < 2; i++) {
-		assert_null(lock_take(repo, LOCK_WRITE, "web01", NULL, JOB "2", NULL, &err));
+		assert_null(lock_take(repo, LOCK_KIND_WRITE, "web01", NULL, JOB "2", NULL, &err));
 		support_expect(&err, ERR_BUSY, "on host far-away");
 	}
 	/* What was seen moves back eleven minutes: the clock of the test. */
@@ -137,7 +138,7 @@ static void test_other_host(void **state)
 	change(path, "at_s", json_integer(at - 660));
 	/* The heart has beaten since: alive. */
 	change("r/.locks/web01.write", "heartbeat", json_integer(7));
-	assert_null(lock_take(repo, LOCK_WRITE, "web01", NULL, JOB "2", NULL, &err));
+	assert_null(lock_take(repo, LOCK_KIND_WRITE, "web01", NULL, JOB "2", NULL, &err));
 	change(path, "at_s", json_integer(at - 660));
 	lock_release(take(repo, JOB "2"));
 	assert_int_equal(access(path, F_OK), -1);
@@ -168,9 +169,9 @@ static void test_leases(void **state)
 	char vm[256];
 	memset(vm, '/', 255);
 	vm[255] = '\0'; /* the longest names fit into a file's */
-	struct lock *write = lock_take(repo, LOCK_WRITE, vm, NULL, JOB "1", NULL, &err);
-	struct lock *first = lock_take(repo, LOCK_READ, vm, POINT, JOB "2", NULL, &err);
-	struct lock *second = lock_take(repo, LOCK_READ, vm, POINT, JOB "3", NULL, &err);
+	struct lock *write = lock_take(repo, LOCK_KIND_WRITE, vm, NULL, JOB "1", NULL, &err);
+	struct lock *first = lock_take(repo, LOCK_KIND_READ, vm, POINT, JOB "2", NULL, &err);
+	struct lock *second = lock_take(repo, LOCK_KIND_READ, vm, POINT, JOB "3", NULL, &err);
 	assert_true(write && first && second);
 	lock_release(first);
 	lock_release(second);
@@ -199,9 +200,9 @@ static void test_race(void **state)
 			struct repository *repo = repository_open("r", REPOSITORY_WRITE, &err);
 			if (n != 0 || !repo)
 				_exit(2);
-			_exit(lock_take(repo, LOCK_WRITE, "web01", NULL, job, NULL, &err) ? 0
-				: err.code == ERR_BUSY                                    ? 1
-											  : 2);
+			_exit(lock_take(repo, LOCK_KIND_WRITE, "web01", NULL, job, NULL, &err) ? 0
+				: err.code == ERR_BUSY                                         ? 1
+											       : 2);
 		}
 	}
 	close(go[0]);
