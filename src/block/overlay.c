@@ -178,6 +178,7 @@ static int change_cell(
 	/* Exclusive until the cell is ours, so that nobody reads a half-filled one. */
 	struct rangelock_hold hold;
 	rangelock_acquire(&o->cells, &hold, cell * CELL_BYTES, CELL_BYTES, !cell_is_ours(o, cell));
+	assert(hold.exclusive || cell_is_ours(o, cell));
 	int rc = cell_is_ours(o, cell) ? put(o, buffer, length, offset, err)
 				       : take_cell(o, leaf, buffer, length, offset, err);
 	rangelock_release(&o->cells, &hold);
