@@ -101,6 +101,21 @@ static void report_foreign(struct check_run *run, const char *vm, const char *pa
 	check_report(run, &finding, "no restore point and no unfinished job knows of it");
 }
 
+/* Ours by its name, but of a restore point that does not exist. */
+static void report_orphan(
+	struct check_run *run, const char *vm, const char *point, const char *path)
+{
+	struct repository_finding finding = {.kind = REPOSITORY_FINDING_DAMAGE,
+		.vm = vm,
+		.point = point,
+		.file = path,
+		.remedy = "it is kept: bring the manifest back from a copy of the repository, or "
+			  "move "
+			  "the file away; qemu-img convert reads an image without its manifest"};
+	check_report(
+		run, &finding, "restore point %s has no manifest, and no unfinished job", point);
+}
+
 /* --- the top and the jobs ------------------------------------------------------------- */
 
 static bool is_one_of(const char *name, const char *const *list)
@@ -259,7 +274,10 @@ static void check_disk_folder(struct check_run *run, const char *vm, const char 
 		/* Committed between our two looks. */
 		if (shaped && has_manifest(run->repo, vm, point))
 			continue;
-		report_foreign(run, vm, path);
+		if (shaped)
+			report_orphan(run, vm, point, path);
+		else
+			report_foreign(run, vm, path);
 	}
 	path_names_free(&names);
 }

@@ -373,7 +373,7 @@ struct repository_finding {
 
 /* "damage", "missing", ... */
 const char *repository_finding_name(enum repository_finding_kind kind);
-/* DAMAGE, MISSING and FOREIGN: what exit status 3 tells. */
+/* DAMAGE and MISSING: what exit status 3 tells. */
 bool repository_finding_is_damage(enum repository_finding_kind kind);
 
 /* Called from one thread at a time; strings are the caller's for the call only. */
