@@ -47,9 +47,6 @@ static int copy(struct cli *cli, const struct values *v, struct block *source,
 	struct err *err)
 {
 	uint64_t size_bytes = block_info(source)->size_bytes;
-	if (target_open(target, cli->arguments.items[1], &v->target, size_bytes, cli->cancel, err) <
-		0)
-		return -1;
 	if (progress_add_disk(progress, NULL, size_bytes, figures, err) < 0)
 		return -1;
 	struct copy_options copy = {
@@ -68,6 +65,19 @@ static int copy(struct cli *cli, const struct values *v, struct block *source,
 	return 0;
 }
 
+static struct block *open_both(
+	struct cli *cli, const struct values *v, struct target *target, struct err *err)
+{
+	const char *from = cli->arguments.items[0], *to = cli->arguments.items[1];
+	struct block *source = source_open(from, true, &v->allow_backing, cli->cancel, err);
+	if (source && target_open(target, to, &v->target, block_info(source)->size_bytes,
+			      cli->cancel, err) == 0)
+		return source;
+	err_context(err, "cannot copy %s to %s", from, to);
+	block_close(source, NULL);
+	return NULL;
+}
+
 static int run(struct cli *cli, const void *values, struct err *err)
 {
 	const struct values *v = values;
@@ -82,15 +92,13 @@ static int run(struct cli *cli, const void *values, struct err *err)
 		return -1;
 	uint64_t size_bytes = 0;
 	int rc = -1;
-	struct block *source = source_open(from, true, &v->allow_backing, cli->cancel, err);
+	struct block *source = open_both(cli, v, &target, err);
 	if (source) {
 		size_bytes = block_info(source)->size_bytes;
 		rc = copy(cli, v, source, &target, &figures, progress, err);
 	}
-	if (rc < 0) {
-		err_context(err, "cannot copy %s to %s", from, to);
+	if (rc < 0)
 		target_discard(&target, err);
-	}
 	block_close(source, NULL);
 	progress_end(progress, err);
 	if (rc < 0)

@@ -132,7 +132,7 @@ static struct block *create_file(enum locator_kind kind, const char *name, const
 		return NULL;
 	}
 	if (exists && !S_ISREG(st.st_mode)) {
-		err_set(err, ERR_EXISTS, "%s is neither a file nor a block device", name);
+		err_set(err, ERR_FORMAT, "%s is neither a file nor a block device", name);
 		return NULL;
 	}
 	struct block *block = make_file(kind, path, options, err);

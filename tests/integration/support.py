@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -45,12 +46,21 @@ def need(*tools):
             pytest.skip(f"{tool} is not installed")
 
 
+def need_mounts(folder):
+    """Skips the test unless a user may mount in a namespace of its own."""
+    need("unshare")
+    tried = run("unshare", "-rm", "mount", "-t", "tmpfs", "none", folder, status=None)
+    if tried.status != 0:
+        pytest.skip(f"no mounts in a namespace here: {tried.err.strip()}")
+
+
 def bad_input(case, message):
     """Adds a row to the table of bad inputs that ./run test prints."""
     path = os.environ.get("SENDENSE_BAD_INPUT_TABLE")
     if not path:
         return
-    text = " ".join(str(message).split())
+    # The test's own folder says nothing to a reader.
+    text = re.sub(r"/[^\s=]*/sd-\w+/?|" + re.escape(TOP) + "/", "", " ".join(str(message).split()))
     with open(path, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(f"{case}\t{text}\n")
@@ -71,9 +81,9 @@ class Result:
 
     @property
     def message(self):
-        """The first line of error, without the program's name."""
+        """Its error, without the program's name; log lines before it do not count."""
         for line in self.err.splitlines():
-            if line.startswith("sendense: "):
+            if re.match("sendense: (?!(warning|info|debug): )", line):
                 return line[len("sendense: "):]
         return ""
 

@@ -106,11 +106,11 @@ static void other_files_are_let_be(void **state)
 	struct err err = ERR_INIT;
 	bool created;
 	assert_null(locator_create("raw:/dev/null", &options, &created, &err));
-	assert_int_equal(err.code, ERR_EXISTS);
+	assert_int_equal(err.code, ERR_FORMAT);
 	char name[64];
 	snprintf(name, sizeof name, "raw:%s", place->folder);
 	assert_null(locator_create(name, &options, &created, &err));
-	assert_int_equal(err.code, ERR_EXISTS);
+	assert_int_equal(err.code, ERR_FORMAT);
 }
 
 int main(void)
