@@ -24,8 +24,8 @@ struct qcow2_codec {
 	z_stream zlib_out, zlib_in;
 	bool has_zlib_out, has_zlib_in;
 	int zlib_level;
-	uint8_t *input;
-	size_t input_bytes;
+	uint8_t *input, *output;
+	size_t input_bytes, output_bytes;
 };
 
 void qcow2_codecs_init(struct qcow2_codecs *codecs)
@@ -43,6 +43,7 @@ static void codec_free(struct qcow2_codec *codec)
 	if (codec->has_zlib_in)
 		inflateEnd(&codec->zlib_in);
 	free(codec->input);
+	free(codec->output);
 	free(codec);
 }
 
@@ -81,6 +82,22 @@ void qcow2_codec_put(struct qcow2_codecs *codecs, struct qcow2_codec *codec)
 	codec->next = codecs->idle;
 	codecs->idle = codec;
 	pthread_mutex_unlock(&codecs->mutex);
+}
+
+/* Grows a buffer without keeping its content. */
+static uint8_t *buffer_of(uint8_t **buffer, size_t *room, size_t bytes)
+{
+	if (*room < bytes) {
+		free(*buffer);
+		*buffer = malloc(bytes);
+		*room = *buffer ? bytes : 0;
+	}
+	return *buffer;
+}
+
+uint8_t *qcow2_codec_output(struct qcow2_codec *codec, size_t bytes)
+{
+	return buffer_of(&codec->output, &codec->output_bytes, bytes);
 }
 
 /* --- compressing ----------------------------------------------------------------- */
@@ -176,14 +193,8 @@ static bool zlib_decompress(
 static int load_input(struct qcow2_image *image, struct qcow2_codec *codec, uint64_t offset,
 	size_t length, struct err *err)
 {
-	if (codec->input_bytes < length) {
-		uint8_t *bigger = realloc(codec->input, length);
-		if (!bigger)
-			return err_errno(
-				err, ENOMEM, "cannot decompress a cluster of %s", image->path);
-		codec->input = bigger;
-		codec->input_bytes = length;
-	}
+	if (!buffer_of(&codec->input, &codec->input_bytes, length))
+		return err_errno(err, ENOMEM, "cannot decompress a cluster of %s", image->path);
 	return qcow2_header_pread(image->fd, codec->input, length, offset, image->path, err);
 }
 

@@ -268,6 +268,9 @@ void qcow2_codecs_destroy(struct qcow2_codecs *codecs);
 struct qcow2_codec *qcow2_codec_get(struct qcow2_codecs *codecs, struct err *err);
 void qcow2_codec_put(struct qcow2_codecs *codecs, struct qcow2_codec *codec);
 
+/* A buffer that stays with the codec, until it is asked for again; NULL: no memory. */
+uint8_t *qcow2_codec_output(struct qcow2_codec *codec, size_t bytes);
+
 /* Compresses one cluster; returns the size, at most most_bytes, or 0 when it does
  * not become as small as that. */
 size_t qcow2_codec_compress(struct qcow2_codec *codec, enum qcow2_compression type, int level,

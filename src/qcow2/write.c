@@ -356,7 +356,7 @@ static int write_group(
 {
 	struct qcow2_image *image = job->image;
 	struct packed packed[BATCH] = {0};
-	uint8_t *AUTO_FREE out = malloc(n * image->h.cluster_bytes);
+	uint8_t *out = qcow2_codec_output(codec, n * image->h.cluster_bytes);
 	if (!out)
 		return err_errno(err, ENOMEM, "cannot compress for %s", image->path);
 	compress_group(job, codec, out, packed, n);
