@@ -13,6 +13,10 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 export SENDENSE=$build/src/cli/sendense
 export SENDENSE_BUILD=$build
+# In memory, where there is enough of it: thousands of syncs are quick there.
+memory=/dev/shm
+[ "$(df -Pk $memory 2>/dev/null | awk 'NR == 2 {print $4}')" -gt 4000000 ] 2>/dev/null || memory=
+export SENDENSE_TEST_DIR="${SENDENSE_TEST_DIR:-$memory}"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export SENDENSE_BAD_INPUT_TABLE=$scratch/bad-input.tsv
