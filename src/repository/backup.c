@@ -334,8 +334,13 @@ static int begin(struct repository_backup *backup, const struct repository_backu
 		.vm = backup->vm,
 		.vm_is_locked = true,
 		.cancel = backup->cancel};
-	if (plan_clean(repo, &clean, err) < 0 || check_space(repo, options, err) < 0 ||
-		choose_point(backup, err) < 0)
+	if (plan_clean(repo, &clean, err) < 0)
+		return -1;
+	/* What other VMs' dead jobs left long ago makes room, too. */
+	struct err late = ERR_INIT;
+	if (repository_clean(repo, REPOSITORY_CLEAN_EXPIRED, NULL, NULL, NULL, &late) < 0)
+		log_warning("%s", late.text);
+	if (check_space(repo, options, err) < 0 || choose_point(backup, err) < 0)
 		return -1;
 	for (size_t i = 0; i < options->nr_disks; i++) {
 		backup->nr_disks = i + 1;

@@ -234,10 +234,10 @@ struct repository_backup;
 
 /*
  * Takes the VM's write lock (ERR_BUSY names job, host, pid, since when, stage),
- * cleans what dead jobs of this VM left, checks free space (ERR_NO_SPACE), writes
- * the plan, makes the images.  On failure nothing is left.  Borrows everything in
- * options for the call, except cancel.  A restore point of more than one disk is
- * one backup.
+ * cleans what dead jobs of this VM left, and of others whose time has passed, checks free space
+ * (ERR_NO_SPACE), writes the plan, makes the images.  On failure nothing is left.  Borrows
+ * everything in options for the call, except cancel.  A restore point of more than one disk is one
+ * backup.
  */
 struct repository_backup *repository_backup_begin(
 	struct repository *repo, const struct repository_backup_options *options, struct err *err);
