@@ -114,20 +114,22 @@ static int fake_close(struct block *block, struct err *err)
 
 /* --- lanes ------------------------------------------------------------------ */
 
-static bool admit(struct fake *f)
+/* The number of the lane from 1, or 0: not admitted. */
+static unsigned admit(struct fake *f, unsigned *crashes)
 {
 	WITH_LOCK(&f->mutex);
 	if (f->most_lanes != 0 && f->nr_lanes == f->most_lanes)
-		return false;
-	f->nr_lanes++;
-	return true;
+		return 0;
+	*crashes = f->nr_crashes;
+	return ++f->nr_lanes;
 }
 
 static struct block_lane *fake_lane_open(
 	struct block *block, struct cancel *cancel, struct err *err)
 {
 	struct fake *f = fake_of(block);
-	if (!admit(f)) {
+	unsigned crashes, number = admit(f, &crashes);
+	if (number == 0) {
 		if (f->hang_lanes)
 			cancel_sleep(cancel, deadline_after_ms(30000), err);
 		else
@@ -136,8 +138,8 @@ static struct block_lane *fake_lane_open(
 	}
 	struct fake_lane *lane = calloc(1, sizeof *lane);
 	lane->fd = eventfd(1, EFD_CLOEXEC);
-	lane->seed = f->seed + f->nr_lanes;
-	lane->crashes = f->nr_crashes;
+	lane->seed = f->seed + number;
+	lane->crashes = crashes;
 	return &lane->head;
 }
 
