@@ -81,7 +81,8 @@ int cancel_poll(const struct cancel *cancel, int fd, short events, struct deadli
 		if (n > 0 && fds[0].revents)
 			return fds[0].revents;
 		if (deadline_passed(until))
-			return err_set(err, ERR_TIMEOUT, "%s: no progress before the deadline", what);
+			return err_set(
+				err, ERR_TIMEOUT, "%s: no progress before the deadline", what);
 	}
 }
 

@@ -80,8 +80,8 @@ struct digest_tree {
 	} level[64];
 };
 
-void digest_tree_init(struct digest_tree *tree, enum digest_algorithm algorithm,
-	uint64_t size_bytes);
+void digest_tree_init(
+	struct digest_tree *tree, enum digest_algorithm algorithm, uint64_t size_bytes);
 /* Not more than nr_chunks in all (asserted). */
 void digest_tree_leaf(struct digest_tree *tree, const uint8_t *leaf);
 void digest_tree_zeros(struct digest_tree *tree, uint64_t nr_chunks);

@@ -20,22 +20,22 @@
 
 enum err_code {
 	ERR_NONE = 0,
-	ERR_USAGE,       /* the caller's words are wrong: a flag, a name, a URI */
-	ERR_IO,          /* the system or a device failed */
-	ERR_NO_SPACE,    /* no space left, a quota, a size limit of the file system */
-	ERR_NOT_FOUND,   /* no such file, export, VM, restore point */
-	ERR_EXISTS,      /* it is there already and may not be overwritten */
-	ERR_DENIED,      /* permission, or a read-only thing that was to be written */
-	ERR_FORMAT,      /* the bytes are not what they claim to be */
+	ERR_USAGE, /* the caller's words are wrong: a flag, a name, a URI */
+	ERR_IO, /* the system or a device failed */
+	ERR_NO_SPACE, /* no space left, a quota, a size limit of the file system */
+	ERR_NOT_FOUND, /* no such file, export, VM, restore point */
+	ERR_EXISTS, /* it is there already and may not be overwritten */
+	ERR_DENIED, /* permission, or a read-only thing that was to be written */
+	ERR_FORMAT, /* the bytes are not what they claim to be */
 	ERR_UNSUPPORTED, /* valid, but not something we read or do */
-	ERR_CORRUPT,     /* it was ours and good once, and is damaged now */
-	ERR_BUSY,        /* locked or in use by someone named in the text */
-	ERR_REFUSED,     /* a peer said no; its reason is in the text */
-	ERR_PROTOCOL,    /* a peer broke the protocol */
-	ERR_DISCONNECTED,/* a peer is gone */
-	ERR_TIMEOUT,     /* a deadline passed; the text names the wait */
-	ERR_CANCELLED,   /* the user or the job's owner asked to stop */
-	ERR_RANGE,       /* an offset or length outside the disk */
+	ERR_CORRUPT, /* it was ours and good once, and is damaged now */
+	ERR_BUSY, /* locked or in use by someone named in the text */
+	ERR_REFUSED, /* a peer said no; its reason is in the text */
+	ERR_PROTOCOL, /* a peer broke the protocol */
+	ERR_DISCONNECTED, /* a peer is gone */
+	ERR_TIMEOUT, /* a deadline passed; the text names the wait */
+	ERR_CANCELLED, /* the user or the job's owner asked to stop */
+	ERR_RANGE, /* an offset or length outside the disk */
 	ERR_NO_MEMORY,
 };
 

@@ -14,8 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int file_pread(int fd, void *buffer, size_t length, uint64_t offset, const char *name,
-	struct err *err)
+int file_pread(
+	int fd, void *buffer, size_t length, uint64_t offset, const char *name, struct err *err)
 {
 	uint8_t *at = buffer;
 	while (length > 0) {
@@ -23,10 +23,12 @@ int file_pread(int fd, void *buffer, size_t length, uint64_t offset, const char 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return err_errno(err, errno, "cannot read %zu bytes at offset %" PRIu64 " of %s",
-				length, offset, name);
+			return err_errno(err, errno,
+				"cannot read %zu bytes at offset %" PRIu64 " of %s", length, offset,
+				name);
 		if (n == 0)
-			return err_set(err, ERR_IO, "%s ends at offset %" PRIu64
+			return err_set(err, ERR_IO,
+				"%s ends at offset %" PRIu64
 				", %zu bytes before the end of what was to be read",
 				name, offset, length);
 		at += n;
@@ -46,7 +48,8 @@ int file_pwrite(int fd, const void *buffer, size_t length, uint64_t offset, cons
 			continue;
 		if (n <= 0)
 			return err_errno(err, n < 0 ? errno : EIO,
-				"cannot write %zu bytes at offset %" PRIu64 " of %s", length, offset, name);
+				"cannot write %zu bytes at offset %" PRIu64 " of %s", length,
+				offset, name);
 		at += n;
 		offset += (uint64_t)n;
 		length -= (size_t)n;
@@ -80,7 +83,8 @@ int file_replace(int dir_fd, const char *path, const void *bytes, size_t length,
 	char *AUTO_FREE temporary = NULL;
 	if (!folder || asprintf(&temporary, "%s.new", path) < 0)
 		return err_errno(err, ENOMEM, "cannot write %s", path);
-	int fd = openat(dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
+	int fd = openat(
+		dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
 	if (fd < 0)
 		return err_errno(err, errno, "cannot create %s", temporary);
 	int rc = file_pwrite(fd, bytes, length, 0, temporary, err);
@@ -97,8 +101,8 @@ int file_replace(int dir_fd, const char *path, const void *bytes, size_t length,
 	return file_sync_dir(dir_fd, folder, err);
 }
 
-int file_load(int dir_fd, const char *path, size_t most, char **bytes, size_t *length,
-	struct err *err)
+int file_load(
+	int dir_fd, const char *path, size_t most, char **bytes, size_t *length, struct err *err)
 {
 	*bytes = NULL;
 	int AUTO_CLOSE fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -110,8 +114,9 @@ int file_load(int dir_fd, const char *path, size_t most, char **bytes, size_t *l
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, ERR_FORMAT, "%s is not a regular file", path);
 	if (st.st_size < 0 || (uint64_t)st.st_size > most)
-		return err_set(err, ERR_FORMAT, "%s has %" PRIu64 " bytes, more than the %zu it may have",
-			path, (uint64_t)st.st_size, most);
+		return err_set(err, ERR_FORMAT,
+			"%s has %" PRIu64 " bytes, more than the %zu it may have", path,
+			(uint64_t)st.st_size, most);
 	size_t size = (size_t)st.st_size;
 	char *content = malloc(size + 1);
 	if (!content)

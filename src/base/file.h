@@ -12,8 +12,8 @@
  * Reads exactly length bytes at offset.  A short file is ERR_IO "ends at ...".
  * name is for the message.
  */
-int file_pread(int fd, void *buffer, size_t length, uint64_t offset, const char *name,
-	struct err *err);
+int file_pread(
+	int fd, void *buffer, size_t length, uint64_t offset, const char *name, struct err *err);
 
 /* Writes exactly length bytes at offset. */
 int file_pwrite(int fd, const void *buffer, size_t length, uint64_t offset, const char *name,
@@ -34,8 +34,8 @@ int file_replace(int dir_fd, const char *path, const void *bytes, size_t length,
  * Reads a whole file of at most `most` bytes (else ERR_FORMAT) into memory that
  * the caller frees; one zero byte follows the content.
  */
-int file_load(int dir_fd, const char *path, size_t most, char **bytes, size_t *length,
-	struct err *err);
+int file_load(
+	int dir_fd, const char *path, size_t most, char **bytes, size_t *length, struct err *err);
 
 /* Makes one folder; that it exists already is no error. */
 int file_make_dir(int dir_fd, const char *path, mode_t mode, struct err *err);

@@ -8,8 +8,8 @@
 
 #define STACK_BYTES (512 * 1024)
 
-int thread_start(pthread_t *thread, const char *name, void *(*main)(void *), void *arg,
-	struct err *err)
+int thread_start(
+	pthread_t *thread, const char *name, void *(*main)(void *), void *arg, struct err *err)
 {
 	sigset_t all, old;
 	pthread_attr_t attr;

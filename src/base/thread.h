@@ -12,8 +12,8 @@
  * thread handles them) and a stack of 512 KiB.  name: at most 15 bytes, shown
  * by ps -T.  To be joined with pthread_join().
  */
-int thread_start(pthread_t *thread, const char *name, void *(*main)(void *), void *arg,
-	struct err *err);
+int thread_start(
+	pthread_t *thread, const char *name, void *(*main)(void *), void *arg, struct err *err);
 
 /* Makes a condition variable whose timed waits use the monotonic clock.
  * Cannot fail on Linux; asserted. */

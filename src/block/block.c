@@ -38,7 +38,8 @@ static int check_range(const struct block *block, const char *verb, uint64_t off
 {
 	if (!range_fits(offset, length, block->info.size_bytes))
 		return err_set(err, ERR_RANGE,
-			"cannot %s %" PRIu64 " bytes at offset %" PRIu64 " of %s: it ends at %" PRIu64,
+			"cannot %s %" PRIu64 " bytes at offset %" PRIu64
+			" of %s: it ends at %" PRIu64,
 			verb, length, offset, block_label(block), block->info.size_bytes);
 	return 0;
 }
@@ -83,8 +84,8 @@ int block_write(struct block *block, const void *buffer, size_t length, uint64_t
 	return after_change(block, flush_after, rc, err);
 }
 
-static int write_zeros(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err)
+static int write_zeros(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err)
 {
 	static const uint8_t zeros[ZERO_PIECE_BYTES];
 	while (length > 0) {
@@ -97,8 +98,8 @@ static int write_zeros(struct block *block, uint64_t offset, uint64_t length, un
 	return 0;
 }
 
-int block_zero(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err)
+int block_zero(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err)
 {
 	if (check_change(block, "zero", offset, length, err) < 0)
 		return -1;
@@ -115,8 +116,8 @@ int block_zero(struct block *block, uint64_t offset, uint64_t length, unsigned f
 	return after_change(block, flush_after, rc, err);
 }
 
-int block_trim(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err)
+int block_trim(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err)
 {
 	if (check_change(block, "trim", offset, length, err) < 0)
 		return -1;
@@ -137,8 +138,8 @@ int block_flush(struct block *block, struct err *err)
 }
 
 /* Callers walk by these lengths: none may be 0 or lead past the range. */
-static void assert_extents(const struct block_extent *extents, size_t nr, size_t max,
-	uint64_t length)
+static void assert_extents(
+	const struct block_extent *extents, size_t nr, size_t max, uint64_t length)
 {
 	uint64_t sum = 0;
 	assert(nr >= 1 && nr <= max);
@@ -233,8 +234,8 @@ static int run_blocking(struct block *block, struct block_io *io)
 	case BLOCK_OP_READ:
 		return block_read(block, io->buffer, (size_t)io->length, io->offset, &io->err);
 	case BLOCK_OP_WRITE:
-		return block_write(block, io->buffer, (size_t)io->length, io->offset, io->flags,
-			&io->err);
+		return block_write(
+			block, io->buffer, (size_t)io->length, io->offset, io->flags, &io->err);
 	case BLOCK_OP_ZERO:
 		return block_zero(block, io->offset, io->length, io->flags, &io->err);
 	case BLOCK_OP_TRIM:

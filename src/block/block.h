@@ -29,8 +29,8 @@
 #include <stdatomic.h>
 
 /* Flags of requests. */
-#define BLOCK_FUA 1u       /* durable when it returns (write, zero, trim) */
-#define BLOCK_NO_HOLE 2u   /* zero: the range must stay allocated */
+#define BLOCK_FUA 1u /* durable when it returns (write, zero, trim) */
+#define BLOCK_NO_HOLE 2u /* zero: the range must stay allocated */
 #define BLOCK_FAST_ZERO 4u /* zero: fail with ERR_UNSUPPORTED rather than write bytes */
 
 /* State of an extent.  DATA has none of the flags.  As NBD's base:allocation. */
@@ -45,14 +45,14 @@ struct block_extent {
 struct block_info {
 	uint64_t size_bytes;
 	bool read_only;
-	bool has_extents;    /* extents tell more than "all is data" */
+	bool has_extents; /* extents tell more than "all is data" */
 	bool can_trim;
-	bool can_zero;       /* zeroing costs less than writing zeros */
+	bool can_zero; /* zeroing costs less than writing zeros */
 	bool can_fast_zero;
-	bool can_fua;        /* cheaper than a flush behind the write */
-	bool multi_lane;     /* several lanes see each other's writes (always when read_only) */
-	bool starts_zero;    /* when it was opened every byte read as zero */
-	bool can_vanish;     /* behind a network: a lost connection may lose unflushed writes */
+	bool can_fua; /* cheaper than a flush behind the write */
+	bool multi_lane; /* several lanes see each other's writes (always when read_only) */
+	bool starts_zero; /* when it was opened every byte read as zero */
+	bool can_vanish; /* behind a network: a lost connection may lose unflushed writes */
 	uint32_t granule_bytes; /* data and zeros are best told apart in aligned units of this
 				   size (cluster, sector, page): a power of two, 512..2 MiB */
 };
@@ -82,13 +82,13 @@ int block_write(struct block *block, const void *buffer, size_t length, uint64_t
 	unsigned flags, struct err *err);
 
 /* Makes the range read as zeros.  Frees space where it can, unless BLOCK_NO_HOLE. */
-int block_zero(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err);
+int block_zero(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err);
 
 /* A hint that the content of the range is of no more use.  It may read as
  * anything afterwards that it could have held, or zeros. */
-int block_trim(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err);
+int block_trim(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err);
 
 int block_flush(struct block *block, struct err *err);
 
@@ -123,7 +123,7 @@ struct block_io {
 	unsigned flags;
 	uint64_t offset;
 	uint64_t length; /* of a read or write: at most 32 MiB; of a flush: 0 */
-	void *buffer;    /* of EXTENTS: an array of struct block_extent */
+	void *buffer; /* of EXTENTS: an array of struct block_extent */
 	size_t nr_extents; /* EXTENTS: room in the array, > 0; then how many are filled */
 	void *owner; /* the caller's */
 	struct err err;
@@ -234,8 +234,8 @@ struct block *block_raw_open(const char *path, bool read_only, struct err *err);
  * unless replace: then a regular file is emptied first.  A block device is
  * refused here (open it).  On failure after creation the file is removed.
  */
-struct block *block_raw_create(const char *path, uint64_t size_bytes, bool replace,
-	struct err *err);
+struct block *block_raw_create(
+	const char *path, uint64_t size_bytes, bool replace, struct err *err);
 
 /* Reads zeros, swallows writes; one hole.  For measuring. */
 struct block *block_null_open(uint64_t size_bytes, struct err *err);
@@ -247,7 +247,7 @@ struct block *block_null_open(uint64_t size_bytes, struct err *err);
  * are used (0: no limit); beyond it writes fail with ERR_NO_SPACE.
  * Borrows base (read-only use, any number of threads); close the overlay first.
  */
-struct block *block_overlay_open(struct block *base, const char *folder, uint64_t limit_bytes,
-	struct err *err);
+struct block *block_overlay_open(
+	struct block *base, const char *folder, uint64_t limit_bytes, struct err *err);
 
 #endif

@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static int null_read(struct block *block, void *buffer, size_t length, uint64_t offset,
-	struct err *err)
+static int null_read(
+	struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err)
 {
 	(void)block, (void)offset, (void)err;
 	memset(buffer, 0, length);
@@ -21,8 +21,8 @@ static int null_write(struct block *block, const void *buffer, size_t length, ui
 	return 0;
 }
 
-static int null_zero(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err)
+static int null_zero(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err)
 {
 	(void)block, (void)offset, (void)length, (void)flags, (void)err;
 	return 0;
