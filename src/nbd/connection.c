@@ -373,8 +373,6 @@ void connection_run(struct connection *c)
 	} else if (rc < 0) {
 		connection_note_end(c, true, "%s", err.text);
 	}
-	if (!atomic_load(&c->broken))
-		stream_finish(&c->stream);
 	connection_note_end(c, false, "the handshake was ended by the client");
 	log_line(c->why_is_fault ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO,
 		"client %s: connection ended: %s (%" PRIuFAST64 " requests, %" PRIuFAST64

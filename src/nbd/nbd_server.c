@@ -368,18 +368,32 @@ static void unlink_connection(struct connection *c)
 	pthread_cond_broadcast(&server->changed);
 }
 
+/* Under the mutex: from here on another client may have the place. */
+static void give_place_back(struct connection *c)
+{
+	struct nbd_server *server = c->server;
+	if (!c->export)
+		return;
+	c->export->nr_users--;
+	c->export = NULL;
+	server->nr_active--;
+	if (server->options.once && server->nr_active == 0)
+		cancel_request(server->stop);
+	pthread_cond_broadcast(&server->changed);
+}
+
 static void delist(struct connection *c)
 {
 	struct nbd_server *server = c->server;
+	pthread_mutex_lock(&server->mutex);
+	give_place_back(c);
+	pthread_mutex_unlock(&server->mutex);
+	/* Who sees the end of one connection finds the place free for the next. */
+	if (!atomic_load(&c->broken))
+		stream_finish(&c->stream);
 	WITH_LOCK(&server->mutex);
 	unlink_connection(c);
-	if (c->export) {
-		c->export->nr_users--;
-		server->nr_active--;
-		if (server->options.once && server->nr_active == 0)
-			cancel_request(server->stop);
-	}
-	/* The client sees the end now, not when the thread is joined. */
+	/* Not only when the thread is joined. */
 	stream_close(&c->stream);
 	if (c->has_thread) {
 		c->next = server->finished;

@@ -267,8 +267,13 @@ def test_limit_in_nbdinfo(full):
     refusal_shown_by(full, "nbdinfo", full.uri, env={"LIBNBD_DEBUG": "1"})
 
 
-def test_limit_in_sendense_copy(full, scratch):
-    refusal_shown_by(full, SENDENSE, "copy", full.uri, "raw:" + os.path.join(scratch, "x.raw"))
+def test_limit_in_sendense_copy(servers, scratch):
+    server = raw.serve(servers, f"null:{SIZE}", "max-connections=1")
+    server.holder = f"unix:PID {os.getpid()} (uid {os.getuid()})"
+    with raw.Client(server.connect()) as client:
+        client.go("")
+        refusal_shown_by(server, SENDENSE, "copy", server.uri,
+                         "raw:" + os.path.join(scratch, "x.raw"))
 
 
 def test_limit_on_the_wire(full):

@@ -99,27 +99,34 @@ static void test_reads_of_one_connection_overlap(void **state)
 		finish(nbd, cookies[i], 0);
 }
 
-/* Its pieces are at the disk at once, though the data comes one after another. */
+/* Its pieces are at the disk at once, though the data comes one after another,
+ * and they are cut where clusters end. */
 static void test_pieces_of_a_write_overlap(void **state)
 {
+	static const struct {
+		uint64_t offset;
+		unsigned nr_pieces;
+	} rows[] = {{256 * KIB, 4}, {256 * KIB + 1000, 5}};
 	struct fixture *f = *state;
 	struct nbd_handle *nbd = connect_client(f, true);
 	uint8_t *data = malloc(MIB);
 	assert_non_null(data);
 	memset(data, 7, MIB);
-	gate_set(f->gate, true);
-	int64_t cookie =
-		nbd_aio_pwrite(nbd, data, MIB, 256 * KIB, NBD_NULL_COMPLETION, LIBNBD_CMD_FLAG_FUA);
-	assert_true(cookie > 0);
-	/* libnbd sends the rest when polled. */
-	while (nbd_aio_get_direction(nbd) & LIBNBD_AIO_DIRECTION_WRITE)
-		assert_true(nbd_poll(nbd, TEST_TIMEOUT_MS) >= 0);
-	gate_wait_inside(f->gate, 4);
-	assert_int_equal(f->gate->nr_flushes, 0);
-	gate_set(f->gate, false);
-	finish(nbd, cookie, 0);
-	assert_memory_equal(f->gate->bytes + 256 * KIB, data, MIB);
-	assert_int_equal(f->gate->nr_flushes, 1);
+	for (unsigned i = 0; i < ARRAY_LENGTH(rows); i++) {
+		gate_set(f->gate, true);
+		int64_t cookie = nbd_aio_pwrite(
+			nbd, data, MIB, rows[i].offset, NBD_NULL_COMPLETION, LIBNBD_CMD_FLAG_FUA);
+		assert_true(cookie > 0);
+		/* libnbd sends the rest when polled. */
+		while (nbd_aio_get_direction(nbd) & LIBNBD_AIO_DIRECTION_WRITE)
+			assert_true(nbd_poll(nbd, TEST_TIMEOUT_MS) >= 0);
+		gate_wait_inside(f->gate, rows[i].nr_pieces);
+		assert_int_equal(f->gate->nr_flushes, i);
+		gate_set(f->gate, false);
+		finish(nbd, cookie, 0);
+		assert_memory_equal(f->gate->bytes + rows[i].offset, data, MIB);
+		assert_int_equal(f->gate->nr_flushes, i + 1);
+	}
 	free(data);
 }
 
