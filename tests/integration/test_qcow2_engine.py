@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 import struct
+import subprocess
 
 import pytest
 
@@ -104,11 +105,9 @@ def test_reads_chains_of_qcow2_and_raw(scratch, kind):
         assert merged(our_map(top)) == merged(qemu_map(top))
 
 
-@pytest.mark.parametrize("how", ["", "compress"])
-@pytest.mark.parametrize("kind", KINDS + WIDTHS)
+@pytest.mark.parametrize("kind, how", [(kind, "") for kind in KINDS + WIDTHS] +
+                         [(kind, "compress") for kind in KINDS[::2] + WIDTHS[::3]])
 def test_writes_into_what_qemu_made(scratch, kind, how):
-    if how and kind not in KINDS[::2] + WIDTHS[::3]:
-        pytest.skip("the other kinds show it")
     image = f"{scratch}/a.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", "-o", kind, image, "16M")
     raw = raw_of(image, f"{scratch}/raw")
@@ -238,7 +237,6 @@ def test_bitmaps_that_follow_writes_are_not_trusted_afterwards(scratch):
 @pytest.mark.parametrize("kind", ["compat=0.10,cluster_size=4k", "compat=1.1", "cluster_size=512",
                                   "extended_l2=on", "compression_type=zstd compress"])
 def test_killed_writers_lose_nothing_that_was_flushed(scratch, kind):
-    import subprocess
     image, log = f"{scratch}/a.qcow2", f"{scratch}/log"
     kind, *how = kind.split()
     for seed in range(2):
@@ -351,7 +349,7 @@ def test_mangled_tables_never_break_the_reader_or_the_writer(scratch):
     for _ in range(25 if under_sanitizer() else 60):
         content = bytearray(whole)
         for _ in range(rng.choice((1, 4, 30))):
-            at = rng.randrange(0, 16 * 4096) & ~7
+            at = rng.randrange(104, 16 * 4096) & ~7
             content[at:at + 8] = rng.choice((rng.randbytes(8), struct.pack(
                 ">Q", rng.choice((1 << 63, 1 << 62, 0, 1)) | rng.randrange(0, 40) * 4096)))
         with open(image, "wb") as file:

@@ -277,7 +277,9 @@ static int stress(struct block *disk, const char *path)
 	int AUTO_CLOSE fd = open(path, O_RDWR);
 	uint8_t *AUTO_FREE shadow = malloc(size);
 	struct worker common = {.disk = disk, .size = size, .shadow = shadow};
-	if (fd < 0 || file_pread(fd, shadow, size, 0, path, &err) < 0)
+	if (size < 64 * KIB || !shadow)
+		err_set(&err, ERR_USAGE, "a disk of %" PRIu64 " bytes is nothing to stress", size);
+	if (err.code != ERR_NONE || fd < 0 || file_pread(fd, shadow, size, 0, path, &err) < 0)
 		return fail(&err);
 	if (run_workers(workers, stress_worker, &common) != 0)
 		return 1;
