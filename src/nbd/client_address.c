@@ -17,7 +17,8 @@
 static int bad_uri(const char *text, const char *why, struct err *err)
 {
 	return err_set(err, ERR_USAGE,
-		"cannot use %.200s: %s (write nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH)",
+		"cannot use %.200s: %s (write nbd://HOST[:PORT]/NAME or "
+		"nbd+unix:///NAME?socket=PATH)",
 		text, why);
 }
 

@@ -2,6 +2,7 @@
  * Inside of the NBD client.
  *
  *   client_address   URIs, names to addresses, sockets
+ *   client_identity  what an export is, the same on each connection
  *   client_lane      one connection: connecting, requests in flight, reconnecting
  *   client           the block: opens lanes, and lends one to blocking calls
  */
@@ -55,6 +56,11 @@ struct client_identity {
 };
 
 struct client_lane;
+struct client;
+
+/* Learns the identity from the first connection, compares it on later ones
+ * (ERR_RANGE names what differs). */
+int client_identity_check(struct client *client, struct nbd_handle *handle, struct err *err);
 
 struct client {
 	struct block block;

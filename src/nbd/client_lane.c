@@ -422,70 +422,11 @@ static void handshake_failed(struct client_lane *lane)
 	attempt_failed(lane, &why);
 }
 
-static void identify(struct nbd_handle *h, struct client_identity *id)
-{
-	int64_t least = nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM);
-	int64_t preferred = nbd_get_block_size(h, LIBNBD_SIZE_PREFERRED);
-	int64_t most = nbd_get_block_size(h, LIBNBD_SIZE_MAXIMUM);
-	int64_t size = nbd_get_size(h);
-	*id = (struct client_identity){
-		.size_bytes = size < 0 ? 0 : (uint64_t)size,
-		.read_only = nbd_is_read_only(h) > 0,
-		.can_flush = nbd_can_flush(h) > 0,
-		.can_fua = nbd_can_fua(h) > 0,
-		.can_trim = nbd_can_trim(h) > 0,
-		.can_zero = nbd_can_zero(h) > 0,
-		.can_fast_zero = nbd_can_fast_zero(h) > 0,
-		.can_multi_conn = nbd_can_multi_conn(h) > 0,
-		.has_extents = nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0,
-		.block_min = least > 0 && least <= 65536 ? (uint32_t)least : 1,
-		.block_preferred =
-			preferred >= 512 && preferred <= (2 << 20) ? (uint32_t)preferred : 4096,
-		.payload_max = most > 0 && most < (32 << 20) ? (uint32_t)most : 32u << 20,
-	};
-	if (id->payload_max < id->block_min)
-		id->payload_max = id->block_min;
-	id->payload_max -= id->payload_max % id->block_min;
-}
-
-static bool same_flags(const struct client_identity *a, const struct client_identity *b)
-{
-	return a->read_only == b->read_only && a->can_flush == b->can_flush &&
-	       a->can_fua == b->can_fua && a->can_trim == b->can_trim &&
-	       a->can_zero == b->can_zero && a->can_fast_zero == b->can_fast_zero &&
-	       a->can_multi_conn == b->can_multi_conn && a->has_extents == b->has_extents &&
-	       a->block_min == b->block_min && a->payload_max == b->payload_max;
-}
-
-/* The first connection says what the export is; the others must agree. */
-static int check_identity(struct client_lane *lane, struct err *err)
-{
-	struct client *client = lane->client;
-	struct client_identity id;
-	identify(lane->handle, &id);
-	if (!client->known) {
-		client->identity = id;
-		client->known = true;
-		return 0;
-	}
-	if (id.size_bytes != client->identity.size_bytes)
-		return err_set(err, ERR_RANGE,
-			"%s has %" PRIu64 " bytes on a new connection, and had %" PRIu64
-			" on the first one: it is not the same disk any more",
-			label(lane), id.size_bytes, client->identity.size_bytes);
-	if (!same_flags(&id, &client->identity))
-		return err_set(err, ERR_RANGE,
-			"%s offers other features on a new connection than on the first one: "
-			"it is not the same disk any more",
-			label(lane));
-	return 0;
-}
-
 static void become_ready(struct client_lane *lane)
 {
 	struct err why = ERR_INIT;
 	nbd_set_debug(lane->handle, false);
-	if (check_identity(lane, &why) < 0) {
+	if (client_identity_check(lane->client, lane->handle, &why) < 0) {
 		give_up(lane, &why);
 		return;
 	}
