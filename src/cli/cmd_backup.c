@@ -15,6 +15,7 @@
 #include "source.h"
 #include "version.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -109,9 +110,9 @@ static int add_keyed_disk(struct backup *b, const char *text, struct err *err)
 	size_t length = strcspn(text, "=:");
 	if (text[length] != '=')
 		return err_set(err, ERR_USAGE, "--disk %s: no key (--disk KEY=SOURCE)", text);
-	char *AUTO_FREE key = strndup(text, length);
-	if (!key)
-		return err_errno(err, ENOMEM, "cannot read the options");
+	/* One more than a key may have: a longer one is refused, not cut. */
+	char key[REPOSITORY_KEY_BYTES + 1];
+	snprintf(key, sizeof key, "%.*s", (int)min_size(length, sizeof key - 1), text);
 	return add_disk(b, key, text + length + 1, err);
 }
 
@@ -264,6 +265,7 @@ static bool is_lost_connection(const struct err *err)
 static int make_point(struct backup *b, struct err *err)
 {
 	char software[128];
+	assert(b->specs && b->nr_disks > 0);
 	snprintf(software, sizeof software, "sendense %s", version_text());
 	struct repository_backup_options begin = {
 		.vm = b->values->vm,

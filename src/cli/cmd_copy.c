@@ -12,7 +12,7 @@ struct values {
 };
 
 static const struct option_spec option_table[] = {
-	TARGET_OPTION_ROWS(struct values, target),
+	TARGET_OPTION_ROWS(struct values),
 	{.name = "limit-rate",
 		.kind = OPTION_RATE,
 		.offset = offsetof(struct values, rate),
@@ -73,7 +73,6 @@ static struct block *open_both(
 	if (source && target_open(target, to, &v->target, block_info(source)->size_bytes,
 			      cli->cancel, err) == 0)
 		return source;
-	err_context(err, "cannot copy %s to %s", from, to);
 	block_close(source, NULL);
 	return NULL;
 }
@@ -97,8 +96,10 @@ static int run(struct cli *cli, const void *values, struct err *err)
 		size_bytes = block_info(source)->size_bytes;
 		rc = copy(cli, v, source, &target, &figures, progress, err);
 	}
-	if (rc < 0)
+	if (rc < 0) {
+		err_context(err, "cannot copy %s to %s", from, to);
 		target_discard(&target, err);
+	}
 	block_close(source, NULL);
 	progress_end(progress, err);
 	if (rc < 0)

@@ -12,7 +12,7 @@ struct values {
 };
 
 static const struct option_spec option_table[] = {
-	SERVICE_OPTION_ROWS(struct values, service),
+	SERVICE_OPTION_ROWS(struct values),
 	{.name = "name",
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct values, name),

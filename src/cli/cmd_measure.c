@@ -16,7 +16,7 @@
 #include <errno.h>
 #include <zstd.h>
 
-#define CLUSTER_BYTES 65536u
+#define CLUSTER_BYTES ((size_t)65536)
 #define SAMPLES_MOST 4096u
 #define TIME_BOX_DEFAULT_S 30
 #define EXTENTS_AT_ONCE 256

@@ -29,7 +29,7 @@ static const struct option_spec option_table[] = {
 		.argument = "[KEY=]TARGET",
 		.words = WORDS_DISK,
 		.help = "where a disk goes; once for each disk that is wanted"},
-	TARGET_OPTION_ROWS(struct values, target),
+	TARGET_OPTION_ROWS(struct values),
 	{.name = "limit-rate",
 		.kind = OPTION_RATE,
 		.offset = offsetof(struct values, rate),

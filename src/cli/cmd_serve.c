@@ -37,7 +37,7 @@ static const struct option_spec option_table[] = {
 		.minimum = 1,
 		.maximum = UINT64_MAX,
 		.help = "with --writable: what a disk's scratch file may take (default: no limit)"},
-	SERVICE_OPTION_ROWS(struct values, service),
+	SERVICE_OPTION_ROWS(struct values),
 };
 
 struct served {

@@ -3,8 +3,6 @@
 
 #include "console.h"
 
-#include <inttypes.h>
-
 static void put_text(json_t *object, const char *name, const char *text)
 {
 	/* File names may be no UTF-8: the member is missing then. */
@@ -40,9 +38,6 @@ static void print_text(const struct repository_finding *finding)
 		printf(" %s", finding->vm);
 	if (finding->key)
 		printf(" disk %s", finding->key);
-	if (finding->guest_length > 0)
-		printf(" bytes %" PRIu64 "..%" PRIu64, finding->guest_offset,
-			finding->guest_offset + finding->guest_length - 1);
 	printf(" %s\n", finding->text);
 	if (finding->file)
 		printf("  file: %s\n", finding->file);

@@ -99,12 +99,13 @@ int options_parse_duration(const char *text, uint64_t *seconds, struct err *err)
 
 static int parse_rate(const char *text, uint64_t *rate, struct err *err)
 {
-	char *AUTO_FREE size = strdup(text);
-	if (!size)
-		return err_errno(err, ENOMEM, "cannot keep the options");
-	size_t length = strlen(size);
-	if (length > 2 && strcmp(size + length - 2, "/s") == 0)
-		size[length - 2] = '\0';
+	char size[32];
+	size_t length = strlen(text);
+	if (length > 2 && strcmp(text + length - 2, "/s") == 0)
+		length -= 2;
+	if (length >= sizeof size)
+		return err_set(err, ERR_USAGE, "\"%s\" is not a rate (like 512k, 20MiB/s)", text);
+	snprintf(size, sizeof size, "%.*s", (int)length, text);
 	return locator_parse_size(size, rate, err);
 }
 

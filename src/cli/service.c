@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 
 #define PROBE_TIMEOUT_MS 10000
+#define AN_HOUR_MS 3600000
 
 struct service {
 	struct cli *cli;
@@ -184,7 +185,7 @@ static void wait_for_end(struct service *service)
 	do {
 		err_clear(&err);
 		cancel_poll(service->cli->cancel, service->ended_fd, POLLIN,
-			deadline_after_ms(3600 * 1000), "the end of the server", &err);
+			deadline_after_ms(AN_HOUR_MS), "the end of the server", &err);
 	} while (err.code == ERR_TIMEOUT);
 }
 

@@ -14,45 +14,45 @@
 #include "cli.h"
 #include "nbd.h"
 
-/* Options of all server commands; a member of their values. */
+/* Options of all server commands; the member "service" of their values. */
 struct service_options {
 	const char *socket, *address, *pid_file;
 	struct option_number port, max_connections;
 	bool once;
 };
 
-#define SERVICE_OPTION_ROWS(values, member)                                                    \
+#define SERVICE_OPTION_ROWS(values)                                                            \
 	{.name = "socket",                                                                     \
 		.kind = OPTION_TEXT,                                                           \
-		.offset = offsetof(values, member.socket),                                     \
+		.offset = offsetof(values, service.socket),                                    \
 		.argument = "PATH",                                                            \
 		.words = WORDS_FILE,                                                           \
 		.help = "listen on this Unix socket"},                                         \
 		{.name = "port",                                                               \
 			.kind = OPTION_NUMBER,                                                 \
-			.offset = offsetof(values, member.port),                               \
+			.offset = offsetof(values, service.port),                              \
 			.argument = "N",                                                       \
 			.maximum = 65535,                                                      \
 			.help = "listen on this TCP port; 0: the kernel picks one"},           \
 		{.name = "address",                                                            \
 			.kind = OPTION_TEXT,                                                   \
-			.offset = offsetof(values, member.address),                            \
+			.offset = offsetof(values, service.address),                           \
 			.argument = "ADDRESS",                                                 \
 			.help = "with --port: a loopback address (default: 127.0.0.1)"},       \
 		{.name = "max-connections",                                                    \
 			.kind = OPTION_NUMBER,                                                 \
-			.offset = offsetof(values, member.max_connections),                    \
+			.offset = offsetof(values, service.max_connections),                   \
 			.argument = "N",                                                       \
 			.minimum = 1,                                                          \
 			.maximum = 1024,                                                       \
 			.help = "refuse more connections than that, saying so (default: 16)"}, \
 		{.name = "once",                                                               \
 			.kind = OPTION_FLAG,                                                   \
-			.offset = offsetof(values, member.once),                               \
+			.offset = offsetof(values, service.once),                              \
 			.help = "end when the last connection has ended"},                     \
 	{                                                                                      \
 		.name = "pid-file", .kind = OPTION_TEXT,                                       \
-		.offset = offsetof(values, member.pid_file), .argument = "PATH",               \
+		.offset = offsetof(values, service.pid_file), .argument = "PATH",              \
 		.words = WORDS_FILE, .help = "keep the process id there while it is ready"     \
 	}
 

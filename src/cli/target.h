@@ -8,28 +8,28 @@
 #include "cli.h"
 #include "locator.h"
 
-/* Options of all commands that have targets; a member of their values. */
+/* Options of all commands that have targets; the member "target" of their values. */
 struct target_options {
 	bool force;
 	const char *compression; /* none, zlib, zstd; NULL: none */
 	struct option_number cluster_bytes;
 };
 
-/* Rows for the command's table; values: the struct that holds the member named. */
-#define TARGET_OPTION_ROWS(values, member)                                            \
+/* Rows for the command's table; values: its struct, which has them as "target". */
+#define TARGET_OPTION_ROWS(values)                                                    \
 	{.name = "force",                                                             \
 		.kind = OPTION_FLAG,                                                  \
-		.offset = offsetof(values, member.force),                             \
+		.offset = offsetof(values, target.force),                             \
 		.help = "overwrite an existing file, or a device"},                   \
 		{.name = "compression",                                               \
 			.kind = OPTION_CHOICE,                                        \
-			.offset = offsetof(values, member.compression),               \
+			.offset = offsetof(values, target.compression),               \
 			.argument = "none|zlib|zstd",                                 \
 			.choices = target_compressions,                               \
 			.help = "of a new QCOW2 image (default: none)"},              \
 	{                                                                             \
 		.name = "cluster-size", .kind = OPTION_SIZE,                          \
-		.offset = offsetof(values, member.cluster_bytes), .argument = "SIZE", \
+		.offset = offsetof(values, target.cluster_bytes), .argument = "SIZE", \
 		.minimum = 512, .maximum = 2097152,                                   \
 		.help = "of a new QCOW2 image, a power of two (default: 64KiB)"       \
 	}

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -177,8 +178,7 @@ int locator_settle(const char *name, struct err *err)
 		return 0;
 	if (!slash)
 		return file_sync_dir(AT_FDCWD, ".", err);
-	char *AUTO_FREE folder = strndup(path, slash == path ? 1 : (size_t)(slash - path));
-	if (!folder)
-		return err_errno(err, ENOMEM, "cannot sync the folder of %s", name);
+	char folder[PATH_MAX];
+	snprintf(folder, sizeof folder, "%.*s", slash == path ? 1 : (int)(slash - path), path);
 	return file_sync_dir(AT_FDCWD, folder, err);
 }
