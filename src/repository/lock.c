@@ -18,7 +18,6 @@
 #include "repository_internal.h"
 
 #include <assert.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -274,20 +273,29 @@ static void leave(struct repository *repo, struct lock *lock)
 
 /* --- taking and giving back ------------------------------------------------------ */
 
-/* What a taker that was killed left: made under the guard, which we hold. */
-static void sweep_new(struct repository *repo)
+/* A lease of this host whose owner is dead; those of others only age (lock_look). */
+static bool is_dead_lease(struct repository *repo, const char *file)
 {
-	int fd = openat(repo->dir_fd, ".locks", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *folder = fd < 0 ? NULL : fdopendir(fd);
-	if (!folder) {
-		if (fd >= 0)
-			close(fd);
+	char name[NAME_PATH_BYTES];
+	struct lock_record record;
+	snprintf(name, sizeof name, ".locks/%.255s", file);
+	return path_has_suffix(file, ".read") && lock_load(repo, name, &record, NULL) == 0 &&
+	       owner_state(&record.owner) == OWNER_DEAD;
+}
+
+/* What killed takers and readers left.  The guard is held, so no taker is at work. */
+static void sweep(struct repository *repo)
+{
+	struct path_names names;
+	if (path_names(repo->dir_fd, ".locks", &names, NULL) < 0)
 		return;
+	for (size_t i = 0; i < names.nr; i++) {
+		char name[NAME_PATH_BYTES];
+		snprintf(name, sizeof name, ".locks/%.255s", names.name[i]);
+		if (strncmp(names.name[i], "new-", 4) == 0 || is_dead_lease(repo, names.name[i]))
+			unlinkat(repo->dir_fd, name, 0);
 	}
-	for (const struct dirent *entry; (entry = readdir(folder));)
-		if (strncmp(entry->d_name, "new-", 4) == 0)
-			unlinkat(fd, entry->d_name, 0);
-	closedir(folder);
+	path_names_free(&names);
 }
 
 static int refuse(struct repository *repo, const struct lock_record *held, struct err *err)
@@ -353,7 +361,7 @@ static int make(struct lock *lock, struct cancel *cancel, struct err *err)
 	int AUTO_CLOSE guard = lock_guard(repo, cancel, err);
 	if (guard < 0)
 		return -1;
-	sweep_new(repo);
+	sweep(repo);
 	lock->fd = openat(
 		repo->dir_fd, temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (lock->fd < 0)

@@ -310,6 +310,12 @@ int manifest_update_state(
 	char name[NAME_PATH_BYTES];
 	struct err load_err = ERR_INIT;
 	path_point(vm, point, "state.json", name);
+	/* Read and written back as one, whoever else records something. */
+	int AUTO_CLOSE guard = lock_guard(repo, NULL, err);
+	if (guard < 0) {
+		json_decref(change);
+		return -1;
+	}
 	json_t *state = record_load(repo->dir_fd, name, &load_err);
 	if (!state && load_err.code != ERR_NOT_FOUND)
 		log_warning("%s: begun anew", load_err.text);

@@ -35,7 +35,7 @@ struct verify {
 	struct deadline until;
 	struct entry *entries;
 	size_t nr_entries, room;
-	struct err *err; /* of a listing that failed inside a callback */
+	struct err listing; /* how a listing inside a callback failed */
 };
 
 /* --- a window of a disk as a block of its own ------------------------------------------- */
@@ -459,7 +459,7 @@ static int add_entry(void *context, const struct repository_point *point)
 		size_t room = verify->room ? 2 * verify->room : 64;
 		struct entry *more = reallocarray(verify->entries, room, sizeof *more);
 		if (!more)
-			return err_errno(verify->err, ENOMEM, "cannot list restore points");
+			return err_errno(&verify->listing, ENOMEM, "cannot list restore points");
 		verify->entries = more;
 		verify->room = room;
 	}
@@ -477,8 +477,8 @@ static int add_vm(void *context, const char *vm)
 		check_log(&verify->run, vm);
 	struct err why = ERR_INIT;
 	if (repository_list_points(verify->repo, vm, add_entry, verify, &why) < 0) {
-		if (verify->err && verify->err->code == ERR_NONE)
-			err_copy(verify->err, &why);
+		if (verify->listing.code == ERR_NONE)
+			err_copy(&verify->listing, &why);
 		return 1;
 	}
 	return 0;
@@ -495,8 +495,6 @@ static int by_age(const void *a, const void *b)
 static int find_points(struct verify *verify, struct err *err)
 {
 	const struct repository_verify_options *options = verify->options;
-	struct err why = ERR_INIT;
-	verify->err = &why;
 	if (options->vm) {
 		if (repository_name_check_vm(options->vm, err) < 0)
 			return -1;
@@ -504,9 +502,8 @@ static int find_points(struct verify *verify, struct err *err)
 	} else if (repository_list_vms(verify->repo, add_vm, verify, err) < 0) {
 		return -1;
 	}
-	verify->err = NULL;
-	if (why.code != ERR_NONE)
-		return err_copy(err, &why);
+	if (verify->listing.code != ERR_NONE)
+		return err_copy(err, &verify->listing);
 	if (options->point && options->point[0] && verify->nr_entries == 0)
 		return err_set(err, ERR_NOT_FOUND, "VM \"%s\" has no restore point %s", options->vm,
 			options->point);
