@@ -106,7 +106,8 @@ void qcow2_refcount_set(uint8_t *block, uint64_t index, unsigned order, uint64_t
 	unsigned bits = 1u << order;
 	uint64_t at = index * bits;
 	unsigned mask = ((1u << bits) - 1) << (at % 8);
-	block[at / 8] = (uint8_t)(((unsigned)block[at / 8] & ~mask) | ((unsigned)value << (at % 8)));
+	block[at / 8] =
+		(uint8_t)(((unsigned)block[at / 8] & ~mask) | ((unsigned)value << (at % 8)));
 }
 
 /* The offset and size of a table: aligned, and within the file's last cluster. */

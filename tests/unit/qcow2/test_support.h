@@ -45,21 +45,22 @@ static inline int test_drop_folder(void **state)
 	return rmdir(test_folder);
 }
 
-#define assert_ok(call)                                                                            \
-	do {                                                                                       \
-		err_clear(&err);                                                                   \
-		if ((call) != 0)                                                                   \
-			fail_msg("%s: %s", #call, err.text);                                       \
+#define assert_ok(call)                                      \
+	do {                                                 \
+		err_clear(&err);                             \
+		if ((call) != 0)                             \
+			fail_msg("%s: %s", #call, err.text); \
 	} while (0)
 
-#define assert_fails(call, expected)                                                               \
-	do {                                                                                       \
-		err_clear(&err);                                                                   \
-		assert_int_equal(call, -1);                                                        \
-		assert_int_equal(err.code, expected);                                              \
-		assert_true(strlen(err.text) > 10);                                                \
+#define assert_fails(call, expected)                  \
+	do {                                          \
+		err_clear(&err);                      \
+		assert_int_equal(call, -1);           \
+		assert_int_equal(err.code, expected); \
+		assert_true(strlen(err.text) > 10);   \
 	} while (0)
 
-#define test_in_folder(name) cmocka_unit_test_setup_teardown(name, test_make_folder, test_drop_folder)
+#define test_in_folder(name) \
+	cmocka_unit_test_setup_teardown(name, test_make_folder, test_drop_folder)
 
 #endif
