@@ -229,22 +229,44 @@ static int lookup_wait(struct lookup *lookup, const char *host, struct deadline 
 	return 0;
 }
 
+static unsigned take_addresses(const struct addrinfo *ai, struct client_address *addresses)
+{
+	unsigned nr = 0;
+	for (; ai && nr < CLIENT_ADDRESSES_MAX; ai = ai->ai_next) {
+		if (ai->ai_addrlen > sizeof addresses[0].address)
+			break;
+		memcpy(&addresses[nr].address, ai->ai_addr, ai->ai_addrlen);
+		addresses[nr++].length = ai->ai_addrlen;
+	}
+	return nr;
+}
+
+/* A numeric address needs no look-up, and not the thread that it runs on. */
+static unsigned find_numeric(const struct client_uri *uri, struct client_address *addresses)
+{
+	struct addrinfo hints = {
+		.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+	struct addrinfo *found = NULL;
+	if (getaddrinfo(uri->host, uri->port, &hints, &found) != 0)
+		return 0;
+	unsigned nr = take_addresses(found, addresses);
+	freeaddrinfo(found);
+	return nr;
+}
+
 static int find_tcp(const struct client_uri *uri, struct client_address *addresses, unsigned *nr,
 	struct deadline until, struct cancel *cancel, struct err *err)
 {
+	*nr = find_numeric(uri, addresses);
+	if (*nr > 0)
+		return 0;
 	struct lookup *lookup = lookup_start(uri);
 	if (!lookup)
 		return err_errno(err, ENOMEM, "cannot look up host %s", uri->host);
 	if (lookup_wait(lookup, uri->host, until, cancel, err) < 0)
 		return -1;
 	int rc = gai_error(&lookup->request);
-	*nr = 0;
-	for (struct addrinfo *ai = lookup->request.ar_result; rc == 0 && ai; ai = ai->ai_next) {
-		if (*nr == CLIENT_ADDRESSES_MAX || ai->ai_addrlen > sizeof addresses[0].address)
-			break;
-		memcpy(&addresses[*nr].address, ai->ai_addr, ai->ai_addrlen);
-		addresses[(*nr)++].length = ai->ai_addrlen;
-	}
+	*nr = rc == 0 ? take_addresses(lookup->request.ar_result, addresses) : 0;
 	lookup_free(lookup);
 	if (rc != 0)
 		return err_set(
