@@ -155,7 +155,7 @@ static void plan_paths(struct repository_backup *backup, json_t *files, json_t *
 	char path[NAME_PATH_BYTES];
 	path_vm(backup->vm, path);
 	add_folder(backup, folders, path);
-	strcat(path, "/disks");
+	path_vm_file(backup->vm, "disks", path);
 	add_folder(backup, folders, path);
 	for (size_t i = 0; i < backup->nr_disks; i++) {
 		const struct disk *disk = &backup->disks[i];
@@ -522,8 +522,7 @@ static int sync_folders(struct repository_backup *backup, struct err *err)
 		if (file_sync_dir(repo->dir_fd, path, err) < 0)
 			return -1;
 	}
-	path_vm(backup->vm, path);
-	strcat(path, "/disks");
+	path_vm_file(backup->vm, "disks", path);
 	if (file_sync_dir(repo->dir_fd, path, err) < 0)
 		return -1;
 	path_point(backup->vm, backup->point, "", path);

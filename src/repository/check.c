@@ -406,8 +406,7 @@ void check_log(struct check_run *run, const char *vm)
 {
 	char path[NAME_PATH_BYTES];
 	struct err err = ERR_INIT;
-	path_vm(vm, path);
-	strcat(path, "/points.log");
+	path_vm_file(vm, "points.log", path);
 	struct log_points points = {.run = run, .vm = vm, .path = path};
 	if (pointslog_read(run->repo, vm, take_log_line, &points, &err) < 0) {
 		struct repository_finding finding = {

@@ -109,7 +109,7 @@ static int open_sums(struct repository_disk *disk, const struct repository_point
 			goto out;
 		}
 	}
-	disk->sums = calloc(nr + 1, sizeof *disk->sums);
+	disk->sums = calloc(nr + 1, sizeof(struct sums_reader *));
 	if (!disk->sums) {
 		err_errno(err, ENOMEM, "cannot open the chain of disk %s", info->key);
 		goto out;
@@ -221,7 +221,7 @@ static int sink_chunks(void *context, uint64_t first, unsigned nr, const uint8_t
 	for (unsigned i = 0; i < nr; i++) {
 		bool matches;
 		if (disk_match(disk, first + i, zero_mask >> i & 1,
-			    leaves + i * DIGEST_LEAF_BYTES_MAX, &matches, err) < 0)
+			    leaves + (size_t)i * DIGEST_LEAF_BYTES_MAX, &matches, err) < 0)
 			return -1;
 		if (!matches)
 			return mismatch(disk, first + i, err);

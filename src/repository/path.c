@@ -14,6 +14,13 @@ void path_vm(const char *vm, char path[NAME_PATH_BYTES])
 	snprintf(path, NAME_PATH_BYTES, "vms/%s", folder);
 }
 
+void path_vm_file(const char *vm, const char *file, char path[NAME_PATH_BYTES])
+{
+	char folder[NAME_FOLDER_BYTES];
+	name_folder(vm, folder);
+	snprintf(path, NAME_PATH_BYTES, "vms/%s/%s", folder, file);
+}
+
 void path_point(const char *vm, const char *point, const char *file, char path[NAME_PATH_BYTES])
 {
 	char folder[NAME_FOLDER_BYTES];

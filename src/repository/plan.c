@@ -201,7 +201,8 @@ void plan_free(struct plan *plan)
 
 int64_t plan_keep_until(const struct plan *plan)
 {
-	return name_seconds_utc(plan->stage_since) + (int64_t)min_u64(plan->keep_s, 366 * 86400);
+	return name_seconds_utc(plan->stage_since) +
+	       (int64_t)min_u64(plan->keep_s, UINT64_C(366) * 86400);
 }
 
 /* --- removing ------------------------------------------------------------------- */

@@ -47,8 +47,12 @@ int pointslog_read(struct repository *repo, const char *vm, pointslog_callback *
 	if (fd < 0 && errno == ENOENT)
 		return 0;
 	FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
-	if (!file)
-		return err_errno(err, errno, "cannot open %s", path);
+	if (!file) {
+		err_errno(err, errno, "cannot open %s", path);
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
 	char *AUTO_FREE line = malloc(LINE_MOST);
 	int rc = line ? 0 : err_errno(err, ENOMEM, "cannot read %s", path);
 	for (unsigned number = 1; rc == 0 && fgets(line, LINE_MOST, file); number++) {

@@ -146,6 +146,7 @@ void lock_write_name(const char *vm, char name[NAME_PATH_BYTES]);
 
 /* Paths relative to the repository.  Empty file, point: the folder. */
 void path_vm(const char *vm, char path[NAME_PATH_BYTES]);
+void path_vm_file(const char *vm, const char *file, char path[NAME_PATH_BYTES]);
 void path_point(const char *vm, const char *point, const char *file, char path[NAME_PATH_BYTES]);
 void path_disk(const char *vm, const char *key, const char *point, const char *ending,
 	char path[NAME_PATH_BYTES]);

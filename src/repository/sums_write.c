@@ -74,7 +74,7 @@ struct sums_writer *sums_writer_create(int dir_fd, const char *path, const struc
 	writer->fd = -1;
 	pthread_mutex_init(&writer->mutex, NULL);
 	writer->nr_pages = div_round_up(sums_nr_segments(facts), PAGE_ENTRIES);
-	writer->pages = calloc(writer->nr_pages, sizeof *writer->pages);
+	writer->pages = calloc(writer->nr_pages, sizeof(struct slot *));
 	writer->packed = malloc(SUMS_SEGMENT_MOST);
 	writer->path = strdup(path);
 	if (!writer->pages || !writer->packed || !writer->path)
@@ -271,8 +271,8 @@ int sums_writer_chunks(struct sums_writer *writer, uint64_t first, unsigned nr,
 			continue;
 		}
 		segment->kinds[at] = SUMS_DATA;
-		memcpy(segment->leaves + at * leaf_bytes, leaves + i * DIGEST_LEAF_BYTES_MAX,
-			leaf_bytes);
+		memcpy(segment->leaves + at * leaf_bytes,
+			leaves + (size_t)i * DIGEST_LEAF_BYTES_MAX, leaf_bytes);
 	}
 	return 0;
 }

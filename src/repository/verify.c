@@ -102,7 +102,7 @@ static int scan_chunks(void *context, uint64_t first, unsigned nr, const uint8_t
 		bool matches;
 		uint64_t chunk = scan->start_chunk + first + i;
 		if (disk_match(scan->disk, chunk, zero_mask >> i & 1,
-			    leaves + i * DIGEST_LEAF_BYTES_MAX, &matches, err) < 0)
+			    leaves + (size_t)i * DIGEST_LEAF_BYTES_MAX, &matches, err) < 0)
 			return -1;
 		if (!matches)
 			note_wrong(scan, chunk);
