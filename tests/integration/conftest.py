@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -13,6 +14,8 @@ def pytest_configure(config):
     del config
     if not support.SENDENSE or not os.access(support.SENDENSE, os.X_OK):
         raise pytest.UsageError("SENDENSE must name the built binary (./run test does that)")
+    # So that fixtures also clean up when the run is ended from outside.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture
