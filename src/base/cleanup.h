@@ -38,9 +38,10 @@ static inline pthread_mutex_t *cleanup_lock(pthread_mutex_t *mutex)
 }
 
 /* Holds the mutex until the end of the enclosing block. */
-/* NOLINTNEXTLINE(bugprone-macro-parentheses): a declaration cannot stand in them */
+/* NOLINTBEGIN(bugprone-macro-parentheses): a declaration cannot stand in them */
 #define WITH_LOCK(mutex)                                                               \
 	__attribute__((cleanup(cleanup_unlock), unused)) pthread_mutex_t *with_lock_ = \
 		cleanup_lock(mutex)
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 #endif

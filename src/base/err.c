@@ -1,4 +1,5 @@
 /* Errors; see err.h. */
+#define ERR_DEFINES /* not the analyzer's macros of these names */
 #include "err.h"
 
 #include <errno.h>

@@ -1,12 +1,14 @@
 /* Threads; see thread.h. */
 #include "thread.h"
 
+#include "bytes.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
 
-#define STACK_BYTES (512 * 1024)
+#define STACK_BYTES (512 * KIB)
 
 int thread_start(
 	pthread_t *thread, const char *name, void *(*main)(void *), void *arg, struct err *err)

@@ -7,6 +7,7 @@
  */
 #include "copy_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -179,6 +180,7 @@ static void choose_lanes(struct run *run, uint64_t piece, bool network)
 	lanes = min_u64(lanes, COPY_LANES_MAX);
 	lanes = min_u64(lanes, max_u64(div_round_up(size, piece * 4), 1));
 	lanes = min_u64(lanes, max_u64(memory / piece, 1));
+	assert(lanes > 0);
 	slots = min_u64(slots, max_u64(memory / piece / lanes, 1));
 	run->nr_lanes = (unsigned)lanes;
 	run->nr_slots = (unsigned)min_u64(slots, COPY_SLOTS_MAX);

@@ -28,7 +28,7 @@
 /* Zeroing and trimming go out in parts of this size, questions for the map too. */
 #define ZERO_PART_BYTES GIB
 #define MAP_PART_BYTES (4 * GIB - MIB)
-#define ZEROS_BYTES (256u * 1024)
+#define ZEROS_BYTES (256 * KIB)
 
 static const uint8_t zeros[ZEROS_BYTES];
 

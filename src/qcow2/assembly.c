@@ -54,7 +54,7 @@ struct qcow2_assembly *qcow2_assembly_new(
 	while (a->nr_buckets < a->nr_slots)
 		a->nr_buckets *= 2;
 	a->slots = calloc(a->nr_slots, sizeof *a->slots);
-	a->buckets = calloc(a->nr_buckets, sizeof *a->buckets);
+	a->buckets = calloc(a->nr_buckets, sizeof(struct slot *));
 	if (!a->slots || !a->buckets)
 		goto no_memory;
 	for (size_t i = 0; i < a->nr_slots; i++)

@@ -18,7 +18,7 @@ int qcow2_cache_init(struct qcow2_cache *cache, size_t most_bytes, struct err *e
 	*cache = (struct qcow2_cache){.most_bytes = most_bytes, .nr_buckets = 1024};
 	while (cache->nr_buckets * 2048 < most_bytes)
 		cache->nr_buckets *= 2;
-	cache->buckets = calloc(cache->nr_buckets, sizeof *cache->buckets);
+	cache->buckets = calloc(cache->nr_buckets, sizeof(struct qcow2_page *));
 	if (!cache->buckets)
 		return err_errno(err, ENOMEM, "cannot make a metadata cache");
 	pthread_mutex_init(&cache->mutex, NULL);

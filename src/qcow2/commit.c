@@ -79,6 +79,7 @@ static int take_pieces(struct qcow2_table *table, struct pieces *pieces, struct 
 		return 0;
 	for (uint64_t w = 0; w < BITMAP_WORDS(nr_pieces); w++)
 		nr += (uint64_t)__builtin_popcountll(table->dirty[w]);
+	assert(nr > 0);
 	pieces->list = malloc(nr * sizeof *pieces->list);
 	if (!pieces->list)
 		return err_errno(err, ENOMEM, "cannot write tables");

@@ -23,6 +23,7 @@
 #define ASSEMBLY_BYTES (16 * MIB)
 #define BACKING_L1_BYTES_MAX (64 * KIB) /* larger ones are read through the cache */
 
+#undef qcow2_image_corrupt /* the analyzer's macro */
 int qcow2_image_corrupt(const struct qcow2_image *image, struct err *err, const char *format, ...)
 {
 	char text[256];

@@ -69,7 +69,7 @@ struct qcow2_bitmap {
 	uint32_t nr_table_entries;
 	uint32_t flags;
 	uint64_t entry_offset; /* of its directory entry in the file */
-	const char *name;      /* as for snapshots */
+	const char *name; /* as for snapshots */
 	size_t name_bytes;
 };
 
@@ -88,7 +88,7 @@ struct qcow2_header {
 	enum qcow2_compression compression;
 	bool extended_l2;
 	char backing_file[QCOW2_BACKING_NAME_MAX + 1]; /* "" when none */
-	char backing_format[16];                       /* "" when not stated */
+	char backing_format[16]; /* "" when not stated */
 
 	uint64_t snapshots_offset, snapshots_bytes;
 	struct qcow2_snapshot *snapshots;
@@ -130,8 +130,8 @@ int qcow2_header_load_refcount_table(int fd, const char *name, const struct qcow
 	uint64_t **table, uint64_t *nr_entries, struct err *err);
 
 /* As file_pread(), but what lies beyond the end of the file reads as zeros. */
-int qcow2_header_pread(int fd, void *buffer, size_t length, uint64_t offset, const char *name,
-	struct err *err);
+int qcow2_header_pread(
+	int fd, void *buffer, size_t length, uint64_t offset, const char *name, struct err *err);
 
 static inline unsigned qcow2_l2_entry_bytes(const struct qcow2_header *h)
 {
@@ -151,8 +151,8 @@ static inline uint64_t qcow2_refcount_block_entries(const struct qcow2_header *h
 
 /* Where a compressed cluster's bytes lie, from its L2 entry.  The length is in
  * whole sectors' ends: decompression stops before it. */
-static inline void qcow2_compressed_range(const struct qcow2_header *h, uint64_t entry,
-	uint64_t *offset, uint64_t *length)
+static inline void qcow2_compressed_range(
+	const struct qcow2_header *h, uint64_t entry, uint64_t *offset, uint64_t *length)
 {
 	unsigned x = 62 - (h->cluster_bits - 8);
 	uint64_t sectors = (entry & ~(QCOW2_COPIED | QCOW2_COMPRESSED)) >> x;
@@ -163,7 +163,6 @@ static inline void qcow2_compressed_range(const struct qcow2_header *h, uint64_t
 /* Refcount number index of a block, and setting it (value fits the width). */
 uint64_t qcow2_refcount_get(const uint8_t *block, uint64_t index, unsigned order);
 void qcow2_refcount_set(uint8_t *block, uint64_t index, unsigned order, uint64_t value);
-
 
 /* --- cache.c: pages of L1, L2 and refcount tables --------------------------- */
 
@@ -183,7 +182,7 @@ struct qcow2_page {
 	uint32_t bytes;
 	bool loading; /* in no list, nobody may use it */
 	bool dirty;
-	bool writing;     /* a copy is on its way to the file: must not be dropped */
+	bool writing; /* a copy is on its way to the file: must not be dropped */
 	bool is_refcount; /* else it maps */
 	uint8_t data[];
 };
@@ -211,18 +210,18 @@ void qcow2_cache_destroy(struct qcow2_cache *cache);
  * holding the lock, may release it between.  The page is good until the lock is
  * released or another page is asked for.
  */
-struct qcow2_page *qcow2_cache_get(struct qcow2_cache *cache, struct qcow2_image *image,
-	uint64_t offset, struct err *err);
+struct qcow2_page *qcow2_cache_get(
+	struct qcow2_cache *cache, struct qcow2_image *image, uint64_t offset, struct err *err);
 
 /* The same for a page whose content in the file is of no interest: zeros. */
-struct qcow2_page *qcow2_cache_new(struct qcow2_cache *cache, struct qcow2_image *image,
-	uint64_t offset, struct err *err);
+struct qcow2_page *qcow2_cache_new(
+	struct qcow2_cache *cache, struct qcow2_image *image, uint64_t offset, struct err *err);
 
 void qcow2_cache_dirty(struct qcow2_cache *cache, struct qcow2_page *page, bool is_refcount);
 
 /* Forgets the pages of a range of the file (a table that is gone), dirty or not. */
-void qcow2_cache_forget(struct qcow2_cache *cache, struct qcow2_image *image, uint64_t offset,
-	uint64_t length);
+void qcow2_cache_forget(
+	struct qcow2_cache *cache, struct qcow2_image *image, uint64_t offset, uint64_t length);
 
 /* Copies of all pages that were dirty, sorted by offset. */
 struct qcow2_batch {
@@ -297,7 +296,7 @@ struct qcow2_writer;
 struct qcow2_image {
 	struct block block;
 	int fd;
-	char *path;   /* as given, or as resolved for a backing file */
+	char *path; /* as given, or as resolved for a backing file */
 	char *folder; /* resolved */
 	dev_t device;
 	ino_t inode;
@@ -306,10 +305,10 @@ struct qcow2_image {
 	struct qcow2_image *backing; /* one of the two, or none */
 	struct block *raw_backing;
 	uint64_t backing_bytes; /* 0: none */
-	uint64_t *l1;           /* NULL: read through the cache (large tables of backing files) */
+	uint64_t *l1; /* NULL: read through the cache (large tables of backing files) */
 	uint32_t page_bytes;
 	unsigned entry_bytes;
-	unsigned l2_bits;  /* log2 of the entries of an L2 table */
+	unsigned l2_bits; /* log2 of the entries of an L2 table */
 	uint64_t host_end; /* no valid offset leads beyond; guarded by the lock when writable */
 	struct qcow2_writer *writer; /* NULL: read-only */
 };
@@ -336,6 +335,9 @@ static inline pthread_mutex_t *qcow2_lock(struct qcow2_image *image)
 /* "... is damaged: <text>", ERR_CORRUPT. */
 int qcow2_image_corrupt(const struct qcow2_image *image, struct err *err, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+#ifdef __clang_analyzer__ /* as in err.h */
+#define qcow2_image_corrupt(...) (qcow2_image_corrupt(__VA_ARGS__), -1)
+#endif
 
 /* --- map.c: guest clusters to host clusters --------------------------------- */
 
@@ -349,9 +351,9 @@ int qcow2_map_set(struct qcow2_image *image, uint64_t cluster, size_t nr,
 	const struct qcow2_entry *entries, struct err *err);
 
 enum qcow2_kind {
-	QCOW2_KIND_HOLE,       /* not allocated in this image, or in the whole chain */
-	QCOW2_KIND_ZERO,       /* says that it reads as zeros */
-	QCOW2_KIND_ZERO_HOST,  /* the same, with host clusters kept */
+	QCOW2_KIND_HOLE, /* not allocated in this image, or in the whole chain */
+	QCOW2_KIND_ZERO, /* says that it reads as zeros */
+	QCOW2_KIND_ZERO_HOST, /* the same, with host clusters kept */
 	QCOW2_KIND_DATA,
 	QCOW2_KIND_COMPRESSED,
 	QCOW2_KIND_RAW, /* in the raw backing file, at the same offset */
@@ -362,7 +364,7 @@ struct qcow2_run {
 	enum qcow2_kind kind;
 	struct qcow2_image *image; /* whose it is */
 	uint64_t length;
-	uint64_t host;  /* of DATA: the first byte's place in the file */
+	uint64_t host; /* of DATA: the first byte's place in the file */
 	uint64_t entry; /* of COMPRESSED: one cluster's */
 };
 
@@ -382,14 +384,14 @@ int qcow2_map_chain(struct qcow2_image *image, uint64_t offset, uint64_t length,
 /* --- read.c ------------------------------------------------------------------ */
 
 /* Reads through the chain, without the assembly buffer and without range locks. */
-int qcow2_read_chain(struct qcow2_image *image, void *buffer, size_t length, uint64_t offset,
-	struct err *err);
+int qcow2_read_chain(
+	struct qcow2_image *image, void *buffer, size_t length, uint64_t offset, struct err *err);
 /* The same, for what may reach beyond the end of the disk: zeros there. */
-int qcow2_read_padded(struct qcow2_image *image, void *buffer, size_t length, uint64_t offset,
-	struct err *err);
+int qcow2_read_padded(
+	struct qcow2_image *image, void *buffer, size_t length, uint64_t offset, struct err *err);
 /* Whether the range reads as zeros as far as can be told without reading. */
-int qcow2_read_is_zero(struct qcow2_image *image, uint64_t offset, uint64_t length, bool *zero,
-	struct err *err);
+int qcow2_read_is_zero(
+	struct qcow2_image *image, uint64_t offset, uint64_t length, bool *zero, struct err *err);
 
 int qcow2_read(struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err);
 int qcow2_extents(struct block *block, uint64_t offset, uint64_t length,
@@ -422,7 +424,7 @@ struct qcow2_writer {
 
 	/* Guarded by the lock. */
 	struct qcow2_table l1, refcounts;
-	uint64_t end_cluster;  /* never used from here on */
+	uint64_t end_cluster; /* never used from here on */
 	uint64_t hint_cluster; /* no free cluster below it is known */
 	uint64_t pack_at, pack_end; /* compressed clusters go here; taken up to pack_end */
 	struct qcow2_drop *drops;
@@ -438,8 +440,8 @@ struct qcow2_writer {
 	struct qcow2_assembly *assembly; /* compress only */
 };
 
-int qcow2_table_init(struct qcow2_table *table, uint64_t *entries, uint64_t nr_entries,
-	struct err *err);
+int qcow2_table_init(
+	struct qcow2_table *table, uint64_t *entries, uint64_t nr_entries, struct err *err);
 void qcow2_table_set(struct qcow2_table *table, uint64_t index, uint64_t value);
 
 /* All of these hold the lock. */
@@ -455,19 +457,18 @@ int qcow2_refcount_alloc(struct qcow2_image *image, uint64_t want, uint64_t *clu
 void qcow2_refcount_undo(struct qcow2_image *image, uint64_t cluster, uint64_t nr_clusters);
 
 /* A place for a compressed cluster; its host clusters' refcounts are raised. */
-int qcow2_refcount_pack(struct qcow2_image *image, size_t bytes, uint64_t *offset,
-	struct err *err);
+int qcow2_refcount_pack(struct qcow2_image *image, size_t bytes, uint64_t *offset, struct err *err);
 
 /* The entry was replaced in its table: its references go with a later commit. */
 int qcow2_refcount_drop(struct qcow2_image *image, struct qcow2_entry old, struct err *err);
-int qcow2_refcount_drop_clusters(struct qcow2_image *image, uint64_t cluster,
-	uint64_t nr_clusters, struct err *err);
+int qcow2_refcount_drop_clusters(
+	struct qcow2_image *image, uint64_t cluster, uint64_t nr_clusters, struct err *err);
 /* Lowers the refcounts. */
-int qcow2_refcount_apply(struct qcow2_image *image, const struct qcow2_drop *drops, size_t nr,
-	struct err *err);
+int qcow2_refcount_apply(
+	struct qcow2_image *image, const struct qcow2_drop *drops, size_t nr, struct err *err);
 /* Whether the refcount is 1 and nothing can raise it. */
-int qcow2_refcount_is_last(struct qcow2_image *image, uint64_t cluster, bool *last,
-	struct err *err);
+int qcow2_refcount_is_last(
+	struct qcow2_image *image, uint64_t cluster, bool *last, struct err *err);
 
 /* The end of the last cluster in use, in clusters. */
 int qcow2_refcount_end(struct qcow2_image *image, uint64_t *end, struct err *err);
@@ -503,23 +504,23 @@ void qcow2_write_hold(struct qcow2_image *image, struct rangelock_hold *hold, ui
 
 /* --- zero.c ---------------------------------------------------------------------- */
 
-int qcow2_zero(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err);
-int qcow2_trim(struct block *block, uint64_t offset, uint64_t length, unsigned flags,
-	struct err *err);
+int qcow2_zero(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err);
+int qcow2_trim(
+	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err);
 
 /* --- assembly.c: parts of clusters that will be compressed ------------------------ */
 
-struct qcow2_assembly *qcow2_assembly_new(struct qcow2_image *image, size_t most_bytes,
-	struct err *err);
+struct qcow2_assembly *qcow2_assembly_new(
+	struct qcow2_image *image, size_t most_bytes, struct err *err);
 void qcow2_assembly_free(struct qcow2_assembly *assembly);
 
 /* A write within one cluster.  Holding no range. */
 int qcow2_assembly_write(struct qcow2_image *image, const void *buffer, size_t length,
 	uint64_t offset, struct err *err);
 /* Lays what is assembled over bytes that were read; the range is held. */
-void qcow2_assembly_overlay(struct qcow2_image *image, void *buffer, size_t length,
-	uint64_t offset);
+void qcow2_assembly_overlay(
+	struct qcow2_image *image, void *buffer, size_t length, uint64_t offset);
 /* Forgets what is assembled in whole clusters; the range is held exclusively. */
 void qcow2_assembly_discard(struct qcow2_image *image, uint64_t cluster, uint64_t nr_clusters);
 /* The first cluster in the range that has bytes assembled, or the range's end. */

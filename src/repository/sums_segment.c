@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#define MAGIC "SSEG"
+static const uint8_t magic[4] = {'S', 'S', 'E', 'G'};
 
 struct sums_segment *sums_segment_new(const struct sums_facts *facts)
 {
@@ -37,7 +37,7 @@ void sums_segment_pack(const struct sums_facts *facts, const struct sums_segment
 		}
 	}
 	entry->length = (uint32_t)(leaf - bytes);
-	memcpy(bytes, MAGIC, 4);
+	memcpy(bytes, magic, sizeof magic);
 	be64_put(bytes + 8, segment->number);
 	be32_put(bytes + 16, entry->nr_data);
 	be32_put(bytes + 20, entry->nr_zero);
@@ -57,7 +57,7 @@ static const char *unpack(const struct sums_facts *facts, const struct sums_entr
 	size_t leaf_bytes = digest_leaf_bytes(facts->algorithm);
 	const uint8_t *kinds = bytes + SUMS_SEGMENT_HEAD, *leaf = kinds + SUMS_KINDS;
 	uint64_t check = be64_get(bytes + 24);
-	if (memcmp(bytes, MAGIC, 4) != 0 || be64_get(bytes + 8) != entry->segment)
+	if (memcmp(bytes, magic, sizeof magic) != 0 || be64_get(bytes + 8) != entry->segment)
 		return "there is no such segment where the index says";
 	if (check != entry->check || checksum(bytes, entry->length) != check)
 		return "the checksum of a segment is wrong";
