@@ -1,0 +1,12 @@
+/*
+ * Read by cppcheck before each file, in place of the system's headers, which it
+ * does not read: the macros of other people that stand where no function could.
+ */
+#define json_array_foreach(array, index, value)                                                   \
+	for (index = 0; index < json_array_size(array) && (value = json_array_get(array, index)); \
+		index++)
+#define json_object_foreach(object, key, value)                                        \
+	for (key = json_object_iter_key(json_object_iter(object));                     \
+		key && (value = json_object_iter_value(json_object_key_to_iter(key))); \
+		key = json_object_iter_key(                                            \
+			json_object_iter_next(object, json_object_key_to_iter(key))))
