@@ -18,6 +18,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
+
+#define ESTIMATE_CALLS_MOST 4096u
 
 struct values {
 	const char *repo, *vm, *mode;
@@ -188,8 +191,41 @@ static int stop_at_first(void *context, const struct repository_point *point)
 	return 1;
 }
 
+/*
+ * What a raw file's data can take at most in an image without compression: its data
+ * extents, widened to clusters.  0 when that is not known, or too long to find out.
+ */
+static uint64_t estimate(const struct disk *disk, const struct repository_settings *settings)
+{
+	struct stat st;
+	struct block_extent extents[64];
+	uint64_t size_bytes = block_info(disk->source)->size_bytes, offset = 0, sum = 0, end = 0;
+	if (settings->compression != REPOSITORY_COMPRESS_NONE ||
+		strcmp(kind_name(disk->name), "raw") != 0 || !disk->path ||
+		stat(disk->path, &st) < 0 || !S_ISREG(st.st_mode))
+		return 0;
+	for (unsigned calls = 0; offset < size_bytes; calls++) {
+		size_t nr;
+		if (calls == ESTIMATE_CALLS_MOST ||
+			block_extents(disk->source, offset, size_bytes - offset, extents,
+				ARRAY_LENGTH(extents), &nr, NULL) < 0)
+			return 0;
+		for (size_t i = 0; i < nr; offset += extents[i++].length) {
+			if (extents[i].flags & BLOCK_ZERO)
+				continue;
+			uint64_t start = max_u64(end, round_down(offset, settings->cluster_bytes));
+			end = round_up(offset + extents[i].length, settings->cluster_bytes);
+			sum += end > start ? end - start : 0;
+		}
+	}
+	return sum;
+}
+
 static int open_sources(struct backup *b, struct err *err)
 {
+	struct repository_info info;
+	if (repository_info(b->repo, &info, err) < 0)
+		return -1;
 	bool has_points = false;
 	struct err list_err = ERR_INIT;
 	if (repository_list_points(b->repo, b->values->vm, stop_at_first, &has_points, &list_err) <
@@ -209,6 +245,7 @@ static int open_sources(struct backup *b, struct err *err)
 			.key = disk->key,
 			.size_bytes = block_info(disk->source)->size_bytes,
 			.reason = reason,
+			.estimate_bytes = estimate(disk, &info.settings),
 			.source =
 				{
 					.kind = kind_name(disk->name),
@@ -237,7 +274,6 @@ static int copy(struct backup *b, struct repository_backup *backup, struct err *
 			return -1;
 	}
 	repository_backup_stage(backup, REPOSITORY_STAGE_COPY);
-	progress_stage(b->progress, REPOSITORY_STAGE_COPY);
 	unsigned parallel =
 		b->values->parallel.given ? (unsigned)b->values->parallel.value : DISKS_PARALLEL;
 	if (disks_copy(b->copies, b->nr_disks, parallel, b->values->rate.value, b->cli->cancel,
@@ -262,6 +298,11 @@ static bool is_lost_connection(const struct err *err)
 	return err->code == ERR_DISCONNECTED || err->code == ERR_TIMEOUT;
 }
 
+static void tell_stage(void *context, const char *stage)
+{
+	progress_stage(context, stage);
+}
+
 static int make_point(struct backup *b, struct err *err)
 {
 	char software[128];
@@ -278,6 +319,8 @@ static int make_point(struct backup *b, struct err *err)
 		.nr_disks = b->nr_disks,
 		.software = software,
 		.cancel = b->cli->cancel,
+		.stage = tell_stage,
+		.stage_context = b->progress,
 	};
 	progress_stage(b->progress, REPOSITORY_STAGE_BEGIN);
 	struct repository_backup *backup = repository_backup_begin(b->repo, &begin, err);
@@ -285,19 +328,21 @@ static int make_point(struct backup *b, struct err *err)
 		return -1;
 	snprintf(b->point, sizeof b->point, "%s", repository_backup_point(backup));
 	int rc = copy(b, backup, err);
-	if (rc == 0) {
-		progress_stage(b->progress, "commit");
+	if (rc == 0)
 		rc = repository_backup_commit(backup, err);
-	}
 	if (rc == 0)
 		return 0;
+	if (repository_backup_is_committed(backup)) {
+		repository_backup_abort(backup); /* removes nothing */
+		return err_hint(err, "sendense verify %s@%s tells whether it is good",
+			b->values->vm, b->point);
+	}
 	if (is_lost_connection(err)) {
 		repository_backup_leave(backup);
 		return err_hint(err,
 			"no restore point was made; the unfinished job is kept for a while: "
 			"sendense repo info");
 	}
-	progress_stage(b->progress, REPOSITORY_STAGE_ABORT);
 	repository_backup_abort(backup);
 	return err_hint(err, "no restore point was made, what was written is deleted");
 }

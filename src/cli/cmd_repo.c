@@ -257,15 +257,16 @@ static const struct option_spec check_options[] = {
 static int print_check(struct cli *cli, const struct repository_check_result *result,
 	struct findings *findings, struct err *err)
 {
-	int status = result->damages > 0 ? EXIT_DAMAGE : 0;
+	bool good = result->damages + result->foreign == 0;
+	int status = good ? 0 : EXIT_DAMAGE;
 	if (findings->list) {
-		json_t *object = json_pack(
-			"{s:b, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:O}", "good",
-			result->damages == 0, "vms", (int)result->vms, "points",
-			(int)result->points, "images", (int)result->images, "damages",
-			(int)result->damages, "foreign", (int)result->foreign, "leaks",
-			(int)result->leaks, "jobs", (int)result->jobs, "locks", (int)result->locks,
-			"repaired", (int)result->repaired, "findings", findings->list);
+		json_t *object =
+			json_pack("{s:b, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:O}", "good",
+				good, "vms", (int)result->vms, "points", (int)result->points,
+				"images", (int)result->images, "damages", (int)result->damages,
+				"foreign", (int)result->foreign, "leaks", (int)result->leaks,
+				"jobs", (int)result->jobs, "locks", (int)result->locks, "repaired",
+				(int)result->repaired, "findings", findings->list);
 		return cli_print_json(object, err) < 0 ? -1 : status;
 	}
 	if (!cli->common.quiet)
@@ -305,11 +306,12 @@ const struct command command_repo_check = {
 	.name = "repo check",
 	.arguments = "DIR",
 	.summary = "Check a repository's structure without reading the disks' content",
-	.details = "Finds foreign files, unfinished jobs, dead locks, damaged records and images; "
-		   "ends\n"
-		   "with status 3 when something is damaged or missing. A foreign file is reported "
-		   "and\n"
-		   "kept. The disks' content is compared by \"sendense verify\".",
+	.details =
+		"Finds foreign files, unfinished jobs, dead locks, damaged records and images; "
+		"ends\n"
+		"with status 3 when something is damaged or missing, or a file is there that no\n"
+		"restore point and no unfinished job knows; such a file is reported and kept.\n"
+		"The disks' content is compared by \"sendense verify\".",
 	COMMAND_OPTIONS(check_options),
 	.common = COMMON_JSON,
 	.min_arguments = 1,

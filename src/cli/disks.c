@@ -11,12 +11,13 @@ void disks_split_key(const char *text, char key[REPOSITORY_KEY_BYTES], const cha
 	size_t length = strcspn(text, "=:");
 	key[0] = '\0';
 	*rest = text;
-	/* A key that is too long, or holds other characters, is cut here and
-	 * refused by its check later. */
 	if (text[length] != '=')
 		return;
 	snprintf(key, REPOSITORY_KEY_BYTES, "%.*s", (int)min_size(length, REPOSITORY_KEY_BYTES - 1),
 		text);
+	/* One that is too long must not be cut into another disk's key. */
+	if (length >= REPOSITORY_KEY_BYTES)
+		key[REPOSITORY_KEY_BYTES - 2] = '?';
 	*rest = text + length + 1;
 }
 

@@ -5,8 +5,7 @@
 
 static void put_text(json_t *object, const char *name, const char *text)
 {
-	/* File names may be no UTF-8: the member is missing then. */
-	if (text)
+	if (text && text[0])
 		json_object_set_new(object, name, json_string(text));
 }
 
@@ -41,7 +40,7 @@ static void print_text(const struct repository_finding *finding)
 	printf(" %s\n", finding->text);
 	if (finding->file)
 		printf("  file: %s\n", finding->file);
-	if (finding->remedy)
+	if (finding->remedy && finding->remedy[0])
 		printf("  what to do: %s\n", finding->remedy);
 	fflush(stdout);
 }

@@ -50,6 +50,8 @@ struct repository_backup {
 	json_t *source;
 	json_t *config; /* for the manifest */
 	struct cancel *cancel;
+	void (*on_stage)(void *context, const char *stage); /* may be NULL */
+	void *stage_context;
 	struct lock *lock;
 	struct plan plan;
 	bool planned;
@@ -96,8 +98,7 @@ static int check_space(
 	if (need <= free_bytes)
 		return 0;
 	err_set(err, ERR_NO_SPACE,
-		"the backup of VM \"%s\" needs about %" PRIu64 " MiB, and %s has %" PRIu64
-		" MiB free",
+		"the backup of VM \"%s\" may take %" PRIu64 " MiB, and %s has %" PRIu64 " MiB free",
 		options->vm, div_round_up(need, MIB), repo->info.path, free_bytes / MIB);
 	return err_hint(err, "make room, or prune older restore points");
 }
@@ -124,7 +125,13 @@ static int choose_point(struct repository_backup *backup, struct err *err)
 			now = other + 1;
 	}
 	path_names_free(&names);
-	return name_make_point(now, backup->point, err);
+	if (name_make_point(now, backup->point, err) < 0)
+		return -1;
+	if (!repository_name_is_point(backup->point))
+		return err_set(err, ERR_FORMAT,
+			"no restore point can follow the newest one of VM \"%s\": its year is 9999",
+			backup->vm);
+	return 0;
 }
 
 static int fill_disk(struct repository_backup *backup, struct disk *disk,
@@ -307,6 +314,8 @@ static struct repository_backup *backup_new(
 	repo->nr_users++;
 	backup->repo = repo;
 	backup->cancel = options->cancel;
+	backup->on_stage = options->stage;
+	backup->stage_context = options->stage_context;
 	pthread_mutex_init(&backup->stage_mutex, NULL);
 	snprintf(backup->vm, sizeof backup->vm, "%s", options->vm);
 	backup->software = strdup(options->software ? options->software : "sendense");
@@ -413,6 +422,8 @@ void repository_backup_stage(struct repository_backup *backup, const char *stage
 	WITH_LOCK(&backup->stage_mutex);
 	if (plan_write_stage(backup->repo, backup->job, stage, ++backup->stage_count, &err) < 0)
 		log_warning("%s", err.text);
+	if (backup->on_stage)
+		backup->on_stage(backup->stage_context, stage);
 }
 
 void repository_backup_figures(
@@ -452,6 +463,10 @@ int repository_backup_config(struct repository_backup *backup, const char *name,
 	uint8_t digest[DIGEST_ROOT_BYTES];
 	if (!is_config_name(name))
 		return err_set(err, ERR_USAGE, "a configuration file cannot be named like that");
+	if (length > REPOSITORY_CONFIG_BYTES_MOST)
+		return err_set(err, ERR_USAGE,
+			"configuration file %s has %zu bytes, more than the %u it may have", name,
+			length, REPOSITORY_CONFIG_BYTES_MOST);
 	path_point(backup->vm, backup->point, "config", folder);
 	snprintf(path, sizeof path, "%.400s/%s", folder, name);
 	if (path_exists(backup->repo->dir_fd, path))
@@ -624,9 +639,14 @@ static int commit_manifest(
 	if (rc < 0)
 		return -1;
 	repository_backup_stage(backup, REPOSITORY_STAGE_RENAME_MANIFEST);
-	if (lock_still_ours(backup->lock, err) < 0 ||
-		rename_file(backup->repo, part, path, err) < 0)
+	if (lock_still_ours(backup->lock, err) < 0)
 		return -1;
+	bool committed = true;
+	struct err why = ERR_INIT;
+	/* A network file system may do it and lose the answer. */
+	if (rename_file(backup->repo, part, path, &why) < 0 &&
+		(path_look(backup->repo->dir_fd, path, &committed, NULL) < 0 || !committed))
+		return err_copy(err, &why);
 	backup->state = COMMITTED;
 	return file_sync_dir(backup->repo->dir_fd, folder, err);
 }
@@ -658,6 +678,11 @@ int repository_backup_commit(struct repository_backup *backup, struct err *err)
 	}
 	backup_free(backup);
 	return 0;
+}
+
+bool repository_backup_is_committed(const struct repository_backup *backup)
+{
+	return backup->state == COMMITTED;
 }
 
 /* --- other ends ------------------------------------------------------------------ */

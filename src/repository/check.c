@@ -45,11 +45,19 @@ void check_report(
 	vsnprintf(text, sizeof text, format, args);
 	va_end(args);
 	finding->text = text;
+	/* Anybody may have named the file. */
+	char file[NAME_PATH_BYTES];
+	const char *raw_file = finding->file;
+	if (raw_file) {
+		name_printable(raw_file, file, sizeof file);
+		finding->file = file;
+	}
 	if (!finding->remedy)
 		finding->remedy = "";
 	run->nr[finding->kind]++;
 	if (run->finding)
 		run->finding(run->context, finding);
+	finding->file = raw_file;
 }
 
 /* --- known files ------------------------------------------------------------------- */
@@ -67,7 +75,7 @@ static bool plan_lists(const json_t *plan, const char *field, const char *path)
 	return false;
 }
 
-static bool is_planned(struct repository *repo, const char *path)
+bool check_is_planned(struct repository *repo, const char *path)
 {
 	struct path_names jobs;
 	bool found = false;
@@ -85,7 +93,7 @@ static bool is_planned(struct repository *repo, const char *path)
 	return found;
 }
 
-static bool has_manifest(struct repository *repo, const char *vm, const char *point)
+bool check_has_manifest(struct repository *repo, const char *vm, const char *point)
 {
 	char path[NAME_PATH_BYTES];
 	path_point(vm, point, "manifest.json", path);
@@ -94,6 +102,10 @@ static bool has_manifest(struct repository *repo, const char *vm, const char *po
 
 static void report_foreign(struct check_run *run, const char *vm, const char *path)
 {
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	/* Removed, while a process of an NFS client has it open. */
+	if (strncmp(name, ".nfs", 4) == 0 && strspn(name + 4, "0123456789abcdef") >= 16)
+		return;
 	struct repository_finding finding = {.kind = REPOSITORY_FINDING_FOREIGN,
 		.vm = vm,
 		.file = path,
@@ -101,7 +113,7 @@ static void report_foreign(struct check_run *run, const char *vm, const char *pa
 	check_report(run, &finding, "no restore point and no unfinished job knows of it");
 }
 
-/* Ours by its name, but of a restore point that does not exist. */
+/* Ours by its name, but of a restore point that does not exist, or knows nothing of it. */
 static void report_orphan(
 	struct check_run *run, const char *vm, const char *point, const char *path)
 {
@@ -112,8 +124,14 @@ static void report_orphan(
 		.remedy = "it is kept: bring the manifest back from a copy of the repository, or "
 			  "move "
 			  "the file away; qemu-img convert reads an image without its manifest"};
-	check_report(
-		run, &finding, "restore point %s has no manifest, and no unfinished job", point);
+	if (check_has_manifest(run->repo, vm, point)) {
+		finding.remedy = "it is kept; move it away when nobody needs it";
+		check_report(run, &finding, "restore point %s has a manifest that does not list it",
+			point);
+	} else {
+		check_report(run, &finding,
+			"restore point %s has no manifest, and no unfinished job", point);
+	}
 }
 
 /* --- the top and the jobs ------------------------------------------------------------- */
@@ -251,6 +269,20 @@ static int check_locks(struct check_run *run, struct err *err)
 
 /* --- a VM's files ------------------------------------------------------------------------ */
 
+/* One of the files of a restore point's disks; taken for one where that cannot be told. */
+static bool is_owned(struct check_run *run, const char *vm, const char *point_id, const char *path)
+{
+	if (!check_has_manifest(run->repo, vm, point_id))
+		return false;
+	struct repository_point *point = manifest_load(run->repo, vm, point_id, NULL);
+	bool owned = !point || point->damage;
+	for (size_t i = 0; !owned && i < point->nr_disks; i++)
+		owned = strcmp(point->disks[i].image, path) == 0 ||
+			strcmp(point->disks[i].sums, path) == 0;
+	repository_point_free(point);
+	return owned;
+}
+
 /* Files of the disks: POINT.qcow2 and POINT.sums of points that exist. */
 static void check_disk_folder(struct check_run *run, const char *vm, const char *key)
 {
@@ -269,10 +301,10 @@ static void check_disk_folder(struct check_run *run, const char *vm, const char 
 		bool shaped = repository_name_is_point(point) &&
 			      (strcmp(ending, ".qcow2") == 0 || strcmp(ending, ".sums") == 0);
 		snprintf(path, sizeof path, "%.250s/%.255s", folder, name);
-		if ((shaped && has_manifest(run->repo, vm, point)) || is_planned(run->repo, path))
+		if ((shaped && is_owned(run, vm, point, path)) || check_is_planned(run->repo, path))
 			continue;
 		/* Committed between our two looks. */
-		if (shaped && has_manifest(run->repo, vm, point))
+		if (shaped && is_owned(run, vm, point, path))
 			continue;
 		if (shaped)
 			report_orphan(run, vm, point, path);
@@ -293,16 +325,18 @@ static void check_point_folder(struct check_run *run, const char *vm, const char
 		report_foreign(run, vm, folder);
 		return;
 	}
-	bool listed = has_manifest(run->repo, vm, point);
+	bool listed = check_has_manifest(run->repo, vm, point);
 	for (size_t i = 0; i < names.nr; i++) {
 		snprintf(path, sizeof path, "%.250s/%.255s", folder, names.name[i]);
 		if (listed && is_one_of(names.name[i], known))
 			continue;
-		if (!is_planned(run->repo, path) &&
-			!(has_manifest(run->repo, vm, point) && is_one_of(names.name[i], known)))
+		if (!check_is_planned(run->repo, path) &&
+			!(check_has_manifest(run->repo, vm, point) &&
+				is_one_of(names.name[i], known)))
 			report_foreign(run, vm, path);
 	}
-	if (names.nr == 0 && !is_planned(run->repo, folder) && !has_manifest(run->repo, vm, point))
+	if (names.nr == 0 && !check_is_planned(run->repo, folder) &&
+		!check_has_manifest(run->repo, vm, point))
 		report_foreign(run, vm, folder);
 	path_names_free(&names);
 }
@@ -341,87 +375,6 @@ static void check_folders(struct check_run *run, const char *vm)
 }
 
 /* --- points, their images and sums ---------------------------------------------------------- */
-
-/* Restore points that the log tells of, to be compared when all of it was read. */
-struct log_points {
-	struct check_run *run;
-	const char *vm, *path;
-	char (*committed)[REPOSITORY_POINT_BYTES], (*pruned)[REPOSITORY_POINT_BYTES];
-	size_t nr_committed, nr_pruned;
-};
-
-static int add_point(char (**list)[REPOSITORY_POINT_BYTES], size_t *nr, const char *point)
-{
-	/* Doubled whenever the number is a power of two. */
-	if ((*nr & (*nr - 1)) == 0) {
-		void *more = reallocarray(*list, *nr ? 2 * *nr : 1, sizeof **list);
-		if (!more)
-			return -1;
-		*list = more;
-	}
-	memcpy((*list)[(*nr)++], point, REPOSITORY_POINT_BYTES);
-	return 0;
-}
-
-static int take_log_line(void *context, const struct pointslog_event *event)
-{
-	struct log_points *points = context;
-	if (event->damage) {
-		struct repository_finding finding = {.kind = REPOSITORY_FINDING_DAMAGE,
-			.vm = points->vm,
-			.file = points->path,
-			.remedy = "restore points are not harmed; what the line told is lost"};
-		check_report(points->run, &finding, "line %u cannot be read: %s", event->line,
-			event->damage);
-		return 0;
-	}
-	if (event->committed)
-		return add_point(&points->committed, &points->nr_committed, event->point);
-	if (event->pruned)
-		return add_point(&points->pruned, &points->nr_pruned, event->point);
-	return 0;
-}
-
-static int by_id(const void *a, const void *b)
-{
-	return memcmp(a, b, REPOSITORY_POINT_BYTES);
-}
-
-static void tell_missing(const struct log_points *points, const char *id)
-{
-	struct repository_finding finding = {.kind = REPOSITORY_FINDING_MISSING,
-		.vm = points->vm,
-		.point = id,
-		.file = points->path,
-		.remedy = "it cannot be restored unless its manifest.json is brought back from a "
-			  "copy; restore points that are not named here are not harmed"};
-	if (points->nr_pruned &&
-		bsearch(id, points->pruned, points->nr_pruned, sizeof *points->pruned, by_id))
-		return;
-	check_report(points->run, &finding,
-		"restore point %s was committed and has no manifest now", id);
-}
-
-void check_log(struct check_run *run, const char *vm)
-{
-	char path[NAME_PATH_BYTES];
-	struct err err = ERR_INIT;
-	path_vm_file(vm, "points.log", path);
-	struct log_points points = {.run = run, .vm = vm, .path = path};
-	if (pointslog_read(run->repo, vm, take_log_line, &points, &err) < 0) {
-		struct repository_finding finding = {
-			.kind = REPOSITORY_FINDING_DAMAGE, .vm = vm, .file = path};
-		check_report(
-			run, &finding, "%s", err.code == ERR_NONE ? "out of memory" : err.text);
-	}
-	if (points.nr_pruned)
-		qsort(points.pruned, points.nr_pruned, sizeof *points.pruned, by_id);
-	for (size_t i = 0; i < points.nr_committed; i++)
-		if (!has_manifest(run->repo, vm, points.committed[i]))
-			tell_missing(&points, points.committed[i]);
-	free(points.committed);
-	free(points.pruned);
-}
 
 struct image_findings {
 	struct check_run *run;
@@ -518,6 +471,21 @@ static int check_disk(struct check_run *run, const struct repository_point *poin
 	return check_image(run, point, disk, &good, err);
 }
 
+static void check_config_folder(struct check_run *run, const struct repository_point *point)
+{
+	char folder[NAME_PATH_BYTES], path[NAME_PATH_BYTES];
+	struct path_names names;
+	path_point(point->vm, point->id, "config", folder);
+	if (path_names(run->repo->dir_fd, folder, &names, NULL) < 0)
+		return;
+	for (size_t i = 0; i < names.nr; i++) {
+		snprintf(path, sizeof path, "%.250s/%.255s", folder, names.name[i]);
+		if (!check_config_knows(point, names.name[i]))
+			report_foreign(run, point->vm, path);
+	}
+	path_names_free(&names);
+}
+
 static int check_point(void *context, const struct repository_point *point)
 {
 	struct check_vm *vm = context;
@@ -533,6 +501,9 @@ static int check_point(void *context, const struct repository_point *point)
 		check_report(vm->run, &finding, "%s", point->damage);
 		return 0;
 	}
+	check_logged(vm->run, point);
+	check_config(vm->run, point);
+	check_config_folder(vm->run, point);
 	for (size_t i = 0; i < point->nr_disks; i++)
 		if (check_disk(vm->run, point, &point->disks[i], vm->err) < 0) {
 			vm->failed = true;
@@ -551,6 +522,31 @@ static int check_vm(struct check_run *run, const char *name, struct err *err)
 	return cancel_check(run->cancel, err);
 }
 
+bool check_nameless(struct check_run *run, const char *folder)
+{
+	char path[NAME_PATH_BYTES];
+	struct path_names points;
+	bool holds_points = false;
+	snprintf(path, sizeof path, "vms/%.255s/points", folder);
+	if (path_names(run->repo->dir_fd, path, &points, NULL) < 0)
+		return false;
+	for (size_t i = 0; i < points.nr && !holds_points; i++) {
+		snprintf(path, sizeof path, "vms/%.200s/points/%.255s/manifest.json", folder,
+			points.name[i]);
+		holds_points = repository_name_is_point(points.name[i]) &&
+			       path_exists(run->repo->dir_fd, path);
+	}
+	path_names_free(&points);
+	if (!holds_points)
+		return false;
+	snprintf(path, sizeof path, "vms/%.255s", folder);
+	struct repository_finding finding = {
+		.kind = REPOSITORY_FINDING_DAMAGE, .file = path, .remedy = CHECK_REMEDY_MANIFEST};
+	check_report(run, &finding,
+		"it holds restore points, but no manifest that can be read tells of which VM");
+	return true;
+}
+
 static int check_vms(struct check_run *run, unsigned *nr_vms, struct err *err)
 {
 	struct path_names folders;
@@ -563,7 +559,8 @@ static int check_vms(struct check_run *run, unsigned *nr_vms, struct err *err)
 		if (list_vm_of_folder(run->repo, folders.name[i], vm)) {
 			(*nr_vms)++;
 			rc = check_vm(run, vm, err);
-		} else if (!is_planned(run->repo, path)) {
+		} else if (!check_nameless(run, folders.name[i]) &&
+			   !check_is_planned(run->repo, path)) {
 			report_foreign(run, NULL, path);
 		}
 	}
@@ -600,6 +597,7 @@ int repository_check(struct repository *repo, const struct repository_check_opti
 		rc = check_locks(&run, err);
 	if (rc == 0)
 		rc = check_vms(&run, &result->vms, err);
+	check_log_forget(&run);
 	result->points = run.points;
 	result->images = run.images;
 	result->damages = run.nr[REPOSITORY_FINDING_DAMAGE] + run.nr[REPOSITORY_FINDING_MISSING];

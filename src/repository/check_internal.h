@@ -21,6 +21,15 @@
 	"restore. Bring the file back from a copy of the repository, or make a new full backup " \
 	"(sendense backup --mode full)"
 
+struct check_line;
+
+/* points.log of one VM, sorted by point. */
+struct check_log {
+	char vm[REPOSITORY_VM_BYTES];
+	struct check_line *lines;
+	size_t nr;
+};
+
 struct check_run {
 	struct repository *repo;
 	bool repair;
@@ -29,6 +38,7 @@ struct check_run {
 	void *context;
 	unsigned points, images;
 	unsigned nr[CHECK_NR_KINDS];
+	struct check_log log; /* the last one that was read */
 };
 
 struct check_vm {
@@ -42,8 +52,23 @@ struct check_vm {
 void check_report(struct check_run *run, struct repository_finding *finding, const char *format,
 	...) __attribute__((format(printf, 3, 4)));
 
-/* points.log against the manifests that are there. */
+/* points.log: lines that cannot be read, and committed points that are gone. */
 void check_log(struct check_run *run, const char *vm);
+/* One point (not damaged) against the log: whether its commit is there, with these facts. */
+bool check_logged(struct check_run *run, const struct repository_point *point);
+void check_log_forget(struct check_run *run);
+
+/* The configuration files of a point (not damaged); false when one is wrong. */
+bool check_config(struct check_run *run, const struct repository_point *point);
+bool check_config_knows(const struct repository_point *point, const char *name);
+
+/* A folder below vms whose VM's name cannot be told: true, and reported, when it holds
+ * restore points. */
+bool check_nameless(struct check_run *run, const char *folder);
+
+bool check_has_manifest(struct repository *repo, const char *vm, const char *point);
+/* Whether an open plan lists this file or folder. */
+bool check_is_planned(struct repository *repo, const char *path);
 
 /* One image's tables; findings are told, good says whether there was an error.
  * -1 when it was cancelled. */

@@ -81,6 +81,18 @@ static int check_backing(
 		info->image, facts.backing_file, facts.size_bytes);
 }
 
+/* Sums of the same disk and point, but not those that the manifest was made with. */
+static int check_root(
+	const struct repository_disk_info *info, const struct sums_reader *reader, struct err *err)
+{
+	char hex[DIGEST_ROOT_HEX_BYTES];
+	digest_hex(sums_reader_totals(reader)->root, DIGEST_ROOT_BYTES, hex);
+	if (strcmp(hex, info->root_hex) == 0)
+		return 0;
+	return err_set(err, ERR_CORRUPT,
+		"%s has another root digest than the manifest of its restore point", info->sums);
+}
+
 /* Opens the sums of point and, first, of what lies beneath it. */
 static int open_sums(struct repository_disk *disk, const struct repository_point *top,
 	const struct repository_disk_info *info, struct err *err)
@@ -126,6 +138,8 @@ static int open_sums(struct repository_disk *disk, const struct repository_point
 		if (!reader)
 			goto out;
 		disk->sums[disk->nr_sums++] = reader;
+		if (check_root(infos[i], reader, err) < 0)
+			goto out;
 		if (check_backing(repo, infos[i], err) < 0)
 			goto out;
 	}
@@ -346,8 +360,8 @@ static int verified_read(
 }
 
 /*
- * Zeros that the sums do not know of are told as data: whoever reads them learns
- * that they are damage, instead of skipping them.
+ * Zeros in chunks that the sums do not know as zeros are told as data: whoever reads
+ * them learns whether they are damage, instead of skipping them.
  */
 static int verified_extents(struct block *block, uint64_t offset, uint64_t length,
 	struct block_extent *extents, size_t max, size_t *nr_extents, struct err *err)
@@ -359,12 +373,8 @@ static int verified_extents(struct block *block, uint64_t offset, uint64_t lengt
 		if (!(extents[i].flags & BLOCK_ZERO))
 			continue;
 		uint64_t end = offset + extents[i].length, wrong;
-		uint64_t first = div_round_up(offset, DIGEST_CHUNK_BYTES);
-		uint64_t last = end == disk->info->size_bytes
-					? div_round_up(end, DIGEST_CHUNK_BYTES)
-					: end / DIGEST_CHUNK_BYTES;
-		if (first >= last)
-			continue;
+		uint64_t first = offset / DIGEST_CHUNK_BYTES;
+		uint64_t last = div_round_up(end, DIGEST_CHUNK_BYTES);
 		if (disk_match_zeros(disk, first, last - first, &wrong, err) < 0)
 			return -1;
 		if (wrong == UINT64_MAX)
@@ -373,7 +383,8 @@ static int verified_extents(struct block *block, uint64_t offset, uint64_t lengt
 		if (wrong_offset > offset) {
 			extents[i].length = wrong_offset - offset;
 		} else {
-			extents[i].length = chunk_length(disk, wrong);
+			extents[i].length = min_u64(extents[i].length,
+				wrong_offset + chunk_length(disk, wrong) - offset);
 			extents[i].flags = 0;
 		}
 		*nr_extents = i + 1;

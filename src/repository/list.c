@@ -81,7 +81,9 @@ int list_points(struct repository *repo, const char *vm, struct path_names *poin
 		bool listed = repository_name_is_point(all.name[i]);
 		if (listed) {
 			path_point(vm, all.name[i], "manifest.json", manifest);
-			listed = path_exists(repo->dir_fd, manifest);
+			/* When one cannot tell, loading it will say why. */
+			if (path_look(repo->dir_fd, manifest, &listed, NULL) < 0)
+				listed = true;
 		}
 		if (listed)
 			all.name[kept++] = all.name[i];
@@ -135,9 +137,13 @@ struct repository_point *repository_point_load(
 	} else if (repository_name_check_vm(vm, err) < 0) {
 		return NULL;
 	}
-	if (repository_name_is_point(id))
+	bool is_there = repository_name_is_point(id);
+	if (is_there) {
 		path_point(vm, id, "manifest.json", manifest);
-	if (!repository_name_is_point(id) || !path_exists(repo->dir_fd, manifest)) {
+		if (path_look(repo->dir_fd, manifest, &is_there, err) < 0)
+			return NULL;
+	}
+	if (!is_there) {
 		char shown[64];
 		name_printable(id, shown, sizeof shown);
 		err_set(err, ERR_NOT_FOUND, "VM \"%s\" has no restore point %s", vm, shown);

@@ -32,6 +32,10 @@
 #define LOCK_FILE_BYTES 8192
 #define HEARTBEAT_DIGITS 20
 #define SEEN_BYTES (NAME_PATH_BYTES + 48)
+/* The longest lock's name, this and ".new" behind it make 249 of the 255 bytes that a name
+ * may have. */
+#define SEEN_HASH_BYTES 12
+#define UNREADABLE_LOOKS 5
 
 struct lock {
 	struct repository *repo;
@@ -148,9 +152,9 @@ out:
 static void seen_name(const char *name, const struct owner *self, char seen[SEEN_BYTES])
 {
 	uint8_t hash[DIGEST_ROOT_BYTES];
-	char hex[33];
+	char hex[2 * SEEN_HASH_BYTES + 1];
 	digest_sha256(self->host_id, strlen(self->host_id), hash);
-	digest_hex(hash, 16, hex);
+	digest_hex(hash, SEEN_HASH_BYTES, hex);
 	snprintf(seen, SEEN_BYTES, "%s.seen-%s", name, hex);
 }
 
@@ -319,6 +323,7 @@ static int refuse(struct repository *repo, const struct lock_record *held, struc
 static int place(struct lock *lock, const char *temporary, struct err *err)
 {
 	struct repository *repo = lock->repo;
+	int nr_unreadable = 0;
 	for (int attempt = 0; attempt < 100; attempt++) {
 		if (linkat(repo->dir_fd, temporary, repo->dir_fd, lock->name, 0) == 0)
 			return 0;
@@ -332,8 +337,12 @@ static int place(struct lock *lock, const char *temporary, struct err *err)
 				continue; /* given back meanwhile */
 			if (look_err.code != ERR_FORMAT)
 				return err_copy(err, &look_err);
-			/* It was synced before it had a name: what cannot be read now has
-			 * been damaged, and nobody can hold it. */
+			/* It was synced before it had a name: what cannot be read now, and not
+			 * just while its heart beat, has been damaged. */
+			if (++nr_unreadable < UNREADABLE_LOOKS) {
+				cancel_sleep(NULL, deadline_after_ms(5), NULL);
+				continue;
+			}
 			log_warning("%s: taken over", look_err.text);
 		} else if (alive) {
 			return refuse(repo, &held, err);
@@ -398,8 +407,12 @@ struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char 
 		read_name(vm, point, job, lock->name);
 	struct err why = ERR_INIT;
 	if (owner_self(&lock->record.owner, &why) < 0 || make(lock, cancel, &why) < 0) {
-		/* Where nothing can be written nothing is pruned either. */
-		if (kind != LOCK_KIND_READ || why.sys_errno != EROFS)
+		/* Where nothing can be written nothing is pruned either; and a repository
+		 * that is full must still give back what it holds. */
+		if (kind == LOCK_KIND_READ && why.code == ERR_NO_SPACE)
+			log_warning("restore point %s of VM \"%s\" is read without a lease: %s",
+				point, vm, why.text);
+		else if (kind != LOCK_KIND_READ || why.sys_errno != EROFS)
 			err_copy(err, &why);
 		goto fail;
 	}
@@ -418,8 +431,10 @@ fail:
 int lock_still_ours(const struct lock *lock, struct err *err)
 {
 	struct stat in_place, ours;
-	if (fstat(lock->fd, &ours) == 0 &&
-		fstatat(lock->repo->dir_fd, lock->name, &in_place, AT_SYMLINK_NOFOLLOW) == 0 &&
+	/* Opened, because then a network file system asks its server. */
+	int AUTO_CLOSE fd = openat(
+		lock->repo->dir_fd, lock->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd >= 0 && fstat(lock->fd, &ours) == 0 && fstat(fd, &in_place) == 0 &&
 		ours.st_ino == in_place.st_ino && ours.st_dev == in_place.st_dev)
 		return 0;
 	return err_set(err, ERR_BUSY,

@@ -215,7 +215,7 @@ static int load_manifest(struct repository *repo, struct repository_point *point
 	return parse_disks(point, facts, storage, name, err);
 }
 
-/* A state that cannot be read costs itself alone. */
+/* A state that cannot be read costs itself alone; but it may have protected the point. */
 static void load_state(struct repository *repo, struct repository_point *point)
 {
 	char name[NAME_PATH_BYTES];
@@ -223,8 +223,9 @@ static void load_state(struct repository *repo, struct repository_point *point)
 	path_point(point->vm, point->id, "state.json", name);
 	json_t *state = record_load(repo->dir_fd, name, &err);
 	if (!state) {
-		if (err.code != ERR_NOT_FOUND)
-			log_warning("%s", err.text);
+		point->is_protected = err.code != ERR_NOT_FOUND;
+		if (point->is_protected)
+			log_warning("%s: the restore point counts as protected", err.text);
 		return;
 	}
 	const json_t *protection = json_object_get(state, "protected");
@@ -287,6 +288,11 @@ const json_t *manifest_json(const struct repository_point *point)
 	return point->internal->manifest;
 }
 
+const char *manifest_facts_sha256(const struct repository_point *point)
+{
+	return json_string_value(json_object_get(point->internal->manifest, "facts_sha256"));
+}
+
 json_t *manifest_seal(
 	json_t *facts, json_t *storage, char facts_sha256[DIGEST_ROOT_HEX_BYTES], struct err *err)
 {
@@ -317,10 +323,13 @@ int manifest_update_state(
 		return -1;
 	}
 	json_t *state = record_load(repo->dir_fd, name, &load_err);
-	if (!state && load_err.code != ERR_NOT_FOUND)
-		log_warning("%s: begun anew", load_err.text);
-	if (!state)
+	if (!state && load_err.code == ERR_NOT_FOUND) {
 		state = json_pack("{s:i}", "format", REPOSITORY_FORMAT);
+	} else if (!state) {
+		log_warning("%s: begun anew; the restore point counts as protected", load_err.text);
+		state = json_pack(
+			"{s:i, s:{s:n}}", "format", REPOSITORY_FORMAT, "protected", "until");
+	}
 	int rc = -1;
 	if (!state || !change || json_object_update(state, change) < 0)
 		err_errno(err, ENOMEM, "cannot write %s", name);

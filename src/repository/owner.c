@@ -102,8 +102,9 @@ enum owner_state owner_state(const struct owner *owner)
 	struct owner self;
 	if (owner_self(&self, NULL) < 0 || strcmp(owner->host_id, self.host_id) != 0)
 		return OWNER_ELSEWHERE;
+	/* Cloned machines share their machine id; after a reboot the name is still the same. */
 	if (strcmp(owner->boot_id, self.boot_id) != 0)
-		return OWNER_DEAD;
+		return strcmp(owner->host, self.host) == 0 ? OWNER_DEAD : OWNER_ELSEWHERE;
 	if (owner->pid_namespace != self.pid_namespace)
 		return OWNER_ELSEWHERE;
 	char state;

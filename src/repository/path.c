@@ -94,6 +94,14 @@ bool path_exists(int dir_fd, const char *path)
 	return faccessat(dir_fd, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+int path_look(int dir_fd, const char *path, bool *is_there, struct err *err)
+{
+	*is_there = path_exists(dir_fd, path);
+	if (*is_there || errno == ENOENT || errno == ENOTDIR)
+		return 0;
+	return err_errno(err, errno, "cannot look for %s", path);
+}
+
 bool path_has_suffix(const char *text, const char *suffix)
 {
 	size_t length = strlen(text), tail = strlen(suffix);

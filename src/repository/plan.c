@@ -83,7 +83,7 @@ static bool may_remove(const struct plan *plan, const char *path)
 	return strlen(path) < NAME_PATH_BYTES && strncmp(path, folder, length) == 0 &&
 	       path[length] == '/' && !strstr(path, "//") && !strstr(path, "/./") &&
 	       !strstr(path, "/../") && !path_has_suffix(path, "/..") &&
-	       !path_has_suffix(path, "/.") && strstr(path, plan->point) != NULL;
+	       !path_has_suffix(path, "/.") && strstr(path + length, plan->point) != NULL;
 }
 
 /* A folder is only ever removed when it is empty, but not a foreign one. */
@@ -122,7 +122,9 @@ static int check_paths(const struct plan *plan, const char *name, struct err *er
 static int parse(struct plan *plan, const char *job, const char *name, struct err *err)
 {
 	const json_t *json = plan->json;
+	const char *kind;
 	if (record_check_format(json, name, err) < 0 ||
+		!(kind = record_string(json, "kind", name, err)) ||
 		record_text_into(json, "job", plan->job, sizeof plan->job, name, err) < 0 ||
 		record_text_into(json, "vm", plan->vm, sizeof plan->vm, name, err) < 0 ||
 		record_text_into(json, "point", plan->point, sizeof plan->point, name, err) < 0 ||
@@ -130,6 +132,11 @@ static int parse(struct plan *plan, const char *job, const char *name, struct er
 			0 ||
 		record_u64(json, "keep_seconds", &plan->keep_s, name, err) < 0)
 		return -1;
+	/* What another kind of job began is not undone by removing its files. */
+	if (strcmp(kind, "backup") != 0)
+		return err_set(err, ERR_UNSUPPORTED,
+			"%s is of a job of kind \"%s\", which this program does not know", name,
+			kind);
 	const json_t *owner = record_object(json, "owner", name, err);
 	if (!owner || owner_from_json(&plan->owner, owner, name, err) < 0)
 		return -1;
@@ -168,6 +175,15 @@ static uint64_t stored_bytes(struct repository *repo, const struct plan *plan)
 	return sum;
 }
 
+/* Fails rather than guess: what hangs on it is the removal of data. */
+static int is_committed(
+	struct repository *repo, const struct plan *plan, bool *committed, struct err *err)
+{
+	char path[NAME_PATH_BYTES];
+	path_point(plan->vm, plan->point, "manifest.json", path);
+	return path_look(repo->dir_fd, path, committed, err);
+}
+
 int plan_load(struct repository *repo, const char *job, struct plan *plan, struct err *err)
 {
 	char name[NAME_PATH_BYTES], path[NAME_PATH_BYTES];
@@ -181,8 +197,10 @@ int plan_load(struct repository *repo, const char *job, struct plan *plan, struc
 		return -1;
 	}
 	load_stage(repo, plan);
-	path_point(plan->vm, plan->point, "manifest.json", path);
-	plan->committed = path_exists(repo->dir_fd, path);
+	if (is_committed(repo, plan, &plan->committed, err) < 0) {
+		plan_free(plan);
+		return -1;
+	}
 	plan->stored_bytes = stored_bytes(repo, plan);
 
 	struct lock_record held;
@@ -207,18 +225,74 @@ int64_t plan_keep_until(const struct plan *plan)
 
 /* --- removing ------------------------------------------------------------------- */
 
+static int remove_file(struct repository *repo, const char *path, struct err *err)
+{
+	if (unlinkat(repo->dir_fd, path, 0) < 0 && errno != ENOENT && errno != ENOTDIR)
+		return err_errno(err, errno, "cannot remove %s", path);
+	return 0;
+}
+
+/*
+ * From here on nobody commits it any more: an owner that was declared dead, and is past
+ * its last look at the lock, finds nothing to rename; or it was faster, and the
+ * manifest is there.
+ */
+static int fence(struct repository *repo, const struct plan *plan, struct err *err)
+{
+	size_t i;
+	const json_t *value;
+	bool committed;
+	json_array_foreach(json_object_get(plan->json, "files"), i, value)
+	{
+		const char *path = json_string_value(value);
+		if (path_has_suffix(path, "/manifest.json.part") &&
+			remove_file(repo, path, err) < 0)
+			return -1;
+	}
+	if (is_committed(repo, plan, &committed, err) < 0)
+		return -1;
+	if (committed)
+		return err_set(err, ERR_EXISTS, "restore point %s of VM \"%s\" is committed",
+			plan->point, plan->vm);
+	return 0;
+}
+
+/* The folders of the listed files: were the plan's end to outlast a power cut and a
+ * file's not, that file would be nobody's. */
+static int sync_removal(struct repository *repo, const json_t *files, struct err *err)
+{
+	char last[NAME_PATH_BYTES] = "";
+	size_t i;
+	const json_t *value;
+	json_array_foreach(files, i, value)
+	{
+		char folder[NAME_PATH_BYTES];
+		snprintf(folder, sizeof folder, "%s", json_string_value(value));
+		*strrchr(folder, '/') = '\0';
+		if (strcmp(folder, last) == 0 || !path_exists(repo->dir_fd, folder))
+			continue;
+		if (file_sync_dir(repo->dir_fd, folder, err) < 0)
+			return -1;
+		memcpy(last, folder, sizeof last);
+	}
+	return 0;
+}
+
 int plan_remove_files(struct repository *repo, const struct plan *plan, struct err *err)
 {
 	const json_t *files = json_object_get(plan->json, "files");
 	const json_t *folders = json_object_get(plan->json, "folders");
 	size_t i;
 	const json_t *value;
+	if (fence(repo, plan, err) < 0)
+		return -1;
 	json_array_foreach(files, i, value)
 	{
-		const char *path = json_string_value(value);
-		if (unlinkat(repo->dir_fd, path, 0) < 0 && errno != ENOENT && errno != ENOTDIR)
-			return err_errno(err, errno, "cannot remove %s", path);
+		if (remove_file(repo, json_string_value(value), err) < 0)
+			return -1;
 	}
+	if (sync_removal(repo, files, err) < 0)
+		return -1;
 	/* Listed from the top downwards; one that is not empty holds what is not ours. */
 	for (i = json_array_size(folders); i-- > 0;) {
 		const char *path = json_string_value(json_array_get(folders, i));
@@ -250,6 +324,10 @@ int plan_finish(struct repository *repo, const struct plan *plan, struct err *er
 {
 	bool logged;
 	char facts_sha256[DIGEST_ROOT_HEX_BYTES], path[NAME_PATH_BYTES];
+	/* Its maker may have ended between the manifest's rename and the sync. */
+	path_point(plan->vm, plan->point, "", path);
+	if (file_sync_dir(repo->dir_fd, path, err) < 0)
+		return -1;
 	if (pointslog_has(repo, plan->vm, plan->point, &logged, err) < 0)
 		return -1;
 	if (!logged) {
@@ -302,8 +380,10 @@ static void clean_planless(struct repository *repo, const char *job, struct canc
 static int clean_one(struct repository *repo, const char *job, struct clean *clean, struct err *err)
 {
 	struct plan plan;
-	if (plan_load(repo, job, &plan, err) < 0)
-		return -1;
+	struct err why = ERR_INIT;
+	if (plan_load(repo, job, &plan, &why) < 0)
+		/* Somebody else was faster, before we had the lock. */
+		return why.code == ERR_NOT_FOUND ? 0 : err_copy(err, &why);
 	int rc = 0;
 	if (plan.committed) {
 		log_info("restore point %s of VM \"%s\" had been committed: its job %s is closed",
@@ -312,10 +392,15 @@ static int clean_one(struct repository *repo, const char *job, struct clean *cle
 	} else {
 		log_info("unfinished job %s of VM \"%s\" (stage %s since %s) is removed", job,
 			plan.vm, plan.stage, plan.stage_since);
-		rc = plan_remove_files(repo, &plan, err);
-		if (rc == 0)
+		rc = plan_remove_files(repo, &plan, &why);
+		if (rc == 0) {
+			clean->freed_bytes += plan.stored_bytes;
 			rc = plan_drop(repo, job, err);
-		clean->freed_bytes += plan.stored_bytes;
+		} else if (why.code == ERR_EXISTS) {
+			rc = plan_finish(repo, &plan, err);
+		} else {
+			err_copy(err, &why);
+		}
 	}
 	clean->nr_jobs++;
 	plan_free(&plan);

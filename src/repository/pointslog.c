@@ -28,6 +28,9 @@ static int parse_line(const char *line, size_t length, const char *path,
 	if (rc == 0)
 		rc = record_text_into(
 			object, "point", event->point, sizeof event->point, path, err);
+	if (rc == 0 && json_object_get(object, "facts_sha256"))
+		rc = record_text_into(object, "facts_sha256", event->facts_sha256,
+			sizeof event->facts_sha256, path, err);
 	json_decref(object);
 	if (rc < 0)
 		return -1;

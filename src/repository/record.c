@@ -2,8 +2,9 @@
  * Records: JSON read within bounds, and written in the canonical form that its
  * digests are made of (docs/repository-format.md).
  *
- * The text is scanned for its depth before the parser sees it, because the parser
- * recurses; its size is bounded when the file is loaded.
+ * The text is scanned for its depth and its number of values before the parser sees it,
+ * because the parser recurses, and takes a lot of memory for each value; its size is
+ * bounded when the file is loaded.
  */
 #include "repository_internal.h"
 
@@ -13,10 +14,13 @@
 #include <string.h>
 
 #define DEPTH_MOST 16
+/* A parsed value takes up to some 300 bytes. */
+#define VALUES_MOST 65536u
 
-static bool depth_fits(const char *text, size_t length)
+static int check_shape(const char *text, size_t length, const char *name, struct err *err)
 {
 	int depth = 0;
+	unsigned nr_values = 1;
 	bool in_string = false;
 	for (size_t i = 0; i < length; i++) {
 		char c = text[i];
@@ -28,26 +32,35 @@ static bool depth_fits(const char *text, size_t length)
 		} else if (c == '"') {
 			in_string = true;
 		} else if (c == '{' || c == '[') {
+			nr_values++;
 			if (++depth > DEPTH_MOST)
-				return false;
+				return err_set(err, ERR_FORMAT,
+					"%s is nested deeper than %d levels", name, DEPTH_MOST);
 		} else if (c == '}' || c == ']') {
 			depth--;
+		} else if (c == ',') {
+			nr_values++;
 		}
+		if (nr_values > VALUES_MOST)
+			return err_set(
+				err, ERR_FORMAT, "%s holds more than %u values", name, VALUES_MOST);
 	}
-	return true;
+	return 0;
 }
 
 json_t *record_parse(const char *text, size_t length, const char *name, struct err *err)
 {
-	if (!depth_fits(text, length)) {
-		err_set(err, ERR_FORMAT, "%s is nested deeper than %d levels", name, DEPTH_MOST);
+	if (check_shape(text, length, name, err) < 0)
 		return NULL;
-	}
 	json_error_t error;
 	json_t *value = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
 	if (!value) {
 		char shown[sizeof error.text];
 		name_printable(error.text, shown, sizeof shown);
+		/* Not the text near it: that may be the digest seed. */
+		char *near = strstr(shown, " near ");
+		if (near)
+			*near = '\0';
 		err_set(err, ERR_FORMAT, "%s is not valid JSON: line %d: %s", name, error.line,
 			shown);
 		return NULL;

@@ -108,7 +108,8 @@ int repository_init(const char *path, const struct repository_settings *settings
 		err_errno(err, errno, "cannot open folder %s", path);
 		goto out;
 	}
-	if (check_empty(dir_fd, path, err) < 0)
+	/* The folder may be a symbolic link into a repository, whatever its parent is. */
+	if (check_empty(dir_fd, path, err) < 0 || repository_path_guard(path, err) < 0)
 		goto out;
 	if (fchmod(dir_fd, 0700) < 0) {
 		err_errno(err, errno, "cannot make %s private", path);
@@ -117,6 +118,12 @@ int repository_init(const char *path, const struct repository_settings *settings
 	for (unsigned i = 0; i < ARRAY_LENGTH(folders); i++)
 		if (file_make_dir(dir_fd, folders[i], 0700, err) < 0)
 			goto out;
+	/* "Web" and "web" are two machines. */
+	if (path_exists(dir_fd, "VMS")) {
+		err_set(err, ERR_UNSUPPORTED,
+			"its file system does not tell upper case from lower case in names");
+		goto out;
+	}
 	record = make_record(settings, err);
 	if (!record || file_sync_dir(dir_fd, ".", err) < 0 ||
 		file_sync_dir(AT_FDCWD, parent, err) < 0)

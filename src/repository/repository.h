@@ -31,6 +31,7 @@
 #define REPOSITORY_STAGE_BYTES 33 /* 1..32 of [a-z0-9-] */
 #define REPOSITORY_ID_BYTES 33 /* 32 hex digits */
 #define REPOSITORY_DISKS_MAX 256 /* disks of one restore point */
+#define REPOSITORY_CONFIG_BYTES_MOST (16u << 20) /* of one file of a VM's configuration */
 
 struct repository;
 
@@ -203,7 +204,7 @@ struct repository_disk_spec {
 	const char *reason; /* why a full: "first backup", "--mode full" */
 	const char *change_id; /* NULL: none */
 	struct repository_source source;
-	uint64_t estimate_bytes; /* expected to be stored; 0: unknown */
+	uint64_t estimate_bytes; /* that can be stored at most; 0: unknown */
 };
 
 struct repository_backup_options {
@@ -213,6 +214,10 @@ struct repository_backup_options {
 	size_t nr_disks; /* 1..REPOSITORY_DISKS_MAX, keys distinct */
 	const char *software; /* "sendense 0.1.0 (build ...)" */
 	struct cancel *cancel; /* borrowed until the backup ends; may be NULL */
+	/* Told each stage when it begins (a literal, or what the caller named); calls nothing
+	 * of the repository.  May be NULL. */
+	void (*stage)(void *context, const char *stage);
+	void *stage_context;
 };
 
 /* Stages that a backup goes through by itself; the caller names its own between
@@ -272,6 +277,10 @@ int repository_backup_config(struct repository_backup *backup, const char *name,
  * away meanwhile (the job had been declared dead).
  */
 int repository_backup_commit(struct repository_backup *backup, struct err *err);
+
+/* After a commit that failed: whether the restore point exists all the same (its folder
+ * could not be synced, so that it may not outlast a power cut). */
+bool repository_backup_is_committed(const struct repository_backup *backup);
 
 /* Removes all that the plan lists, gives back the lock; the backup is gone.
  * Failures are logged, and the plan stays for the next clean-up.  After a commit
@@ -373,7 +382,8 @@ struct repository_finding {
 
 /* "damage", "missing", ... */
 const char *repository_finding_name(enum repository_finding_kind kind);
-/* DAMAGE and MISSING: what exit status 3 tells. */
+/* DAMAGE, MISSING and FOREIGN (invariant 1: what no manifest and no plan knows is damage,
+ * told and kept): what exit status 3 tells. */
 bool repository_finding_is_damage(enum repository_finding_kind kind);
 
 /* Called from one thread at a time; strings are the caller's for the call only. */

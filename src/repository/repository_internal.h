@@ -120,7 +120,8 @@ struct lock_record {
 
 /*
  * Takes a lock for job; a dead one's is taken over (logged).  ERR_BUSY names the
- * holder.  A read lease on a read-only file system is NULL with err clear.
+ * holder.  A read lease on a read-only or a full (logged) file system is NULL with
+ * err clear.
  */
 struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char *vm,
 	const char *point, const char *job, struct cancel *cancel, struct err *err);
@@ -159,7 +160,10 @@ struct path_names {
 int path_names(int dir_fd, const char *path, struct path_names *names, struct err *err);
 void path_names_free(struct path_names *names);
 
+/* False also when one cannot tell: for what does no harm either way. */
 bool path_exists(int dir_fd, const char *path);
+/* -1 when one cannot tell (a network file system that fails is not an absent file). */
+int path_look(int dir_fd, const char *path, bool *is_there, struct err *err);
 bool path_has_suffix(const char *text, const char *suffix);
 
 /* --- pointslog.c ---------------------------------------------------------- */
@@ -167,6 +171,7 @@ bool path_has_suffix(const char *text, const char *suffix);
 struct pointslog_event {
 	char point[REPOSITORY_POINT_BYTES];
 	bool committed, pruned;
+	char facts_sha256[DIGEST_ROOT_HEX_BYTES]; /* "" when the line has none */
 	unsigned line;
 	const char *damage; /* NULL, or why the line cannot be read */
 };
@@ -191,6 +196,8 @@ json_t *manifest_source_to_json(const struct repository_source *source);
 struct repository_point *manifest_load(
 	struct repository *repo, const char *vm, const char *id, struct err *err);
 const json_t *manifest_json(const struct repository_point *point);
+/* The digest of its facts, which it was found to match.  Not for a damaged one. */
+const char *manifest_facts_sha256(const struct repository_point *point);
 /* Takes both; gives the whole manifest and the digest of its facts. */
 json_t *manifest_seal(
 	json_t *facts, json_t *storage, char facts_sha256[DIGEST_ROOT_HEX_BYTES], struct err *err);
@@ -200,6 +207,8 @@ int manifest_update_state(struct repository *repo, const char *vm, const char *p
 
 /* --- list.c --------------------------------------------------------------- */
 
+/* False when nothing tells its name: a foreign folder, or a VM with a shortened name all of
+ * whose manifests are damaged. */
 bool list_vm_of_folder(struct repository *repo, const char *folder, char vm[REPOSITORY_VM_BYTES]);
 /* The ids of a VM's restore points, by time. */
 int list_points(
@@ -234,8 +243,9 @@ int64_t plan_keep_until(const struct plan *plan);
 /* A job's folder that holds no plan and nothing foreign. */
 bool plan_is_leftover(struct repository *repo, const char *job);
 
-/* All under the VM's write lock.  Remove what it lists; drop plan and folder;
- * complete what had been committed, and drop. */
+/* All under the VM's write lock.  Remove what it lists, durably (ERR_EXISTS, and nothing
+ * is removed, when its restore point exists); drop plan and folder; complete what had been
+ * committed, and drop. */
 int plan_remove_files(struct repository *repo, const struct plan *plan, struct err *err);
 int plan_drop(struct repository *repo, const char *job, struct err *err);
 int plan_finish(struct repository *repo, const struct plan *plan, struct err *err);

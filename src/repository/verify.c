@@ -341,6 +341,15 @@ static int verify_disk(struct verify *verify, const struct repository_point *poi
 
 /* --- one point -------------------------------------------------------------------------------- */
 
+static bool is_place(const struct repository_point *point, const struct place *place)
+{
+	for (size_t i = 0; i < point->nr_disks; i++)
+		if (strcmp(point->disks[i].key, place->key) == 0)
+			return place->offset < point->disks[i].size_bytes;
+	return false;
+}
+
+/* A place that is none is the beginning: nothing is called good that was not read. */
 static void load_place(
 	struct repository *repo, const struct repository_point *point, struct place *place)
 {
@@ -358,6 +367,8 @@ static void load_place(
 		place->damaged = json_is_true(json_object_get(verifying, "damaged"));
 	}
 	json_decref(state);
+	if (!is_place(point, place))
+		memset(place, 0, sizeof *place);
 }
 
 static void store_result(struct verify *verify, const struct repository_point *point,
@@ -433,7 +444,12 @@ static int verify_point(
 	}
 	if (verify->options->begins)
 		verify->options->begins(verify->options->context, point, nr_left);
-	load_place(verify->repo, point, &place);
+	memset(&place, 0, sizeof place);
+	/* Who gives it all the time it needs wants all of it read now. */
+	if (verify->options->time_box_ms > 0)
+		load_place(verify->repo, point, &place);
+	place.damaged |= !check_logged(&verify->run, point);
+	place.damaged |= !check_config(&verify->run, point);
 	rc = verify_disks(verify, point, &place, err);
 	if (rc >= 0)
 		store_result(verify, point, &place, rc == 0);
@@ -467,6 +483,11 @@ static int add_entry(void *context, const struct repository_point *point)
 	memcpy(entry->vm, point->vm, sizeof entry->vm);
 	memcpy(entry->id, point->id, sizeof entry->id);
 	memcpy(entry->verified_at, point->verified_at, sizeof entry->verified_at);
+	/* A wrong clock must not put it off for ever. */
+	char now[CLOCK_UTC_BYTES];
+	name_now(now);
+	if (strcmp(entry->verified_at, now) > 0)
+		entry->verified_at[0] = '\0';
 	return 0;
 }
 
@@ -492,6 +513,21 @@ static int by_age(const void *a, const void *b)
 	return order ? order : strcmp(right->id, left->id);
 }
 
+/* Restore points that no listing shows: all that is known of them is that they are damaged. */
+static int find_nameless(struct verify *verify, struct err *err)
+{
+	struct path_names folders;
+	if (path_names(verify->repo->dir_fd, "vms", &folders, err) < 0)
+		return -1;
+	for (size_t i = 0; i < folders.nr; i++) {
+		char vm[REPOSITORY_VM_BYTES];
+		if (!list_vm_of_folder(verify->repo, folders.name[i], vm))
+			check_nameless(&verify->run, folders.name[i]);
+	}
+	path_names_free(&folders);
+	return 0;
+}
+
 static int find_points(struct verify *verify, struct err *err)
 {
 	const struct repository_verify_options *options = verify->options;
@@ -499,7 +535,8 @@ static int find_points(struct verify *verify, struct err *err)
 		if (repository_name_check_vm(options->vm, err) < 0)
 			return -1;
 		add_vm(verify, options->vm);
-	} else if (repository_list_vms(verify->repo, add_vm, verify, err) < 0) {
+	} else if (repository_list_vms(verify->repo, add_vm, verify, err) < 0 ||
+		   find_nameless(verify, err) < 0) {
 		return -1;
 	}
 	if (verify->listing.code != ERR_NONE)
@@ -540,6 +577,7 @@ int repository_verify(struct repository *repo, const struct repository_verify_op
 	for (unsigned kind = 0; kind < CHECK_NR_KINDS; kind++)
 		if (repository_finding_is_damage(kind))
 			result->damages += verify.run.nr[kind];
+	check_log_forget(&verify.run);
 	free(verify.entries);
 	return rc < 0 ? -1 : 0;
 }

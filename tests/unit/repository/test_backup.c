@@ -1,5 +1,6 @@
 /* Backups through the interface: begin, copy, commit, abort, leave; reading back. */
 #include "disk_internal.h"
+#include "sums_internal.h"
 #include "test_support.h"
 
 #define SIZE_A (3 * MIB + 700)
@@ -243,6 +244,163 @@ static void test_abort_and_leave(void **state)
 }
 
 /* Declared dead and taken over, a late job commits nothing and removes nothing. */
+static bool is_there(const char *before, const char *point, const char *behind)
+{
+	char path[NAME_PATH_BYTES];
+	snprintf(path, sizeof path, "%s%s%s", before, point, behind);
+	return access(path, F_OK) == 0;
+}
+
+static bool has_image_part(const char *point)
+{
+	return is_there("r/vms/web/disks/a/", point, ".qcow2.part");
+}
+
+/* A rename whose answer was lost: what is committed is not removed, by nobody. */
+static void test_abort_of_a_committed_point(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	struct repository_backup *backup = begin(repo, "web", &err);
+	assert_non_null(backup);
+	char point[REPOSITORY_POINT_BYTES], path[NAME_PATH_BYTES];
+	snprintf(point, sizeof point, "%s", repository_backup_point(backup));
+	snprintf(path, sizeof path, "r/vms/web/points/%s/manifest.json", point);
+	support_write(path, "{}", 2);
+	repository_backup_abort(backup);
+	assert_true(has_image_part(point));
+	assert_int_equal(unlink(path), 0);
+	SUPPORT_OK(repository_clean(repo, REPOSITORY_CLEAN_DEAD, NULL, NULL, NULL, &err), err);
+	assert_false(has_image_part(point));
+	repository_close(repo);
+}
+
+/* Where one cannot tell whether a point was committed, nothing of it is removed. */
+static void test_clean_without_an_answer(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	struct repository_backup *backup = begin(repo, "web", &err);
+	assert_non_null(backup);
+	char point[REPOSITORY_POINT_BYTES], folder[NAME_PATH_BYTES];
+	snprintf(point, sizeof point, "%s", repository_backup_point(backup));
+	snprintf(folder, sizeof folder, "r/vms/web/points/%s", point);
+	repository_backup_leave(backup);
+	assert_int_equal(rename(folder, "aside"), 0);
+	assert_int_equal(symlink(point, folder), 0); /* to itself: "too many levels" */
+	unsigned nr_jobs = 7;
+	SUPPORT_OK(repository_clean(repo, REPOSITORY_CLEAN_DEAD, NULL, &nr_jobs, NULL, &err), err);
+	assert_int_equal(nr_jobs, 0);
+	assert_true(has_image_part(point));
+	assert_int_equal(unlink(folder), 0);
+	assert_int_equal(rename("aside", folder), 0);
+	SUPPORT_OK(repository_clean(repo, REPOSITORY_CLEAN_DEAD, NULL, &nr_jobs, NULL, &err), err);
+	assert_int_equal(nr_jobs, 1);
+	assert_false(is_there("r/vms/web", "", ""));
+	repository_close(repo);
+}
+
+/* The manifest's draft goes first: an owner that was declared dead cannot rename it any
+ * more when the images begin to go. */
+static void test_draft_goes_first(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	struct repository_backup *backup = begin(repo, "web", &err);
+	assert_non_null(backup);
+	char point[REPOSITORY_POINT_BYTES], path[NAME_PATH_BYTES];
+	snprintf(point, sizeof point, "%s", repository_backup_point(backup));
+	repository_backup_leave(backup);
+	snprintf(path, sizeof path, "r/vms/web/points/%s/manifest.json.part", point);
+	support_write(path, "{}", 2);
+	/* An image that cannot be removed ends the removal there. */
+	snprintf(path, sizeof path, "r/vms/web/disks/a/%s.qcow2.part", point);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(mkdir(path, 0700), 0);
+	assert_int_equal(repository_clean(repo, REPOSITORY_CLEAN_DEAD, NULL, NULL, NULL, &err), -1);
+	assert_false(is_there("r/vms/web/points/", point, "/manifest.json.part"));
+	assert_true(is_there("r/vms/web/disks/a/", point, ".sums.part"));
+	repository_close(repo);
+}
+
+static void count_finding(void *context, const struct repository_finding *finding)
+{
+	if (finding->file && strstr(finding->file, "/config/"))
+		++*(unsigned *)context;
+}
+
+static void test_damaged_config(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	char point[REPOSITORY_POINT_BYTES], path[NAME_PATH_BYTES];
+	unsigned nr = 0;
+	make_point(repo, point);
+	snprintf(path, sizeof path, "r/vms/web/points/%s/config/vm.xml", point);
+	const struct repository_verify_options verify = {.finding = count_finding, .context = &nr};
+	struct repository_verify_result result;
+	SUPPORT_OK(repository_verify(repo, &verify, &result, &err), err);
+	assert_int_equal(result.points_good, 1);
+	for (unsigned i = 0; i < 2; i++) {
+		if (i == 0)
+			support_write(path, "<DOMAIN/>", 9);
+		else
+			assert_int_equal(unlink(path), 0);
+		SUPPORT_OK(repository_verify(repo, &verify, &result, &err), err);
+		assert_int_equal(result.points_damaged, 1);
+		assert_int_equal(nr, i + 1);
+	}
+	repository_close(repo);
+}
+
+/* Sums that are sound in themselves, but of another content than the manifest's. */
+static void test_sums_with_another_root(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	char point[REPOSITORY_POINT_BYTES], path[NAME_PATH_BYTES];
+	uint8_t trailer[SUMS_BLOCK];
+	make_point(repo, point);
+	snprintf(path, sizeof path, "r/vms/web/disks/a/%s.sums", point);
+	int fd = open(path, O_RDWR);
+	off_t at = lseek(fd, -(off_t)SUMS_BLOCK, SEEK_END);
+	assert_int_equal(pread(fd, trailer, sizeof trailer, at), SUMS_BLOCK);
+	trailer[56] ^= 1;
+	be64_put(trailer + 504, XXH3_64bits(trailer, 504));
+	assert_int_equal(pwrite(fd, trailer, sizeof trailer, at), SUMS_BLOCK);
+	close(fd);
+	assert_null(repository_disk_open(repo, "web", point, "a", NULL, &err));
+	support_expect(&err, ERR_CORRUPT, "has another root digest than the manifest");
+	repository_close(repo);
+}
+
+/* A state that is damaged may have protected its point. */
+static void test_damaged_state(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	char point[REPOSITORY_POINT_BYTES], path[NAME_PATH_BYTES];
+	make_point(repo, point);
+	snprintf(path, sizeof path, "r/vms/web/points/%s/state.json", point);
+	support_write(path, "{\"prot", 6);
+	for (unsigned i = 0; i < 2; i++) {
+		struct repository_point *loaded = repository_point_load(repo, "web", NULL, &err);
+		assert_non_null(loaded);
+		assert_true(loaded->is_protected);
+		repository_point_free(loaded);
+		SUPPORT_OK(manifest_update_state(
+				   repo, "web", point, json_pack("{s:n}", "verifying"), &err),
+			err);
+	}
+	repository_close(repo);
+}
+
 static void test_lost_lease(void **state)
 {
 	(void)state;
@@ -357,6 +515,12 @@ int main(void)
 		SUPPORT_TEST(test_there_and_back),
 		SUPPORT_TEST(test_verifying_block),
 		SUPPORT_TEST(test_abort_and_leave),
+		SUPPORT_TEST(test_abort_of_a_committed_point),
+		SUPPORT_TEST(test_clean_without_an_answer),
+		SUPPORT_TEST(test_draft_goes_first),
+		SUPPORT_TEST(test_damaged_config),
+		SUPPORT_TEST(test_sums_with_another_root),
+		SUPPORT_TEST(test_damaged_state),
 		SUPPORT_TEST(test_lost_lease),
 		SUPPORT_TEST(test_refusals),
 		SUPPORT_TEST(test_clock_went_back),

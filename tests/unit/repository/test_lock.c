@@ -118,6 +118,46 @@ static void test_owner_identity(void **state)
 	repository_close(repo);
 }
 
+/* Clones share their machine id: another boot of it on another name is another host. */
+static void test_cloned_host(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	die_holding(JOB "1");
+	change("r/.locks/web01.write", "boot_id", json_string("another-boot"));
+	change("r/.locks/web01.write", "host", json_string("clone"));
+	assert_null(lock_take(repo, LOCK_KIND_WRITE, "web01", NULL, JOB "2", NULL, &err));
+	support_expect(&err, ERR_BUSY, "on host clone");
+	repository_close(repo);
+}
+
+/* What was seen of a lock has a name that fits, too. */
+static void test_longest_seen(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	struct lock_record record;
+	char vm[161], name[NAME_PATH_BYTES], path[NAME_PATH_BYTES + 2];
+	bool alive = false;
+	memset(vm, 'v', 160);
+	vm[160] = '\0';
+	struct lock *lock = lock_take(repo, LOCK_KIND_READ, vm, POINT, JOB "1", NULL, &err);
+	assert_non_null(lock);
+	snprintf(name, sizeof name, ".locks/%s." POINT "." JOB "1.read", vm);
+	snprintf(path, sizeof path, "r/%s", name);
+	change(path, "host_id", json_string("0123"));
+	SUPPORT_OK(lock_look(repo, name, &record, &alive, &err), err);
+	assert_true(alive);
+	struct path_names names;
+	assert_int_equal(path_names(repo->dir_fd, ".locks", &names, &err), 0);
+	assert_int_equal(names.nr, 3); /* guard, the lease, what was seen of it */
+	path_names_free(&names);
+	lock_release(lock);
+	repository_close(repo);
+}
+
 static void test_other_host(void **state)
 {
 	(void)state;
@@ -247,6 +287,8 @@ int main(void)
 		SUPPORT_TEST(test_live_owner),
 		SUPPORT_TEST(test_dead_owner),
 		SUPPORT_TEST(test_owner_identity),
+		SUPPORT_TEST(test_cloned_host),
+		SUPPORT_TEST(test_longest_seen),
 		SUPPORT_TEST(test_other_host),
 		SUPPORT_TEST(test_lost_lock),
 		SUPPORT_TEST(test_leases),

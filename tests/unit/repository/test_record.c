@@ -17,6 +17,19 @@ static void test_bounds(void **state)
 		assert_null(record_parse(bad[i], strlen(bad[i]), "x.json", &err));
 		assert_int_equal(err.code, ERR_FORMAT);
 	}
+	/* Each takes memory many times its size. */
+	char *many = malloc(400000);
+	strcpy(many, "{\"a\":[0");
+	for (char *at = many + strlen(many); at < many + 200000; at += 2)
+		memcpy(at, ",0", 3);
+	strcat(many, "]}");
+	assert_null(record_parse(many, strlen(many), "x.json", &err));
+	support_expect(&err, ERR_FORMAT, "x.json holds more than 65536 values");
+	free(many);
+	/* A damaged repository.json does not bring the digest seed into a log. */
+	static const char torn[] = "{\"digest_seed\" \"5ec4e7\"}";
+	assert_null(record_parse(torn, strlen(torn), "x.json", &err));
+	assert_null(strstr(err.text, "5ec4e7"));
 	/* Brackets inside texts are not depth. */
 	const char *text = "{\"a\":\"[[[[[[[[[[[[[[[[[[[[[[\\\"{{{{\"}";
 	json_t *value = record_parse(text, strlen(text), "x.json", &err);
