@@ -51,12 +51,14 @@ static int drive(struct client_lane *lane, struct cancel *cancel, struct err *er
  * its next flush. */
 static int note_losses(struct client *client, struct block_io *io)
 {
+	bool changes = io->op == BLOCK_OP_WRITE || io->op == BLOCK_OP_ZERO;
+	/* Of what went out in parts, some may have been answered before the loss. */
+	client->dirty |= changes && client_lane_has_parts(client, io);
 	if (client->spare->head.nr_losses != client->losses) {
 		client->losses = client->spare->head.nr_losses;
 		client->lost |= client->dirty;
 	}
-	if (io->op == BLOCK_OP_WRITE || io->op == BLOCK_OP_ZERO)
-		client->dirty = true;
+	client->dirty |= changes;
 	if (io->op != BLOCK_OP_FLUSH || io->err.code != ERR_NONE)
 		return 0;
 	bool lost = client->lost;
@@ -175,17 +177,21 @@ static void client_lane_close(struct block_lane *head)
 {
 	struct client_lane *lane = (struct client_lane *)head;
 	struct client *client = lane->client;
-	if (client_lane_idle(lane)) {
-		WITH_LOCK(&client->mutex);
-		if (!client->spare) {
-			head->cancel = NULL;
-			head->nr_in_flight = 0;
-			head->done_first = head->done_last = NULL;
-			client->losses = head->nr_losses;
-			client->spare = lane;
-			return;
-		}
+	bool keep = false;
+	pthread_mutex_lock(&client->mutex);
+	/* What blocking calls wrote may have been on this connection. */
+	client->lost |= client->dirty && head->nr_losses != 0;
+	if (client_lane_idle(lane) && !client->spare) {
+		head->cancel = NULL;
+		head->nr_in_flight = 0;
+		head->done_first = head->done_last = NULL;
+		client->losses = head->nr_losses;
+		client->spare = lane;
+		keep = true;
 	}
+	pthread_mutex_unlock(&client->mutex);
+	if (keep)
+		return;
 	client_lane_free(lane);
 }
 

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 
 #define DEFAULT_PORT "10809"
@@ -292,31 +291,12 @@ int client_address_find(const struct client_uri *uri, struct client_address *add
 
 /* --- sockets ---------------------------------------------------------------- */
 
-/* Requests leave at once, and a peer that vanished is found within some 60 s. */
-static void set_options(int fd)
-{
-	static const struct {
-		int level, name, value;
-	} options[] = {
-		{IPPROTO_TCP, TCP_NODELAY, 1},
-		{SOL_SOCKET, SO_KEEPALIVE, 1},
-		{IPPROTO_TCP, TCP_KEEPIDLE, 30},
-		{IPPROTO_TCP, TCP_KEEPINTVL, 10},
-		{IPPROTO_TCP, TCP_KEEPCNT, 3},
-	};
-	for (size_t i = 0; i < ARRAY_LENGTH(options); i++)
-		if (setsockopt(fd, options[i].level, options[i].name, &options[i].value,
-			    sizeof options[i].value) < 0)
-			log_debug("cannot set a socket option: %s", strerror(errno));
-}
-
 int client_address_connect(const struct client_address *address, bool *connected, struct err *err)
 {
 	int fd = socket(address->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return err_errno(err, errno, "cannot make a socket");
-	if (address->address.ss_family != AF_UNIX)
-		set_options(fd);
+	transport_prepare_socket(fd);
 	int rc = connect(fd, (const struct sockaddr *)&address->address, address->length);
 	*connected = rc == 0;
 	if (rc == 0 || errno == EINPROGRESS)

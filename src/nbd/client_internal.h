@@ -90,6 +90,7 @@ struct client_request {
 	bool out; /* libnbd has it */
 	bool answered;
 	int error; /* of the answer */
+	int64_t lost_ns; /* when its connection was lost first; 0: never */
 	uint8_t *bounce; /* for a read that must be widened */
 	uint64_t bounce_offset;
 	size_t nr_extents; /* got so far */
@@ -118,6 +119,7 @@ struct client_lane {
 	unsigned pause_ms; /* the last one */
 	bool reconnecting;
 	bool shutting_down; /* the server said so */
+	bool has_answered; /* something, on this connection */
 	int64_t active_ns; /* when something last moved */
 	char words[256]; /* the server's, in the handshake */
 	struct err err;
@@ -138,6 +140,9 @@ void client_lane_free(struct client_lane *lane);
 
 /* Ready and nothing in flight: fit for the next user. */
 bool client_lane_idle(const struct client_lane *lane);
+
+/* Whether a change goes to the server in several requests. */
+bool client_lane_has_parts(const struct client *client, const struct block_io *io);
 
 void client_lane_submit(struct block_lane *head, struct block_io *io);
 struct pollfd client_lane_pollfd(struct block_lane *head);

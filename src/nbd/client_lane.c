@@ -9,6 +9,9 @@
  *               FAILED      the attempt failed, the first time or past the deadline
  *   PAUSE       CONNECT     the pause is over
  *   READY       CONNECT     the connection is lost
+ *               PAUSE       it is lost before it has answered anything
+ *               FAILED      it is lost again, and something in flight has had no
+ *                           answer since it was lost first, past the deadline
  *   any         FAILED      the export is another one now; everything in flight fails
  *
  * set_state() is the one place where the state changes.  A lane belongs to one
@@ -25,6 +28,7 @@
 
 #define PAUSE_FIRST_MS 100u
 #define PAUSE_MOST_MS 5000u
+#define LAST_ATTEMPT_MS 1000u
 /* Zeroing and trimming go out in parts of this size, questions for the map too. */
 #define ZERO_PART_BYTES GIB
 #define MAP_PART_BYTES (4 * GIB - MIB)
@@ -44,7 +48,7 @@ static void set_state(struct client_lane *lane, enum client_lane_state state)
 		[CLIENT_PAUSE] = TO(CONNECT) | TO(FAILED),
 		[CLIENT_CONNECT] = TO(CONNECT) | TO(HANDSHAKE) | TO(PAUSE) | TO(FAILED),
 		[CLIENT_HANDSHAKE] = TO(READY) | TO(PAUSE) | TO(FAILED),
-		[CLIENT_READY] = TO(CONNECT),
+		[CLIENT_READY] = TO(CONNECT) | TO(PAUSE) | TO(FAILED),
 		[CLIENT_FAILED] = 0,
 	};
 #undef TO
@@ -253,6 +257,15 @@ static bool handle_gone(struct client_lane *lane)
 	return nbd_aio_is_dead(lane->handle) > 0 || nbd_aio_is_closed(lane->handle) > 0;
 }
 
+bool client_lane_has_parts(const struct client *client, const struct block_io *io)
+{
+	const struct client_identity *id = &client->identity;
+	if (io->op == BLOCK_OP_ZERO)
+		return io->length >
+		       (id->can_zero ? ZERO_PART_BYTES : min_u64(ZEROS_BYTES, id->payload_max));
+	return io->op == BLOCK_OP_WRITE && io->length > id->payload_max;
+}
+
 /* Sends the request's next part; a loss shows in settle(). */
 static void send_request(struct client_lane *lane, struct client_request *request)
 {
@@ -433,8 +446,7 @@ static void become_ready(struct client_lane *lane)
 	set_state(lane, CLIENT_READY);
 	if (lane->reconnecting)
 		log_info("%s: connected again", label(lane));
-	lane->reconnecting = lane->shutting_down = false;
-	lane->pause_ms = 0;
+	lane->reconnecting = lane->shutting_down = lane->has_answered = false;
 	lane->active_ns = clock_now_ns();
 	for (struct client_request *next, *r = lane->first; r; r = next) {
 		next = r->next;
@@ -482,22 +494,55 @@ static void begin_attempt(struct client_lane *lane)
 {
 	struct err why = ERR_INIT;
 	lane->next_address = 0;
-	if (lane->reconnecting)
-		lane->attempt_until = deadline_min(
-			lane->give_up, deadline_after_ms(lane->client->options.connect_timeout_ms));
+	if (lane->reconnecting) {
+		/* The last attempt begins when the time is up, and has a chance too. */
+		unsigned left_ms = (unsigned)deadline_left_ms(lane->give_up);
+		unsigned most_ms = lane->client->options.connect_timeout_ms;
+		left_ms = left_ms > LAST_ATTEMPT_MS ? left_ms : LAST_ATTEMPT_MS;
+		lane->attempt_until = deadline_after_ms(left_ms < most_ms ? left_ms : most_ms);
+	}
 	set_state(lane, CLIENT_CONNECT);
 	connect_next(lane, &why);
 }
 
+/* The time by which all that is in flight must have had its answer.  It counts
+ * from each request's first loss: a server that takes every new connection and
+ * ends it at the same request is not asked for ever. */
+static struct deadline patience(struct client_lane *lane)
+{
+	int64_t timeout_ns = (int64_t)lane->client->options.reconnect_timeout_ms * 1000000;
+	int64_t now_ns = clock_now_ns();
+	struct deadline until = {now_ns + timeout_ns};
+	for (struct client_request *r = lane->first; r; r = r->next) {
+		if (r->lost_ns == 0)
+			r->lost_ns = now_ns;
+		until = deadline_min(until, (struct deadline){r->lost_ns + timeout_ns});
+	}
+	return until;
+}
+
 static void lost(struct client_lane *lane, const char *why)
 {
-	log_warning("%s: lost the connection (%s), connecting again", label(lane), why);
-	drop_connection(lane);
+	struct err err = ERR_INIT;
+	lane->give_up = patience(lane);
 	if (!lane->client->block.info.read_only)
 		lane->head.nr_losses++;
+	if (deadline_passed(lane->give_up)) {
+		err_set(&err, ERR_DISCONNECTED,
+			"%s: the connection is lost again and again (%s), and a request has had no "
+			"answer for %g s",
+			label(lane), why, lane->client->options.reconnect_timeout_ms / 1000.0);
+		give_up(lane, &err);
+		return;
+	}
+	log_warning("%s: lost the connection (%s), connecting again", label(lane), why);
 	lane->reconnecting = true;
-	lane->give_up = deadline_after_ms(lane->client->options.reconnect_timeout_ms);
-	begin_attempt(lane);
+	if (lane->has_answered) {
+		drop_connection(lane);
+		begin_attempt(lane);
+	} else {
+		pause_lane(lane);
+	}
 }
 
 /* --- moving on -------------------------------------------------------------- */
@@ -517,6 +562,8 @@ static void settle(struct client_lane *lane)
 			continue;
 		}
 		request->out = false;
+		lane->has_answered = true;
+		lane->pause_ms = 0;
 		take_answer(lane, request);
 	}
 	if (lane->state != CLIENT_READY)

@@ -62,7 +62,8 @@ void nbd_server_free(struct nbd_server *server);
 struct nbd_client_options {
 	bool read_only;
 	unsigned connect_timeout_ms;   /* 0: 10,000 */
-	unsigned reconnect_timeout_ms; /* after a lost connection; 0: 60,000 */
+	unsigned reconnect_timeout_ms; /* after a lost connection, also for a request's
+					  answer from its first loss on; 0: 60,000 */
 	unsigned io_timeout_ms;        /* one request without an answer; 0: 60,000 */
 };
 

@@ -34,12 +34,10 @@ static void set_timeout(int fd, int name, unsigned timeout_ms)
 	(void)setsockopt(fd, SOL_SOCKET, name, &tv, sizeof tv);
 }
 
-void stream_init(struct stream *stream, int fd, unsigned send_timeout_ms)
+void transport_prepare_socket(int fd)
 {
 	int domain = AF_UNSPEC;
 	socklen_t length = sizeof domain;
-	*stream = (struct stream){.fd = fd};
-	stream_set_send_timeout(stream, send_timeout_ms);
 	(void)getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
 	if (domain == AF_UNIX) {
 		set_option(fd, SOL_SOCKET, SO_SNDBUF, UNIX_SEND_BYTES);
@@ -52,6 +50,13 @@ void stream_init(struct stream *stream, int fd, unsigned send_timeout_ms)
 	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
 	/* Keepalive is silent while data waits to be acknowledged. */
 	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS);
+}
+
+void stream_init(struct stream *stream, int fd, unsigned send_timeout_ms)
+{
+	*stream = (struct stream){.fd = fd};
+	stream_set_send_timeout(stream, send_timeout_ms);
+	transport_prepare_socket(fd);
 }
 
 void stream_set_send_timeout(struct stream *stream, unsigned send_timeout_ms)

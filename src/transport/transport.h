@@ -62,10 +62,13 @@ struct stream {
 	unsigned receive_timeout_ms, send_timeout_ms; /* as set on the socket */
 };
 
-/*
- * Takes fd.  Sets TCP_NODELAY and keepalive (a vanished peer is found within
- * some 60 s), and the longest time that a send waits without progress (> 0).
- */
+/* Sets what every connection of ours has, also one that somebody else runs: small
+ * messages leave at once, a vanished peer is found within some 60 s (TCP), and
+ * the buffer holds a large reply (Unix). */
+void transport_prepare_socket(int fd);
+
+/* Takes fd, prepares it, and sets the longest time that a send waits without
+ * progress (> 0). */
 void stream_init(struct stream *stream, int fd, unsigned send_timeout_ms);
 void stream_close(struct stream *stream);
 void stream_set_send_timeout(struct stream *stream, unsigned send_timeout_ms);
