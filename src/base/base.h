@@ -12,6 +12,7 @@
 #include "file.h"
 #include "log.h"
 #include "rangelock.h"
+#include "redact.h"
 #include "thread.h"
 
 #endif

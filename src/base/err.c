@@ -2,6 +2,8 @@
 #define ERR_DEFINES /* not the analyzer's macros of these names */
 #include "err.h"
 
+#include "redact.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,6 +39,7 @@ __attribute__((format(printf, 4, 0))) static int set_text(
 	err->code = code;
 	err->sys_errno = errnum;
 	vsnprintf(err->text, sizeof err->text, format, ap);
+	redact_uris(err->text);
 	return -1;
 }
 
@@ -78,6 +81,7 @@ int err_context(struct err *err, const char *format, ...)
 	va_end(ap);
 	size_t used = strlen(err->text);
 	snprintf(err->text + used, sizeof err->text - used, ": %s", old);
+	redact_uris(err->text);
 	return -1;
 }
 
@@ -92,6 +96,7 @@ int err_hint(struct err *err, const char *format, ...)
 	va_end(ap);
 	size_t used = strlen(err->text);
 	snprintf(err->text + used, sizeof err->text - used, " (%s)", hint);
+	redact_uris(err->text);
 	return -1;
 }
 

@@ -10,6 +10,8 @@
  * Every err_* function accepts err == NULL (the caller does not care) and
  * returns -1, so that "return err_set(...)" reads well.
  *
+ * Secrets in URIs are taken out (redact.h).
+ *
  * Thread rule: a struct err belongs to one thread at a time.
  */
 #ifndef SENDENSE_ERR_H

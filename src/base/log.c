@@ -1,6 +1,8 @@
 /* Logging; see log.h. */
 #include "log.h"
 
+#include "redact.h"
+
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -27,6 +29,7 @@ void log_line(enum log_level level, const char *format, ...)
 	va_start(ap, format);
 	vsnprintf(text, sizeof text, format, ap);
 	va_end(ap);
+	redact_uris(text);
 	/* What peers and files say may hold newlines and escape sequences. */
 	for (char *p = text; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)

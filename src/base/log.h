@@ -3,8 +3,7 @@
  * return value carries (a slot freed, a connection lost and found again); they
  * never print.  The program decides where lines go; the default is nowhere.
  *
- * Secrets never reach a log: pass URIs and names through the helpers of the
- * room that owns them.  Thread rule: log_line() may be called from any thread;
+ * Secrets in URIs are taken out (redact.h).  Thread rule: log_line() may be called from any thread;
  * log_set_sink() only while there is one.
  */
 #ifndef SENDENSE_LOG_H

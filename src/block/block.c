@@ -14,6 +14,8 @@ void block_init(struct block *block, const struct block_driver *driver, char *la
 	assert(driver->read && driver->close);
 	block->driver = driver;
 	block->label = label;
+	if (label)
+		redact_uris(label);
 	atomic_init(&block->nr_lanes, 0);
 }
 

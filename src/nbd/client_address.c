@@ -117,6 +117,8 @@ static char *make_label(const char *text)
 	for (char *c = label; c && *c; c++)
 		if ((unsigned char)*c < 0x20 || *c == 0x7f)
 			*c = '?';
+	if (label)
+		redact_uris(label);
 	return label;
 }
 

@@ -90,8 +90,13 @@ static void test_password_is_not_repeated(void **state)
 	struct client_uri uri;
 	struct err err = ERR_INIT;
 	(void)state;
-	assert_int_equal(client_uri_parse(&uri, "nbd://u:hush@h/x", &err), -1);
-	assert_null(strstr(err.text, "hush"));
+	static const char *const texts[] = {"nbd://u:hush@h/x", "nbd://u:hush@h/x#y",
+		"nbds://u:hush@h/x", "nbd://u:hush@h/%zz", "nbd://h/x?password=hush",
+		"nbd+unix://u:hush@/x?socket=/s", "http://u:hush@h/x"};
+	for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+		assert_int_equal(client_uri_parse(&uri, texts[i], &err), -1);
+		assert_null(strstr(err.text, "hush"));
+	}
 }
 
 static void test_addresses(void **state)
