@@ -127,6 +127,10 @@ uint64_t piece_run(const struct piece_plan *plan, const struct piece *piece, uin
 
 #define JOURNAL_ENTRIES_MAX 4096u
 #define JOURNAL_FLUSH_BYTES (256u << 20)
+/* After each loss a flush comes four times sooner, down to 1 MiB, until one was
+ * answered: a connection that breaks often gets on all the same. */
+#define JOURNAL_SHIFT_MAX 8u
+#define JOURNAL_LOSSES_MAX 20u
 
 struct journal_entry {
 	uint64_t offset, length;
@@ -137,6 +141,8 @@ struct journal_entry {
 struct journal {
 	unsigned nr, nr_flushing, nr_lost;
 	uint64_t bytes; /* of data, since the last flush was sent */
+	unsigned flush_shift; /* of JOURNAL_FLUSH_BYTES */
+	unsigned nr_losses; /* since the last flush that was answered */
 	struct journal_entry entries[JOURNAL_ENTRIES_MAX];
 	struct journal_entry lost[JOURNAL_ENTRIES_MAX]; /* to be copied again */
 };
@@ -152,6 +158,8 @@ void journal_flush_begin(struct journal *journal);
 void journal_flush_end(struct journal *journal);
 /* ... unless a loss came between: then all that is in goes to be copied again. */
 void journal_lose(struct journal *journal);
+/* That happened so often, with nothing kept in between, that it will not end. */
+bool journal_is_hopeless(const struct journal *journal);
 /* The next item to copy again, or false. */
 bool journal_take(struct journal *journal, struct copy_item *item);
 

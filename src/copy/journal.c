@@ -35,7 +35,8 @@ void journal_add(struct journal *journal, const struct copy_item *item, bool los
 
 bool journal_wants_flush(const struct journal *journal)
 {
-	return journal->bytes >= JOURNAL_FLUSH_BYTES || !journal_has_room(journal);
+	return journal->bytes >= JOURNAL_FLUSH_BYTES >> journal->flush_shift ||
+	       !journal_has_room(journal);
 }
 
 void journal_flush_begin(struct journal *journal)
@@ -50,6 +51,14 @@ void journal_flush_end(struct journal *journal)
 	memmove(journal->entries, journal->entries + journal->nr_flushing,
 		journal->nr * sizeof journal->entries[0]);
 	journal->nr_flushing = 0;
+	journal->nr_losses = 0;
+	if (journal->flush_shift > 0)
+		journal->flush_shift--;
+}
+
+bool journal_is_hopeless(const struct journal *journal)
+{
+	return journal->nr_losses >= JOURNAL_LOSSES_MAX;
 }
 
 void journal_lose(struct journal *journal)
@@ -60,6 +69,10 @@ void journal_lose(struct journal *journal)
 	journal->nr_lost += journal->nr;
 	journal->nr = journal->nr_flushing = 0;
 	journal->bytes = 0;
+	journal->nr_losses++;
+	journal->flush_shift += 2;
+	if (journal->flush_shift > JOURNAL_SHIFT_MAX)
+		journal->flush_shift = JOURNAL_SHIFT_MAX;
 }
 
 bool journal_take(struct journal *journal, struct copy_item *item)

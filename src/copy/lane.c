@@ -261,12 +261,18 @@ static int reap(struct engine *e, struct block_lane *lane, bool *moved)
 
 /* Everything that was answered before a loss has been reaped by now, so the
  * journal holds all that it may have hit. */
-static void check_losses(struct engine *e)
+static int check_losses(struct engine *e)
 {
 	if (!e->journal || block_lane_losses(e->target) == e->losses)
-		return;
+		return 0;
 	e->losses = block_lane_losses(e->target);
 	journal_lose(e->journal);
+	if (!journal_is_hopeless(e->journal))
+		return 0;
+	return err_set(&e->err, ERR_DISCONNECTED,
+		"cannot write to %s: its connection was lost %u times, and each time what was "
+		"written before had to be written again",
+		block_label(e->run->target), JOURNAL_LOSSES_MAX);
 }
 
 /* --- the loop --------------------------------------------------------------- */
@@ -378,9 +384,8 @@ static int loop(struct engine *e)
 		if (cancel_check(e->lane->cancel, &e->err) < 0)
 			return -1;
 		if (start_next(e, &moved) < 0 || reap(e, e->source, &moved) < 0 ||
-			reap(e, e->target, &moved) < 0)
+			reap(e, e->target, &moved) < 0 || check_losses(e) < 0)
 			return -1;
-		check_losses(e);
 		flush_when_due(e);
 		if (all_done(e))
 			return 0;

@@ -42,7 +42,9 @@ static void maybe_crash(struct fake *f, uint64_t length)
 {
 	uint64_t before = f->bytes_written;
 	f->bytes_written += length;
-	if (f->crash_at_byte != 0 && covers(f->crash_at_byte, before, length)) {
+	uint64_t each = f->crash_each_bytes;
+	bool again = each != 0 && before / each != f->bytes_written / each;
+	if (again || (f->crash_at_byte != 0 && covers(f->crash_at_byte, before, length))) {
 		memcpy(f->bytes, f->durable, f->size);
 		f->nr_crashes++;
 	}

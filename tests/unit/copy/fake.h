@@ -31,6 +31,7 @@ struct fake {
 	unsigned most_lanes; /* beyond: refused; 0: any number */
 	bool hang_lanes; /* beyond: nothing happens until cancelled */
 	uint64_t crash_at_byte; /* written; 0: never */
+	uint64_t crash_each_bytes; /* the same again and again; 0: never */
 
 	/* Seen */
 	unsigned nr_lanes, in_flight, most_in_flight, nr_flushes, nr_crashes;

@@ -299,6 +299,38 @@ static void test_losses(void **state)
 }
 
 /* Fewer connections than wished for do, and nobody waits for them at the end. */
+/* A server that dies every few MiB: flushes come so often that the copy gets on. */
+static void test_losses_again_and_again(void **state)
+{
+	(void)state;
+	for (unsigned lanes = 1; lanes <= 2; lanes++) {
+		struct scene s;
+		begin(&s, 3 * SIZE, false, true);
+		s.target->block.info.can_vanish = true;
+		s.target->crash_each_bytes = 6 * MIB;
+		s.options.nr_lanes = lanes;
+		assert_int_equal(go(&s), 0);
+		assert_true(s.target->nr_crashes > 1);
+		check_copied(&s, true);
+		end(&s);
+	}
+}
+
+/* One that keeps nothing is given up. */
+static void test_losses_without_end(void **state)
+{
+	struct scene s;
+	(void)state;
+	begin(&s, SIZE, false, true);
+	s.target->block.info.can_vanish = true;
+	s.target->crash_each_bytes = 200000;
+	s.options.nr_lanes = 1;
+	assert_int_equal(go(&s), -1);
+	assert_int_equal(s.err.code, ERR_DISCONNECTED);
+	assert_non_null(strstr(s.err.text, "times"));
+	end(&s);
+}
+
 static void test_lanes_that_do_not_open(void **state)
 {
 	(void)state;
@@ -429,6 +461,8 @@ int main(void)
 		cmocka_unit_test(test_cancel_of_a_silent_disk),
 		cmocka_unit_test(test_cancel_of_a_slow_rate),
 		cmocka_unit_test(test_losses),
+		cmocka_unit_test(test_losses_again_and_again),
+		cmocka_unit_test(test_losses_without_end),
 		cmocka_unit_test(test_lanes_that_do_not_open),
 		cmocka_unit_test(test_no_lane_opens),
 		cmocka_unit_test(test_one_lane_for_a_target_that_wants_one),
