@@ -29,6 +29,14 @@
 /* Zeros that are written as bytes: short enough to be cancelled between. */
 #define ZERO_WRITTEN_BYTES (4 * MIB)
 #define WATCH_MS 200
+#define SILENCE_MS 30000
+
+/* Since when the figures have stood still. */
+struct silence {
+	uint64_t figures;
+	int64_t since_ns; /* 0: not looked at yet */
+	unsigned nr_told;
+};
 
 /* --- what lanes tell -------------------------------------------------------- */
 
@@ -273,8 +281,31 @@ static void cancelled(struct run *run)
 	run_fail(run, &err);
 }
 
+/* Says so when nothing moves: disks whose requests do not queue have no deadline,
+ * and their requests cannot be called back. */
+static void heed_silence(struct run *run, struct silence *silence)
+{
+	uint64_t figures = atomic_load(&run->progress->logical) +
+			   atomic_load(&run->progress->read) + atomic_load(&run->progress->sent);
+	int64_t now_ns = clock_now_ns();
+	unsigned each_ms = run->options->silence_ms ? run->options->silence_ms : SILENCE_MS;
+	if (figures != silence->figures || silence->since_ns == 0) {
+		*silence = (struct silence){.figures = figures, .since_ns = now_ns};
+		return;
+	}
+	int64_t ms = (now_ns - silence->since_ns) / 1000000;
+	if (ms < (int64_t)each_ms * (silence->nr_told + 1))
+		return;
+	silence->nr_told++;
+	log_warning("nothing was copied for %" PRId64 " s%s: waiting for %s%s%s", ms / 1000,
+		cancel_requested(run->options->cancel) ? " (and it was cancelled)" : "",
+		block_label(run->source), run->target ? " or " : "",
+		run->target ? block_label(run->target) : "");
+}
+
 static void watch(struct run *run)
 {
+	struct silence silence = {.since_ns = 0};
 	struct pollfd fds[2] = {
 		{.fd = run->ended_fd, .events = POLLIN},
 		{.fd = cancel_fd(run->options->cancel), .events = POLLIN},
@@ -290,6 +321,7 @@ static void watch(struct run *run)
 			cancelled(run);
 			fds[1].fd = -1;
 		}
+		heed_silence(run, &silence);
 		tell_stored(run);
 	}
 }

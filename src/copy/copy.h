@@ -47,6 +47,7 @@ struct copy_options {
 	const struct copy_chunk_sink *sink; /* with digest_key */
 	struct copy_progress *progress; /* may be NULL */
 	struct cancel *cancel; /* may be NULL */
+	unsigned silence_ms; /* nothing moved for so long: a log line, and again; 0: 30,000 */
 };
 
 /*

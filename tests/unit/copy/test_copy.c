@@ -260,6 +260,29 @@ static void test_cancel_of_a_silent_disk(void **state)
 	end(&s);
 }
 
+static void cancel_when_told(void *context, enum log_level level, const char *text)
+{
+	if (level == LOG_LEVEL_WARNING && strstr(text, "nothing was copied"))
+		cancel_request(context);
+}
+
+/* A silence that nobody ends is not kept from the operator. */
+static void test_silence_is_told(void **state)
+{
+	struct scene s;
+	(void)state;
+	begin(&s, SIZE, true, true);
+	s.source->hang_reads = true;
+	s.options.silence_ms = 100;
+	s.options.cancel = cancel_new(NULL);
+	log_set_sink(cancel_when_told, s.options.cancel, LOG_LEVEL_WARNING);
+	assert_int_equal(go(&s), -1);
+	log_set_sink(NULL, NULL, LOG_LEVEL_ERROR);
+	assert_int_equal(s.err.code, ERR_CANCELLED);
+	cancel_free(s.options.cancel);
+	end(&s);
+}
+
 static void test_cancel_of_a_slow_rate(void **state)
 {
 	struct scene s;
@@ -459,6 +482,7 @@ int main(void)
 		cmocka_unit_test(test_sizes_differ),
 		cmocka_unit_test(test_failures),
 		cmocka_unit_test(test_cancel_of_a_silent_disk),
+		cmocka_unit_test(test_silence_is_told),
 		cmocka_unit_test(test_cancel_of_a_slow_rate),
 		cmocka_unit_test(test_losses),
 		cmocka_unit_test(test_losses_again_and_again),
