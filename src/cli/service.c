@@ -244,11 +244,15 @@ static int serve_listener(struct service *service, struct err *err)
 		goto free_server;
 	}
 	rc = serve_on_thread(service, err);
+	if (!nbd_server_free(service->server)) {
+		/* The disk keeps a request.  Its thread uses all there is, so nothing can
+		 * be taken down: an image is left as a crash leaves it. */
+		_exit(cli_report_error(service->cli->common.json, "", err));
+	}
 	close(service->ended_fd);
-	nbd_server_free(service->server);
 	return rc;
 free_server:
-	nbd_server_free(service->server);
+	(void)nbd_server_free(service->server); /* it had no clients */
 close_listener:
 	listener_close(&service->listener);
 	return rc;

@@ -46,6 +46,7 @@ struct connection *connection_new(
 	}
 	c->server = server;
 	c->since_s = (int64_t)time(NULL);
+	c->began_ns = clock_now_ns();
 	atomic_init(&c->read_ns, SERVE_READ_NS_AT_FIRST);
 	stream_init(&c->stream, fd, server->options.handshake_timeout_ms);
 	if (peer)
@@ -332,7 +333,9 @@ static bool take_turn(struct connection *c, struct work *work)
 static void serve(struct connection *c)
 {
 	struct work work;
+	unsigned slot = watch_enter(c);
 	while (take_turn(c, &work)) {
+		watch_begin(c, slot, work.job ? &work.job->request : &work.requests[0]);
 		if (!work.job && work.nr_requests > 1)
 			serve_together(c, work.requests, work.nr_requests);
 		else if (!work.job)
@@ -341,6 +344,7 @@ static void serve(struct connection *c)
 			serve_write_piece(c, work.job, work.piece, work.length, work.offset);
 		else
 			serve_write_drop(c, work.job);
+		watch_end(c, slot);
 		atomic_fetch_sub(&c->nr_served, 1);
 	}
 }

@@ -151,10 +151,8 @@ static enum step info_or_go(struct handshake *h, const char *name, unsigned want
 {
 	struct err why = ERR_INIT;
 	struct export_info info = {.size_bytes = 0};
-	uint32_t refused = nbd_server_describe(h->connection, name, &info, &why);
-	bool go = h->option == NBD_OPT_GO && !refused;
-	if (go)
-		refused = nbd_server_attach(h->connection, name, &why);
+	bool go = h->option == NBD_OPT_GO;
+	uint32_t refused = nbd_server_attach(h->connection, name, go, &info, &why);
 	enum step step;
 	if (refused) {
 		step = refuse(h, refused, &why, err);
@@ -196,9 +194,7 @@ static enum step take_export_name(struct handshake *h, struct err *err)
 		return STEP_FAILED;
 	}
 	/* There is no way to tell the client why not, but to close. */
-	if (nbd_server_describe(h->connection, name, &info, err) ||
-		nbd_server_attach(h->connection, name, err)) {
-		free(info.description);
+	if (nbd_server_attach(h->connection, name, true, &info, err)) {
 		err_context(err, "EXPORT_NAME refused");
 		return STEP_FAILED;
 	}

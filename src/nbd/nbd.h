@@ -12,21 +12,24 @@
 /* --- server ----------------------------------------------------------------- */
 
 struct nbd_server_options {
-	unsigned max_connections;    /* 0: 16.  One more gets ERR_POLICY with a text */
-	size_t budget_bytes;         /* request data in memory, whole server; 0: 32 MiB */
+	unsigned max_connections; /* 0: 16.  One more gets ERR_POLICY with a text */
+	size_t budget_bytes; /* request data in memory, whole server; 0: 32 MiB */
 	unsigned handshake_timeout_ms; /* 0: 10,000 */
-	unsigned send_timeout_ms;    /* a client that takes nothing for so long; 0: 60,000 */
-	unsigned idle_timeout_ms;    /* no request for so long; 0: never by itself (TCP
-					keepalive finds vanished peers within some 60 s) */
-	bool once;                   /* stop when the last connection of the first clients ended */
+	unsigned send_timeout_ms; /* a client that takes nothing for so long; 0: 60,000 */
+	unsigned idle_timeout_ms; /* no request for so long; 0: never by itself (TCP
+				     keepalive finds vanished peers within some 60 s) */
+	unsigned slow_ms; /* a request that takes so long is named in the log, and
+			     again after as long; 0: 30,000 */
+	unsigned stop_timeout_ms; /* how long stopping waits for the disk; 0: 60,000 */
+	bool once; /* stop when the last connection of the first clients ended */
 };
 
 struct nbd_export {
-	const char *name;        /* UTF-8, at most 4096 bytes; "" is the default export */
+	const char *name; /* UTF-8, at most 4096 bytes; "" is the default export */
 	const char *description; /* may be NULL */
-	struct block *block;     /* borrowed until the server is freed or the export removed */
-	bool read_only;          /* also when the block is writable */
-	bool hidden;             /* not shown by LIST */
+	struct block *block; /* borrowed until the server is freed or the export removed */
+	bool read_only; /* also when the block is writable */
+	bool hidden; /* not shown by LIST */
 };
 
 struct nbd_server;
@@ -34,10 +37,13 @@ struct nbd_server;
 struct nbd_server *nbd_server_new(const struct nbd_server_options *options, struct err *err);
 
 /* Copies names.  ERR_EXISTS for a name that is there.  Any time, any thread. */
-int nbd_server_add_export(struct nbd_server *server, const struct nbd_export *export,
-	struct err *err);
+int nbd_server_add_export(
+	struct nbd_server *server, const struct nbd_export *export, struct err *err);
 
-/* Ends the export's connections and forgets it; returns when none is left. */
+/* Ends the export's connections and forgets it; returns when none is left.
+ * ERR_TIMEOUT names a request that the disk did not give back within
+ * stop_timeout_ms: the block is still in use then.  Nobody else gets the export,
+ * and the call may be repeated. */
 int nbd_server_remove_export(struct nbd_server *server, const char *name, struct err *err);
 
 /*
@@ -51,20 +57,25 @@ int nbd_server_run(struct nbd_server *server, struct listener *listener, struct 
 int nbd_server_serve_fd(struct nbd_server *server, int fd, const char *peer, struct err *err);
 
 /* Safe in a signal handler.  Requests in progress are answered, then the
- * connections are closed (at most 5 s), run() returns. */
+ * connections are closed (at most 5 s), run() returns; with ERR_TIMEOUT when the
+ * disk kept a request for stop_timeout_ms longer, which the text names. */
 void nbd_server_stop(struct nbd_server *server);
 
-/* After all run() calls returned.  Does not close the blocks. */
-void nbd_server_free(struct nbd_server *server);
+/*
+ * After all run() calls returned.  Does not close the blocks.  False: requests
+ * are still at the disk; server and blocks stay as they are and the blocks
+ * must not be closed: call it again later, or end the process.
+ */
+bool nbd_server_free(struct nbd_server *server);
 
 /* --- client ------------------------------------------------------------------ */
 
 struct nbd_client_options {
 	bool read_only;
-	unsigned connect_timeout_ms;   /* 0: 10,000 */
+	unsigned connect_timeout_ms; /* 0: 10,000 */
 	unsigned reconnect_timeout_ms; /* after a lost connection, also for a request's
 					  answer from its first loss on; 0: 60,000 */
-	unsigned io_timeout_ms;        /* one request without an answer; 0: 60,000 */
+	unsigned io_timeout_ms; /* one request without an answer; 0: 60,000 */
 };
 
 /*

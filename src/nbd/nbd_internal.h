@@ -8,6 +8,7 @@
  *   serve.c        doing them
  *   reply.c        the bytes of answers
  *   pool.c         the byte budget
+ *   watch.c        who is busy with what, and for how long
  *   nbd_wire.c     the format
  *
  * Locks, in the order in which they may be nested:
@@ -63,6 +64,8 @@ struct export
 	struct block *block;
 	bool read_only, hidden;
 	unsigned nr_users; /* connections past GO */
+	bool is_leaving; /* to be removed: nobody gets it any more */
+	bool is_ending; /* somebody waits for its connections to end */
 };
 
 struct nbd_server {
@@ -70,6 +73,7 @@ struct nbd_server {
 	struct cancel *stop;
 	struct pool pool;
 	pthread_t guard;
+	bool is_unguarded; /* it has been joined */
 	atomic_uint nr_helpers; /* threads beyond each connection's first */
 
 	pthread_mutex_t mutex;
@@ -79,23 +83,24 @@ struct nbd_server {
 	struct connection *finished; /* to be joined and freed */
 	unsigned nr_connections;
 	unsigned nr_active; /* past GO: these count against max_connections */
+	bool is_abandoned; /* requests did not come back from the disk in time ... */
+	struct err abandoned_err; /* ... these */
 };
 
-/*
- * Gives the connection a place and the export of that name: 0; or the option
- * error that tells why not, with its text in err.
- */
-uint32_t nbd_server_attach(struct connection *connection, const char *name, struct err *err);
-
-/* The same question without taking anything; fills info for the answer. */
+/* What an export is, for the answer to the client. */
 struct export_info {
 	uint64_t size_bytes;
 	uint16_t flags; /* transmission flags */
 	uint32_t preferred_bytes;
 	char *description; /* the caller frees; NULL when there is none */
 };
-uint32_t nbd_server_describe(
-	struct connection *connection, const char *name, struct export_info *info, struct err *err);
+
+/*
+ * Fills info, and with take, gives the connection a place and that very export:
+ * 0; or the option error that tells why not, with its text in err.
+ */
+uint32_t nbd_server_attach(struct connection *connection, const char *name, bool take,
+	struct export_info *info, struct err *err);
 
 /* Whether an export of that name exists, full or not. */
 bool nbd_server_has_export(struct nbd_server *server, const char *name);
@@ -114,12 +119,22 @@ bool nbd_server_nth_export(struct nbd_server *server, unsigned n, char **name, c
  * payload lands here has to be copied. */
 #define RECEIVE_AHEAD_BYTES 512
 
+/* What one thread is busy with. */
+struct watch {
+	_Atomic int64_t since_ns; /* 0: with nothing */
+	atomic_uint type;
+	atomic_uint_fast64_t offset;
+	int64_t told_since_ns; /* the guard's notes */
+	unsigned nr_told;
+};
+
 struct connection {
 	struct nbd_server *server;
 	struct connection *previous, *next; /* under server.mutex */
 	struct stream stream;
 	char peer[TRANSPORT_PEER_BYTES];
 	int64_t since_s; /* seconds since 1970 */
+	int64_t began_ns;
 
 	/* Set by the handshake, constant afterwards. */
 	struct export *export; /* under server.mutex as long as it is NULL */
@@ -144,6 +159,9 @@ struct connection {
 	atomic_uint nr_idle; /* threads that wait for their turn to receive */
 	atomic_uint nr_served; /* requests that are being served */
 	struct pool_share share;
+	atomic_uint nr_watched; /* slots that threads took */
+	atomic_uint nr_sending;
+	struct watch watches[CONNECTION_THREADS];
 
 	pthread_mutex_t why_mutex;
 	char why[512]; /* why it ended; the first reason stays */
@@ -177,6 +195,16 @@ void connection_note_end(struct connection *connection, bool is_fault, const cha
 
 /* Nothing can be sent any more: ends the connection from any of its threads. */
 void connection_break(struct connection *connection, const struct err *why);
+
+/* --- who is busy with what (watch.c) ---------------------------------------------- */
+
+/* A thread takes its slot, once. */
+unsigned watch_enter(struct connection *connection);
+void watch_begin(struct connection *connection, unsigned slot, const struct nbd_request *request);
+void watch_end(struct connection *connection, unsigned slot);
+/* A request that is to be told of: each is, once every each_ns; with 0 any that
+ * is under way.  One thread at a time. */
+bool watch_tell(struct connection *connection, int64_t each_ns, char *text, size_t size);
 
 /* --- handshake ------------------------------------------------------------------------ */
 

@@ -2,8 +2,9 @@
  * The server: exports, who is connected, listening and stopping.
  *
  * Every connection has a thread of its own (connection_run), which is joined by
- * whoever listens.  The guard thread sleeps until the server is to stop; then
- * it ends the connections, first gently and after GRACE_MS for good.
+ * whoever listens.  The guard thread looks round now and then for requests that
+ * do not end.  When the server is to stop it ends the connections, first gently
+ * and after GRACE_MS for good; what is at the disk then has stop_timeout_ms left.
  */
 #include "nbd_internal.h"
 
@@ -21,7 +22,12 @@
 /* Clients before GO, among them those being told that there is no place. */
 #define MOST_HANDSHAKES 64
 #define GRACE_MS 5000
-#define REMINDER_MS 10000
+#define DEFAULT_STOP_MS 60000
+#define DEFAULT_SLOW_MS 30000
+#define LOOK_ROUND_MS 5000
+/* The handshake's own deadlines come first: they know what it waited for. */
+#define HANDSHAKE_EXTRA_MS 1000
+#define WATCH_TEXT_BYTES 256
 #define LISTED_PEERS_BYTES 700
 
 static void *guard_main(void *arg);
@@ -35,6 +41,8 @@ static int check_options(struct nbd_server_options *o, struct err *err)
 	o->handshake_timeout_ms =
 		o->handshake_timeout_ms ? o->handshake_timeout_ms : DEFAULT_HANDSHAKE_MS;
 	o->send_timeout_ms = o->send_timeout_ms ? o->send_timeout_ms : DEFAULT_SEND_MS;
+	o->slow_ms = o->slow_ms ? o->slow_ms : DEFAULT_SLOW_MS;
+	o->stop_timeout_ms = o->stop_timeout_ms ? o->stop_timeout_ms : DEFAULT_STOP_MS;
 	if (o->max_connections > MOST_CONNECTIONS)
 		return err_set(err, ERR_USAGE, "cannot serve %u connections: the most is %u",
 			o->max_connections, MOST_CONNECTIONS);
@@ -102,14 +110,20 @@ static void reap(struct nbd_server *server)
 	}
 }
 
-void nbd_server_free(struct nbd_server *server)
+bool nbd_server_free(struct nbd_server *server)
 {
 	if (!server)
-		return;
+		return true;
 	nbd_server_stop(server);
-	pthread_join(server->guard, NULL);
+	if (!server->is_unguarded)
+		pthread_join(server->guard, NULL);
+	server->is_unguarded = true;
 	reap(server);
-	assert(server->nr_connections == 0);
+	pthread_mutex_lock(&server->mutex);
+	bool is_left = server->nr_connections > 0;
+	pthread_mutex_unlock(&server->mutex);
+	if (is_left)
+		return false;
 	while (server->exports) {
 		struct export *export = server->exports;
 		server->exports = export->next;
@@ -120,6 +134,7 @@ void nbd_server_free(struct nbd_server *server)
 	pool_destroy(&server->pool);
 	cancel_free(server->stop);
 	free(server);
+	return true;
 }
 
 /* --- ending connections --------------------------------------------------------------- */
@@ -136,36 +151,99 @@ static void shut_connections(struct nbd_server *server, const struct export *of,
 	}
 }
 
-/* Under the mutex: waits until *nr is 0, for how long it takes, and is not
- * silent about it.  Requests at the disk cannot be called back. */
-static void end_connections(struct nbd_server *server, const struct export *of, const unsigned *nr)
+/* Under the mutex: any request that is under way. */
+static void name_one(struct nbd_server *server, const struct export *of, char *text, size_t size)
 {
-	struct deadline until = deadline_after_ms(GRACE_MS);
-	bool gentle = true;
+	snprintf(text, size, "nothing is known of what it waits for");
+	for (struct connection *c = server->connections; c; c = c->next)
+		if ((!of || c->export == of) && watch_tell(c, 0, text, size))
+			return;
+}
+
+/*
+ * Under the mutex: ends connections and waits until *nr is 0.  Requests at the
+ * disk cannot be called back: they get stop_timeout_ms, then it is ERR_TIMEOUT.
+ */
+static int end_connections(
+	struct nbd_server *server, const struct export *of, const unsigned *nr, struct err *err)
+{
+	unsigned stop_ms = server->options.stop_timeout_ms;
+	struct deadline until = deadline_after_ms(stop_ms < GRACE_MS ? stop_ms : GRACE_MS);
+	char text[WATCH_TEXT_BYTES];
 	shut_connections(server, of, false);
-	while (*nr > 0) {
-		if (thread_cond_wait(&server->changed, &server->mutex, until))
+	while (*nr > 0 && thread_cond_wait(&server->changed, &server->mutex, until))
+		;
+	if (*nr > 0)
+		shut_connections(server, of, true);
+	until = deadline_after_ms(stop_ms);
+	while (*nr > 0 && thread_cond_wait(&server->changed, &server->mutex, until))
+		;
+	if (*nr == 0)
+		return 0;
+	name_one(server, of, text, sizeof text);
+	return err_set(err, ERR_TIMEOUT, "%u connections do not end: %s", *nr, text);
+}
+
+/* Under the mutex: something to tell of, one at a time. */
+static bool find_slow(struct nbd_server *server, char *text, size_t size)
+{
+	for (struct connection *c = server->connections; c; c = c->next)
+		if (watch_tell(c, (int64_t)server->options.slow_ms * 1000000, text, size))
+			return true;
+	return false;
+}
+
+/* Under the mutex.  A client that takes the answers of the handshake a byte at a
+ * time is cut by no other deadline. */
+static void end_handshakes(struct nbd_server *server)
+{
+	int64_t most_ms = (int64_t)server->options.handshake_timeout_ms + HANDSHAKE_EXTRA_MS;
+	int64_t before_ns = clock_now_ns() - most_ms * 1000000;
+	for (struct connection *c = server->connections; c; c = c->next) {
+		if (c->export || c->began_ns > before_ns)
 			continue;
-		if (gentle)
-			shut_connections(server, of, true);
-		else
-			log_warning("still waiting for the disk: %u connections have requests in "
-				    "progress",
-				*nr);
-		gentle = false;
-		until = deadline_after_ms(REMINDER_MS);
+		connection_note_end(c, true, "handshake: it took too long");
+		stream_shut(&c->stream, true);
+	}
+}
+
+static void look_round(struct nbd_server *server)
+{
+	char text[WATCH_TEXT_BYTES];
+	bool found = true;
+	pthread_mutex_lock(&server->mutex);
+	end_handshakes(server);
+	pthread_mutex_unlock(&server->mutex);
+	while (found) {
+		pthread_mutex_lock(&server->mutex);
+		found = find_slow(server, text, sizeof text);
+		pthread_mutex_unlock(&server->mutex);
+		if (found)
+			log_warning("%s", text);
 	}
 }
 
 static void *guard_main(void *arg)
 {
 	struct nbd_server *server = arg;
-	struct err ignored = ERR_INIT;
+	struct err err = ERR_INIT;
+	unsigned each_ms =
+		server->options.slow_ms < LOOK_ROUND_MS ? server->options.slow_ms : LOOK_ROUND_MS;
 	/* Ends only by the request to stop, which nbd_server_free() makes. */
-	while (!cancel_requested(server->stop))
-		(void)cancel_sleep(server->stop, deadline_after_ms(INT32_MAX), &ignored);
-	WITH_LOCK(&server->mutex);
-	end_connections(server, NULL, &server->nr_connections);
+	while (!cancel_requested(server->stop)) {
+		(void)cancel_sleep(server->stop, deadline_after_ms(each_ms), NULL);
+		look_round(server);
+	}
+	pthread_mutex_lock(&server->mutex);
+	int rc = end_connections(server, NULL, &server->nr_connections, &err);
+	if (rc < 0) {
+		server->is_abandoned = true;
+		err_copy(&server->abandoned_err, &err);
+		pthread_cond_broadcast(&server->changed);
+	}
+	pthread_mutex_unlock(&server->mutex);
+	if (rc < 0)
+		log_error("the server cannot stop: %s", err.text);
 	return NULL;
 }
 
@@ -212,12 +290,18 @@ int nbd_server_add_export(
 int nbd_server_remove_export(struct nbd_server *server, const char *name, struct err *err)
 {
 	WITH_LOCK(&server->mutex);
-	struct export **at = find_export(server, name);
-	struct export *export = *at;
+	struct export *export = *find_export(server, name);
 	if (!export)
 		return err_set(err, ERR_NOT_FOUND, "there is no export '%s'", name);
-	*at = export->next;
-	end_connections(server, export, &export->nr_users);
+	if (export->is_ending)
+		return err_set(err, ERR_BUSY, "export '%s' is being removed already", name);
+	export->is_leaving = export->is_ending = true;
+	int rc = end_connections(server, export, &export->nr_users, err);
+	export->is_ending = false;
+	if (rc < 0)
+		return err_context(err, "cannot remove export '%s'", name);
+	/* Others may have come and gone meanwhile. */
+	*find_export(server, name) = export->next;
 	free_export(export);
 	return 0;
 }
@@ -225,14 +309,15 @@ int nbd_server_remove_export(struct nbd_server *server, const char *name, struct
 bool nbd_server_has_export(struct nbd_server *server, const char *name)
 {
 	WITH_LOCK(&server->mutex);
-	return *find_export(server, name) != NULL;
+	const struct export *export = *find_export(server, name);
+	return export && !export->is_leaving;
 }
 
 bool nbd_server_nth_export(struct nbd_server *server, unsigned n, char **name, char **description)
 {
 	WITH_LOCK(&server->mutex);
 	for (const struct export *export = server->exports; export; export = export->next) {
-		if (export->hidden || n-- > 0)
+		if (export->hidden || export->is_leaving || n-- > 0)
 			continue;
 		*name = strdup(export->name);
 		*description = export->description ? strdup(export->description) : NULL;
@@ -295,32 +380,15 @@ static struct export *look_up(
 	if (*error)
 		return NULL;
 	struct export *export = *find_export(server, name);
-	if (!export) {
-		err_set(err, ERR_NOT_FOUND, "there is no export '%s' here", name);
-		*error = NBD_REP_ERR_UNKNOWN;
-	}
-	return export;
+	if (export && !export->is_leaving)
+		return export;
+	err_set(err, ERR_NOT_FOUND, "there is no export '%s' here", name);
+	*error = NBD_REP_ERR_UNKNOWN;
+	return NULL;
 }
 
-uint32_t nbd_server_describe(
-	struct connection *c, const char *name, struct export_info *info, struct err *err)
-{
-	uint32_t error;
-	WITH_LOCK(&c->server->mutex);
-	const struct export *export = look_up(c->server, name, &error, err);
-	if (!export)
-		return error;
-	const struct block_info *block = block_info(export->block);
-	*info = (struct export_info){
-		.size_bytes = block->size_bytes,
-		.flags = request_export_flags(block, export->read_only, c->headers),
-		.preferred_bytes = block->granule_bytes > 4096 ? block->granule_bytes : 4096,
-		.description = export->description ? strdup(export->description) : NULL,
-	};
-	return 0;
-}
-
-uint32_t nbd_server_attach(struct connection *c, const char *name, struct err *err)
+uint32_t nbd_server_attach(struct connection *c, const char *name, bool take,
+	struct export_info *info, struct err *err)
 {
 	struct nbd_server *server = c->server;
 	uint32_t error;
@@ -330,6 +398,16 @@ uint32_t nbd_server_attach(struct connection *c, const char *name, struct err *e
 		struct export *export = look_up(server, name, &error, err);
 		if (!export)
 			return error;
+		const struct block_info *block = block_info(export->block);
+		*info = (struct export_info){
+			.size_bytes = block->size_bytes,
+			.flags = request_export_flags(block, export->read_only, c->headers),
+			.preferred_bytes =
+				block->granule_bytes > 4096 ? block->granule_bytes : 4096,
+			.description = export->description ? strdup(export->description) : NULL,
+		};
+		if (!take)
+			return 0;
 		c->export = export;
 		export->nr_users++;
 		nr_active = ++server->nr_active;
@@ -514,9 +592,11 @@ int nbd_server_run(struct nbd_server *server, struct listener *listener, struct 
 	if (rc < 0)
 		nbd_server_stop(server);
 	pthread_mutex_lock(&server->mutex);
-	/* The guard sees to it that they end. */
-	while (server->nr_connections > 0)
+	/* The guard sees to it that they end, or says that they do not. */
+	while (server->nr_connections > 0 && !server->is_abandoned)
 		pthread_cond_wait(&server->changed, &server->mutex);
+	if (server->nr_connections > 0 && rc == 0)
+		rc = err_copy(err, &server->abandoned_err);
 	pthread_mutex_unlock(&server->mutex);
 	reap(server);
 	return rc;

@@ -9,8 +9,10 @@ static void send_locked(struct connection *connection, struct iovec *iov, size_t
 	struct err err = ERR_INIT;
 	if (atomic_load(&connection->broken))
 		return;
+	atomic_fetch_add_explicit(&connection->nr_sending, 1, memory_order_relaxed);
 	if (stream_send(&connection->stream, iov, nr_iov, "sending an answer", &err) < 0)
 		connection_break(connection, &err);
+	atomic_fetch_sub_explicit(&connection->nr_sending, 1, memory_order_relaxed);
 }
 
 static void send_all(struct connection *connection, struct iovec *iov, size_t nr_iov)

@@ -47,6 +47,7 @@ int main(int argc, char **argv)
 			!set_number(argv[i], "handshake-ms", &options.handshake_timeout_ms) &&
 			!set_number(argv[i], "send-ms", &options.send_timeout_ms) &&
 			!set_number(argv[i], "idle-ms", &options.idle_timeout_ms) &&
+			!set_number(argv[i], "slow-ms", &options.slow_ms) &&
 			!set_number(argv[i], "budget", &budget) &&
 			!set_number(argv[i], "read-only", &read_only) &&
 			!set_number(argv[i], "once", &once))
@@ -78,7 +79,8 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	if (nbd_server_run(server, &listener, &err) < 0)
 		goto fail;
-	nbd_server_free(server);
+	if (!nbd_server_free(server))
+		return 1;
 	if (block_close(block, &err) < 0)
 		goto fail;
 	return 0;

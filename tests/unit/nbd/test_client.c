@@ -46,7 +46,7 @@ static int drop(void **state)
 	struct fixture *f = *state;
 	nbd_server_stop(f->server);
 	pthread_join(f->thread, NULL);
-	nbd_server_free(f->server);
+	assert_true(nbd_server_free(f->server));
 	block_close(&f->gate->block, NULL);
 	free(f);
 	return 0;

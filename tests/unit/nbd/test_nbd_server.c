@@ -51,7 +51,7 @@ static int drop(void **state)
 	struct fixture *f = *state;
 	nbd_server_stop(f->server);
 	pthread_join(f->thread, NULL);
-	nbd_server_free(f->server);
+	assert_true(nbd_server_free(f->server));
 	assert_int_equal(block_close(f->block, NULL), 0);
 	free(f);
 	return 0;
@@ -156,7 +156,7 @@ static void test_options_are_checked(void **state)
 	options = (struct nbd_server_options){.budget_bytes = 1};
 	assert_null(nbd_server_new(&options, &err));
 	assert_int_equal(err.code, ERR_USAGE);
-	nbd_server_free(NULL);
+	assert_true(nbd_server_free(NULL));
 }
 
 int main(void)

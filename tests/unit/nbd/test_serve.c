@@ -68,7 +68,7 @@ static int drop(void **state)
 		nbd_close(f->clients[i].nbd);
 		pthread_join(f->clients[i].thread, NULL);
 	}
-	nbd_server_free(f->server);
+	assert_true(nbd_server_free(f->server));
 	assert_int_equal(block_close(&f->gate->block, NULL), 0);
 	free(f);
 	return 0;
