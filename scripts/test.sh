@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs all tests against a build folder: test.sh BUILD [PYTEST ARGUMENTS].
+# Runs all tests against a build folder: test.sh BUILD [--unit] [PYTEST ARGUMENTS].
+# With arguments, unit tests are run only when --unit stands first.
 # Called by ./run test, which has built the folder and installed what is needed.
 set -eu
 
@@ -22,9 +23,12 @@ trap 'rm -rf "$scratch"' EXIT
 export SENDENSE_BAD_INPUT_TABLE=$scratch/bad-input.tsv
 
 status=0
-if [ $# -eq 0 ]; then
+if [ $# -eq 0 ] || [ "$1" = --unit ]; then
+	[ $# -eq 0 ] || shift
 	printf '==> unit tests\n'
-	meson test -C "$build" --suite unit --print-errorlogs --no-rebuild || status=1
+	# The machine may be busy, and sanitizers are slow.
+	meson test -C "$build" --suite unit --print-errorlogs --no-rebuild \
+		--timeout-multiplier 4 || status=1
 fi
 
 printf '==> integration tests\n'
