@@ -201,3 +201,19 @@ def test_space_is_checked_where_a_bound_is_known(scratch):
                f"{{ {backup} raw:{disk}; echo $?; ls {repo}/vms; {backup} raw:{holes}; echo $?; }}")
     assert done.out == "1\n0\n", done
     assert "may take 56 MiB" in done.err and "MiB free" in done.err
+
+
+def test_no_repository_inside_another(scratch):
+    site = Site(scratch)
+    os.mkdir(f"{site.repo}/vms/empty")
+    os.symlink(f"{site.repo}/vms/empty", f"{scratch}/link")
+    fails("repo", "init", f"{scratch}/link", contains=["inside the repository"])
+    assert os.listdir(f"{site.repo}/vms/empty") == []
+
+
+def test_a_key_that_is_too_long_is_not_cut(scratch):
+    """Its first 64 bytes may be another disk's."""
+    site, key = Site(scratch), "k" * 64
+    sendense("backup", "--repo", site.repo, "--vm", "v", f"--disk={key}=raw:{site.disk}", "--quiet")
+    fails("restore", "--repo", site.repo, "v", f"--to={key}k=raw:{scratch}/back", contains=["no disk"])
+    assert not os.path.exists(f"{scratch}/back")

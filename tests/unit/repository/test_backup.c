@@ -244,6 +244,17 @@ static void test_abort_and_leave(void **state)
 }
 
 /* Declared dead and taken over, a late job commits nothing and removes nothing. */
+static struct repository_backup *begin_point(
+	struct repository *repo, char point[REPOSITORY_POINT_BYTES])
+{
+	struct err err = ERR_INIT;
+	struct repository_backup *backup = begin(repo, "web", &err);
+	if (!backup)
+		fail_msg("%s", err.text);
+	snprintf(point, REPOSITORY_POINT_BYTES, "%s", repository_backup_point(backup));
+	return backup;
+}
+
 static bool is_there(const char *before, const char *point, const char *behind)
 {
 	char path[NAME_PATH_BYTES];
@@ -260,12 +271,10 @@ static bool has_image_part(const char *point)
 static void test_abort_of_a_committed_point(void **state)
 {
 	(void)state;
-	struct repository *repo = support_repository("r");
 	struct err err = ERR_INIT;
-	struct repository_backup *backup = begin(repo, "web", &err);
-	assert_non_null(backup);
 	char point[REPOSITORY_POINT_BYTES], path[NAME_PATH_BYTES];
-	snprintf(point, sizeof point, "%s", repository_backup_point(backup));
+	struct repository *repo = support_repository("r");
+	struct repository_backup *backup = begin_point(repo, point);
 	snprintf(path, sizeof path, "r/vms/web/points/%s/manifest.json", point);
 	support_write(path, "{}", 2);
 	repository_backup_abort(backup);
@@ -280,12 +289,10 @@ static void test_abort_of_a_committed_point(void **state)
 static void test_clean_without_an_answer(void **state)
 {
 	(void)state;
-	struct repository *repo = support_repository("r");
 	struct err err = ERR_INIT;
-	struct repository_backup *backup = begin(repo, "web", &err);
-	assert_non_null(backup);
 	char point[REPOSITORY_POINT_BYTES], folder[NAME_PATH_BYTES];
-	snprintf(point, sizeof point, "%s", repository_backup_point(backup));
+	struct repository *repo = support_repository("r");
+	struct repository_backup *backup = begin_point(repo, point);
 	snprintf(folder, sizeof folder, "r/vms/web/points/%s", point);
 	repository_backup_leave(backup);
 	assert_int_equal(rename(folder, "aside"), 0);
@@ -307,12 +314,10 @@ static void test_clean_without_an_answer(void **state)
 static void test_draft_goes_first(void **state)
 {
 	(void)state;
-	struct repository *repo = support_repository("r");
 	struct err err = ERR_INIT;
-	struct repository_backup *backup = begin(repo, "web", &err);
-	assert_non_null(backup);
 	char point[REPOSITORY_POINT_BYTES], path[NAME_PATH_BYTES];
-	snprintf(point, sizeof point, "%s", repository_backup_point(backup));
+	struct repository *repo = support_repository("r");
+	struct repository_backup *backup = begin_point(repo, point);
 	repository_backup_leave(backup);
 	snprintf(path, sizeof path, "r/vms/web/points/%s/manifest.json.part", point);
 	support_write(path, "{}", 2);
