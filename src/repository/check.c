@@ -525,19 +525,7 @@ static int check_vm(struct check_run *run, const char *name, struct err *err)
 bool check_nameless(struct check_run *run, const char *folder)
 {
 	char path[NAME_PATH_BYTES];
-	struct path_names points;
-	bool holds_points = false;
-	snprintf(path, sizeof path, "vms/%.255s/points", folder);
-	if (path_names(run->repo->dir_fd, path, &points, NULL) < 0)
-		return false;
-	for (size_t i = 0; i < points.nr && !holds_points; i++) {
-		snprintf(path, sizeof path, "vms/%.200s/points/%.255s/manifest.json", folder,
-			points.name[i]);
-		holds_points = repository_name_is_point(points.name[i]) &&
-			       path_exists(run->repo->dir_fd, path);
-	}
-	path_names_free(&points);
-	if (!holds_points)
+	if (!list_holds_points(run->repo, folder))
 		return false;
 	snprintf(path, sizeof path, "vms/%.255s", folder);
 	struct repository_finding finding = {

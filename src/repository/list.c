@@ -37,6 +37,34 @@ bool list_vm_of_folder(struct repository *repo, const char *folder, char vm[REPO
 	return name_unfolder(folder, vm) || name_from_manifest(repo, folder, vm);
 }
 
+bool list_holds_points(struct repository *repo, const char *folder)
+{
+	char path[NAME_PATH_BYTES];
+	struct path_names points;
+	bool holds = false;
+	snprintf(path, sizeof path, "vms/%.255s/points", folder);
+	if (path_names(repo->dir_fd, path, &points, NULL) < 0)
+		return false;
+	for (size_t i = 0; i < points.nr && !holds; i++) {
+		snprintf(path, sizeof path, "vms/%.200s/points/%.100s/manifest.json", folder,
+			points.name[i]);
+		holds = repository_name_is_point(points.name[i]) && path_exists(repo->dir_fd, path);
+	}
+	path_names_free(&points);
+	return holds;
+}
+
+/* What a list cannot show is not left out in silence. */
+static void warn_of_nameless(struct repository *repo, const char *folder)
+{
+	char shown[NAME_PATH_BYTES];
+	name_printable(folder, shown, sizeof shown);
+	if (list_holds_points(repo, folder))
+		log_warning("vms/%s is not listed: nothing in it tells of which VM it is "
+			    "(sendense verify says more)",
+			shown);
+}
+
 int repository_list_vms(
 	struct repository *repo, repository_vm_callback *callback, void *context, struct err *err)
 {
@@ -48,6 +76,8 @@ int repository_list_vms(
 		char vm[REPOSITORY_VM_BYTES];
 		if (list_vm_of_folder(repo, folders.name[i], vm))
 			rc = callback(context, vm);
+		else
+			warn_of_nameless(repo, folders.name[i]);
 	}
 	path_names_free(&folders);
 	return 0;

@@ -210,6 +210,8 @@ int manifest_update_state(struct repository *repo, const char *vm, const char *p
 /* False when nothing tells its name: a foreign folder, or a VM with a shortened name all of
  * whose manifests are damaged. */
 bool list_vm_of_folder(struct repository *repo, const char *folder, char vm[REPOSITORY_VM_BYTES]);
+/* Whether a folder below vms holds a manifest, readable or not. */
+bool list_holds_points(struct repository *repo, const char *folder);
 /* The ids of a VM's restore points, by time. */
 int list_points(
 	struct repository *repo, const char *vm, struct path_names *points, struct err *err);

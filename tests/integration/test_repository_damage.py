@@ -90,6 +90,7 @@ def test_a_machine_whose_name_is_lost_is_not_passed_over(scratch):
     site = Site(scratch, vm="ä" * 127)
     assert site.verify()["good"]
     os.truncate(site.find("points/*/manifest.json"), 100)
+    assert "is not listed" in sendense("ls", "--repo", site.repo).err
     report = site.verify(status=3)
     assert not report["good"] and "~" in report["findings"][0]["file"]
     sendense("repo", "check", site.repo, status=3)
