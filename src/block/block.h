@@ -18,6 +18,8 @@
  *  - What block_flush() returned for is durable, as is a write with BLOCK_FUA
  *    once it returned.  Requests in flight at the same time on overlapping
  *    ranges may land in any order, but never harm bytes outside their ranges.
+ *    When the system could not sync a local disk, every later flush fails too:
+ *    it may have thrown data away, and tells of it once.
  *  - Short reads and writes do not exist: all or an error.
  */
 #ifndef SENDENSE_BLOCK_H

@@ -25,6 +25,7 @@ struct raw {
 	int fd;
 	bool is_device;
 	atomic_bool can_punch, can_zero_range;
+	atomic_bool lost; /* a sync failed */
 };
 
 static struct raw *raw_of(struct block *block)
@@ -115,8 +116,15 @@ static int raw_trim(
 
 static int raw_flush(struct block *block, struct err *err)
 {
-	if (fdatasync(raw_of(block)->fd) < 0)
+	struct raw *raw = raw_of(block);
+	/* The system may have thrown away what it could not write, and says so once. */
+	if (atomic_load(&raw->lost))
+		return err_set(err, ERR_IO, "%s failed to sync before: what it holds is not known",
+			block_label(block));
+	if (fdatasync(raw->fd) < 0) {
+		atomic_store(&raw->lost, true);
 		return err_errno(err, errno, "cannot sync %s", block_label(block));
+	}
 	return 0;
 }
 
@@ -242,6 +250,7 @@ static struct block *raw_over_fd(
 	raw->is_device = S_ISBLK(st.st_mode);
 	atomic_init(&raw->can_punch, true);
 	atomic_init(&raw->can_zero_range, true);
+	atomic_init(&raw->lost, false);
 	block_init(&raw->block, &raw_driver, label);
 	raw->block.info = (struct block_info){
 		.size_bytes = size_bytes,

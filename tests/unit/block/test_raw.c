@@ -192,6 +192,31 @@ static void test_block_device(void **state)
 	close(loop);
 }
 
+static bool sync_fails;
+int __wrap_fdatasync(int fd);
+
+int __wrap_fdatasync(int fd)
+{
+	(void)fd;
+	errno = EIO;
+	return sync_fails ? -1 : 0;
+}
+
+/* The system tells of a lost write once; asked again, it would say all is well. */
+static void test_failed_sync_stays(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	struct block *disk = block_raw_create(test_path("disk"), MIB, false, &err);
+	assert_non_null(disk);
+	assert_ok(block_flush(disk, &err));
+	sync_fails = true;
+	assert_fails(block_flush(disk, &err), ERR_IO);
+	sync_fails = false;
+	assert_fails(block_flush(disk, &err), ERR_IO);
+	assert_ok(block_close(disk, &err));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -207,6 +232,8 @@ int main(void)
 			test_empty_file, test_make_folder, test_drop_folder),
 		cmocka_unit_test_setup_teardown(
 			test_block_device, test_make_folder, test_drop_folder),
+		cmocka_unit_test_setup_teardown(
+			test_failed_sync_stays, test_make_folder, test_drop_folder),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
