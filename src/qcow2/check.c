@@ -22,7 +22,9 @@
  * stood for: nothing is lowered then, no COPIED flag is set, no refcount block is added.
  *
  * With metadata where something else lies as well, or a broken refcount table,
- * nothing is written at all: a "refcount block" may be guest data.
+ * nothing is written at all: a "refcount block" may be guest data.  Nor is it with
+ * a cluster that is used more often than its refcount can say: with refcounts of
+ * one bit it would look as if each user were its only one.
  */
 #include "check_internal.h"
 
@@ -227,26 +229,35 @@ static int check_image(
 	return repair ? repair_image(c, result, err) : 0;
 }
 
-int qcow2_check(const char *path, bool repair, struct cancel *cancel, qcow2_finding *finding,
-	void *context, struct qcow2_check_result *result, struct err *err)
+int qcow2_check_file(int fd, const char *path, bool repair, struct cancel *cancel,
+	qcow2_finding *finding, void *context, struct qcow2_check_result *result, struct err *err)
 {
 	struct check c = {
+		.fd = fd,
 		.name = path,
 		.cancel = cancel,
 		.finding = finding,
 		.finding_context = context,
 	};
 	*result = (struct qcow2_check_result){0};
-	c.fd = open(path, (repair ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	if (c.fd < 0)
-		return err_errno(err, errno, "cannot open qcow2:%s", path);
-	int rc = qcow2_header_load(c.fd, path, &c.header, err);
+	int rc = qcow2_header_load(fd, path, &c.header, err);
 	if (rc == 0) {
 		rc = check_image(&c, repair, result, err);
 		give_memory(&c);
 		qcow2_header_free(&c.header);
 	}
-	/* What was written has been synced: close has nothing to tell. */
-	close(c.fd);
 	return rc < 0 ? err_context(err, "cannot check qcow2:%s", path) : 0;
+}
+
+int qcow2_check(const char *path, bool repair, struct cancel *cancel, qcow2_finding *finding,
+	void *context, struct qcow2_check_result *result, struct err *err)
+{
+	/* What is written is synced: close has nothing to tell. */
+	int AUTO_CLOSE fd =
+		open(path, (repair ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		return err_errno(err, errno, "cannot open qcow2:%s", path);
+	if (qcow2_filelock_take(fd, path, repair, err) < 0)
+		return -1;
+	return qcow2_check_file(fd, path, repair, cancel, finding, context, result, err);
 }

@@ -50,7 +50,7 @@ struct check {
 
 	enum check_pass pass;
 	struct qcow2_check_result result;
-	bool untrusted; /* tables that repair must not write through */
+	bool untrusted; /* repair must not write: through these tables, or for want of counts */
 	uint64_t nr_broken; /* of result.errors: neither refcounts nor COPIED flags */
 	bool set_copied; /* CHECK_PASS_FLAGS may set flags, not only clear them */
 

@@ -60,6 +60,7 @@ static void count(struct check *c, uint64_t cluster, unsigned use, uint64_t time
 			": used more often than its refcount can say",
 			cluster << c->header.cluster_bits);
 		times = room;
+		c->untrusted = true;
 	}
 	if (c->wide)
 		c->used32[i] = (uint32_t)(before + times);

@@ -165,7 +165,7 @@ static int write_in_order(struct qcow2_image *image, struct commit *c, uint64_t 
  * Nothing refers to them and they cannot be allocated before apply. */
 static void punch(struct qcow2_image *image, uint64_t cluster, uint64_t nr)
 {
-	if (nr == 0 || !image->writer->host_is_file)
+	if (nr == 0)
 		return;
 	/* A failure costs only space. */
 	int rc = fallocate(image->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
@@ -267,7 +267,7 @@ int qcow2_commit(struct qcow2_image *image, struct err *err)
 
 /* --- before and after -------------------------------------------------------------------- */
 
-static int mark_bitmaps(struct qcow2_image *image, bool *marked, struct err *err)
+static int mark_bitmaps(struct qcow2_image *image, struct err *err)
 {
 	for (uint32_t i = 0; i < image->h.nr_bitmaps; i++) {
 		struct qcow2_bitmap *b = &image->h.bitmaps[i];
@@ -277,12 +277,11 @@ static int mark_bitmaps(struct qcow2_image *image, bool *marked, struct err *err
 		log_warning("%s: its bitmap \"%.*s\" follows writes, which is not done here: it is "
 			    "marked as inconsistent",
 			image->path, (int)b->name_bytes, b->name);
-		b->flags |= QCOW2_BITMAP_IN_USE;
-		be32_put(flags, b->flags);
+		be32_put(flags, b->flags | QCOW2_BITMAP_IN_USE);
 		if (file_pwrite(image->fd, flags, sizeof flags, b->entry_offset + 12, image->path,
 			    err) < 0)
 			return -1;
-		*marked = true;
+		b->flags |= QCOW2_BITMAP_IN_USE;
 	}
 	return 0;
 }
@@ -299,14 +298,13 @@ static int write_features(struct qcow2_image *image, struct err *err)
 static int mark(struct qcow2_image *image, struct err *err)
 {
 	struct qcow2_writer *w = image->writer;
-	bool bitmaps = false;
 	WITH_LOCK(&w->marking);
 	if (atomic_load(&w->marked))
 		return 0;
-	if (mark_bitmaps(image, &bitmaps, err) < 0)
+	if (mark_bitmaps(image, err) < 0)
 		return -1;
 	/* QEMU leaves the last cluster short; data is only written within the file. */
-	if (w->host_is_file && ftruncate(image->fd, (off_t)image->host_end) < 0)
+	if (ftruncate(image->fd, (off_t)image->host_end) < 0)
 		return err_errno(err, errno, "cannot extend %s", image->path);
 	if (image->h.version >= 3) {
 		image->h.incompatible |= QCOW2_INCOMPATIBLE_DIRTY;
@@ -315,7 +313,7 @@ static int mark(struct qcow2_image *image, struct err *err)
 			return -1;
 	}
 	/* Without bitmaps the order does not matter: see the top. */
-	if (bitmaps && fdatasync(image->fd) < 0)
+	if (image->h.nr_bitmaps > 0 && fdatasync(image->fd) < 0)
 		return err_errno(err, errno, "cannot sync %s", image->path);
 	atomic_store(&w->marked, true);
 	return 0;
@@ -363,7 +361,7 @@ int qcow2_commit_close(struct qcow2_image *image, struct err *err)
 	if (rc < 0)
 		return -1;
 	uint64_t bytes = end << image->h.cluster_bits;
-	if (image->writer->host_is_file && ftruncate(image->fd, (off_t)bytes) < 0)
+	if (ftruncate(image->fd, (off_t)bytes) < 0)
 		return err_errno(
 			err, errno, "cannot cut %s to %" PRIu64 " bytes", image->path, bytes);
 	image->h.incompatible &= ~QCOW2_INCOMPATIBLE_DIRTY;

@@ -168,6 +168,11 @@ static int write_tables(int fd, const char *path, const struct layout *l, struct
 	return file_pwrite(fd, header, header_bytes, 0, path, err);
 }
 
+static int empty(int fd, const char *path, struct err *err)
+{
+	return ftruncate(fd, 0) < 0 ? err_errno(err, errno, "cannot replace %s", path) : 0;
+}
+
 static int open_new(const char *path, bool replace, struct err *err)
 {
 	struct stat st;
@@ -176,9 +181,13 @@ static int open_new(const char *path, bool replace, struct err *err)
 		if (!S_ISREG(st.st_mode))
 			return err_set(err, ERR_EXISTS,
 				"cannot create %s: it is not a regular file", path);
-		fd = open(path, O_RDWR | O_TRUNC | O_CLOEXEC);
+		fd = open(path, O_RDWR | O_CLOEXEC);
 		if (fd < 0)
 			return err_errno(err, errno, "cannot replace %s", path);
+		if (qcow2_filelock_take(fd, path, true, err) < 0 || empty(fd, path, err) < 0) {
+			close(fd);
+			return -1;
+		}
 	} else if (fd < 0) {
 		return err_errno(err, errno, "cannot create %s", path);
 	}

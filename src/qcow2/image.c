@@ -123,7 +123,20 @@ static const struct block_driver image_driver = {
 
 /* --- one image ---------------------------------------------------------------------- */
 
-static int open_file(struct qcow2_image *image, bool read_only, struct err *err)
+static int refuse_loop(
+	const struct qcow2_image *top, const char *path, dev_t device, ino_t inode, struct err *err)
+{
+	for (const struct qcow2_image *i = top; i; i = i->backing)
+		if (i->device == device && i->inode == inode)
+			return err_set(err, ERR_FORMAT,
+				"the backing chain of %s refers to itself: it comes to %s again",
+				top->path, path);
+	return 0;
+}
+
+/* top: of the chain that the image is opened for, NULL when it is the top itself. */
+static int open_file(
+	struct qcow2_image *image, const struct qcow2_image *top, bool read_only, struct err *err)
 {
 	struct stat st;
 	/* O_NONBLOCK: a FIFO must not hang the open; it has no effect on files. */
@@ -133,8 +146,13 @@ static int open_file(struct qcow2_image *image, bool read_only, struct err *err)
 		return err_errno(err, errno, "cannot open qcow2:%s", image->path);
 	image->device = st.st_dev;
 	image->inode = st.st_ino;
-	if (qcow2_header_load(image->fd, image->path, &image->h, err) < 0)
+	if (refuse_loop(top, image->path, st.st_dev, st.st_ino, err) < 0 ||
+		qcow2_filelock_take(image->fd, image->path, !read_only, err) < 0 ||
+		qcow2_header_load(image->fd, image->path, &image->h, err) < 0)
 		return -1;
+	if (!read_only && !S_ISREG(st.st_mode))
+		return err_set(err, ERR_UNSUPPORTED,
+			"%s is a device: QCOW2 images on devices are only read", image->path);
 	char *AUTO_FREE resolved = realpath(image->path, NULL);
 	char *slash = resolved ? strrchr(resolved, '/') : NULL;
 	if (!slash)
@@ -244,17 +262,6 @@ static char *resolve_backing(
 	return resolved;
 }
 
-static int refuse_loop(
-	const struct qcow2_image *top, const char *path, dev_t device, ino_t inode, struct err *err)
-{
-	for (const struct qcow2_image *i = top; i; i = i->backing)
-		if (i->device == device && i->inode == inode)
-			return err_set(err, ERR_FORMAT,
-				"the backing chain of %s refers to itself: it comes to %s again",
-				top->path, path);
-	return 0;
-}
-
 static int open_raw_backing(
 	struct qcow2_image *top, struct qcow2_image *image, const char *path, struct err *err)
 {
@@ -303,10 +310,11 @@ static int open_next(struct qcow2_image *top, struct qcow2_image *image,
 	struct qcow2_image *next = new_image(path, image->shared, err);
 	if (!next)
 		return -1;
-	if (open_file(next, true, err) < 0 ||
-		refuse_loop(top, path, next->device, next->inode, err) < 0)
+	if (open_file(next, top, true, err) < 0)
 		goto fail;
 	derive(next, true);
+	/* Tables of a size that the file chooses, and of no use here. */
+	qcow2_header_free(&next->h);
 	if (load_backing_l1(next, err) < 0)
 		goto fail;
 	image->backing = next;
@@ -331,8 +339,8 @@ static int recover(struct qcow2_image *image, struct err *err)
 	if (!(image->h.incompatible & QCOW2_INCOMPATIBLE_DIRTY))
 		return 0;
 	log_warning("%s was not closed cleanly: checking it", image->path);
-	if (qcow2_check(image->path, true, NULL, NULL, NULL, &result, err) < 0 ||
-		qcow2_check(image->path, false, NULL, NULL, NULL, &result, err) < 0)
+	if (qcow2_check_file(image->fd, image->path, true, NULL, NULL, NULL, &result, err) < 0 ||
+		qcow2_check_file(image->fd, image->path, false, NULL, NULL, NULL, &result, err) < 0)
 		return err_context(err, "%s was not closed cleanly", image->path);
 	if (result.errors > 0)
 		return err_set(err, ERR_CORRUPT,
@@ -356,14 +364,12 @@ static bool starts_zero(const struct qcow2_image *image)
 static int make_writer(
 	struct qcow2_image *image, const struct qcow2_open_options *options, struct err *err)
 {
-	struct stat st;
 	struct qcow2_writer *w = calloc(1, sizeof *w);
 	if (!w)
 		return err_errno(err, ENOMEM, "cannot open %s", image->path);
 	image->writer = w;
 	rangelock_init(&w->ranges);
 	pthread_mutex_init(&w->marking, NULL);
-	w->host_is_file = fstat(image->fd, &st) == 0 && S_ISREG(st.st_mode);
 	w->compress = options->compress;
 	w->compress_level = options->compress_level;
 	if (qcow2_table_init(&w->l1, image->l1, image->h.nr_l1_entries, err) < 0 ||
@@ -418,7 +424,7 @@ static int present_size(struct qcow2_image *image, uint64_t size_bytes, struct e
 static int open_top(
 	struct qcow2_image *image, const struct qcow2_open_options *options, struct err *err)
 {
-	if (open_file(image, options->read_only, err) < 0)
+	if (open_file(image, NULL, options->read_only, err) < 0)
 		return -1;
 	if (!options->read_only && recover(image, err) < 0)
 		return -1;
@@ -426,12 +432,9 @@ static int open_top(
 	if (present_size(image, options->size_bytes, err) < 0 ||
 		qcow2_header_load_l1(image->fd, image->path, &image->h, &image->l1, err) < 0)
 		return -1;
-	if (!options->no_backing) {
-		struct qcow2_image *last = image;
-		for (; last; last = last->backing)
-			if (open_next(image, last, options, err) < 0)
-				return -1;
-	}
+	for (struct qcow2_image *last = image; last; last = last->backing)
+		if (open_next(image, last, options, err) < 0)
+			return -1;
 	return options->read_only ? 0 : make_writer(image, options, err);
 }
 

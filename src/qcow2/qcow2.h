@@ -32,13 +32,12 @@ struct qcow2_open_options {
 	/* The disk's true size, when it is not a number of sectors and so was stored in
 	 * an image rounded up: 0, or at most 511 bytes less than the header's. */
 	uint64_t size_bytes;
-	bool no_backing; /* open the top image alone; holes without data read as zeros */
 
 	/* Writable images: how new clusters are written. */
-	bool compress;       /* with the image's compression type; incompressible data plain */
-	int compress_level;  /* 0: the library's default */
+	bool compress; /* with the image's compression type; incompressible data plain */
+	int compress_level; /* 0: the library's default */
 
-	size_t cache_bytes;    /* metadata cache; 0: 16 MiB */
+	size_t cache_bytes; /* metadata cache; 0: 16 MiB */
 	size_t assembly_bytes; /* compressed writes that arrive in pieces; 0: 16 MiB */
 };
 
@@ -46,27 +45,33 @@ struct qcow2_open_options {
  * Opens an image and its backing chain (at most 1,000 long; a chain that refers
  * to itself is ERR_FORMAT).  A writable image that was not closed cleanly is
  * checked and repaired first; if that is not possible, ERR_CORRUPT.
+ *
+ * ERR_BUSY when another program writes to one of the images, or for a writable
+ * image, has it open at all: sendense (this process too) or QEMU, whose locks are
+ * observed and taken until close.  Where the file system has no locks nothing of
+ * that is noticed.  A device is only read from: writing is ERR_UNSUPPORTED.
  * path, options: borrowed for the call.
  */
-struct block *qcow2_open(const char *path, const struct qcow2_open_options *options,
-	struct err *err);
+struct block *qcow2_open(
+	const char *path, const struct qcow2_open_options *options, struct err *err);
 
 /* --- create ----------------------------------------------------------------- */
 
 struct qcow2_create_options {
-	uint64_t size_bytes;     /* any number of bytes up to 2^63 - 1 that the L1 limit
-				    (32 MiB of table) allows for the cluster size; a size that is not a
-				    multiple of 512 is refused (the format's readers round) */
-	uint32_t cluster_bytes;  /* power of two, 512..2 MiB; 0: 65536 */
+	uint64_t size_bytes; /* any number of bytes up to 2^63 - 1 that the L1 limit
+				(32 MiB of table) allows for the cluster size; a size that is not a
+				multiple of 512 is refused (the format's readers round) */
+	uint32_t cluster_bytes; /* power of two, 512..2 MiB; 0: 65536 */
 	enum qcow2_compression compression; /* the image's type, used or not */
-	const char *backing_file;   /* stored as given; NULL: none */
+	const char *backing_file; /* stored as given; NULL: none */
 	const char *backing_format; /* "qcow2" or "raw"; required with backing_file */
-	bool replace;               /* an existing regular file is replaced */
+	bool replace; /* an existing regular file is replaced */
 };
 
 /*
  * Makes a version 3 image with 16-bit refcounts.  ERR_EXISTS when there is a
- * file already and !replace.  Synced to disk (file, not folder) on return;
+ * file already and !replace, ERR_BUSY when an image to be replaced is open
+ * somewhere (it is left alone).  Synced to disk (file, not folder) on return;
  * removed again on failure.
  */
 int qcow2_create(const char *path, const struct qcow2_create_options *options, struct err *err);
@@ -81,7 +86,7 @@ struct qcow2_facts {
 	enum qcow2_compression compression;
 	bool dirty, corrupt, lazy_refcounts, extended_l2;
 	unsigned nr_snapshots, nr_bitmaps;
-	char backing_file[1024];  /* "" when none */
+	char backing_file[1024]; /* "" when none */
 	char backing_format[16];
 };
 
@@ -94,12 +99,12 @@ unsigned qcow2_chain_length(struct block *image);
 /* --- check ------------------------------------------------------------------ */
 
 struct qcow2_check_result {
-	uint64_t errors;      /* references that are wrong: data may be lost */
-	uint64_t leaks;       /* clusters that are counted and not used: only space */
-	uint64_t repaired;    /* of these, mended by this call */
+	uint64_t errors; /* references that are wrong: data may be lost */
+	uint64_t leaks; /* clusters that are counted and not used: only space */
+	uint64_t repaired; /* of these, mended by this call */
 	uint64_t clusters_used, clusters_total; /* guest clusters with data of their own / in all */
 	uint64_t compressed;
-	uint64_t end_offset;  /* end of the last host cluster in use */
+	uint64_t end_offset; /* end of the last host cluster in use */
 };
 
 /* One finding in words, e.g. "cluster at host offset 327680: refcount 1, used 2 times".
@@ -113,9 +118,11 @@ typedef void qcow2_finding(void *context, const char *text);
  * are raised, COPIED flags mended, leaks given back; when nothing is left, the
  * dirty and corrupt marks go.  A crash in the middle does no harm.  Guest data is
  * never written to.  Broken references are only reported; beside them leaks stay
- * (they may be what was lost), and where metadata overlaps nothing is changed.
+ * (they may be what was lost), and where metadata overlaps, or a refcount's width is too
+ * small for the uses, nothing is changed.
  * Returns 0 when the check itself could be done, whatever it found.
- * finding may be NULL.  The image must not be open for writing elsewhere.
+ * finding may be NULL.  ERR_BUSY when the image is open elsewhere: for writing, or
+ * with repair at all.
  */
 int qcow2_check(const char *path, bool repair, struct cancel *cancel, qcow2_finding *finding,
 	void *context, struct qcow2_check_result *result, struct err *err);

@@ -110,6 +110,7 @@ struct qcow2_header {
  * named; what breaks the format is ERR_FORMAT.  On failure nothing is held.
  */
 int qcow2_header_load(int fd, const char *name, struct qcow2_header *header, struct err *err);
+/* Gives back the tables of snapshots and bitmaps; the plain numbers stay. */
 void qcow2_header_free(struct qcow2_header *header);
 
 /*
@@ -282,6 +283,19 @@ int qcow2_codec_read(struct qcow2_image *image, uint64_t entry, void *buffer, si
 /* The entry is no longer in use: its place may get other content. */
 void qcow2_codec_forget(struct qcow2_image *image, uint64_t entry);
 
+/* --- filelock.c ---------------------------------------------------------------- */
+
+/* Locks an image file as a reader or a writer, against QEMU too, until fd (open
+ * for reading) is closed; never waits.  ERR_BUSY when somebody is in the way; a
+ * file system without locks is no error. */
+int qcow2_filelock_take(int fd, const char *name, bool write, struct err *err);
+
+/* --- check.c ------------------------------------------------------------------- */
+
+/* qcow2_check() of an open file (for writing if repair), which the caller has locked. */
+int qcow2_check_file(int fd, const char *path, bool repair, struct cancel *cancel,
+	qcow2_finding *finding, void *context, struct qcow2_check_result *result, struct err *err);
+
 /* --- image.c: an open image ------------------------------------------------- */
 
 /* What the images of one chain share. */
@@ -415,7 +429,6 @@ struct qcow2_table {
 
 struct qcow2_writer {
 	struct rangelock ranges; /* of guest bytes, in whole clusters */
-	bool host_is_file;
 	bool compress;
 	int compress_level;
 	atomic_bool marked; /* the file says that it is being written to */
@@ -497,6 +510,11 @@ int qcow2_write_through(struct qcow2_image *image, const void *buffer, size_t le
  * clusters may be compressed. */
 int qcow2_write_held(struct qcow2_image *image, const uint8_t *buffer, size_t length,
 	uint64_t offset, bool exclusive, bool compress, struct err *err);
+
+/* The clusters first..end that a range covers whole (the last up to the disk's end);
+ * false when there are none. */
+bool qcow2_write_covers(const struct qcow2_image *image, uint64_t offset, uint64_t length,
+	uint64_t *first, uint64_t *end);
 
 /* The cluster-aligned range around offset..offset+length. */
 void qcow2_write_hold(struct qcow2_image *image, struct rangelock_hold *hold, uint64_t offset,

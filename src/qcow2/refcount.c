@@ -27,6 +27,7 @@
 #define PACK_STEP_BYTES (1 * MIB)
 #define HOST_END_MAX ((uint64_t)1 << 55)
 #define TABLE_PIECE_ENTRIES 64u
+#define FULL_PAGES_MAX 1024u /* a crash may leave some beyond the file's end */
 
 int qcow2_table_init(
 	struct qcow2_table *table, uint64_t *entries, uint64_t nr_entries, struct err *err)
@@ -114,9 +115,6 @@ static int extend(struct qcow2_image *image, uint64_t end_cluster, struct err *e
 	if (need > HOST_END_MAX)
 		return err_set(
 			err, ERR_NO_SPACE, "%s is as large as its format allows", image->path);
-	if (!image->writer->host_is_file)
-		return err_set(err, ERR_NO_SPACE, "%s is full: the device has %" PRIu64 " bytes",
-			image->path, image->host_end);
 	uint64_t want = round_up(need + EXTEND_STEP_BYTES, image->h.cluster_bytes);
 	if (ftruncate(image->fd, (off_t)want) < 0) {
 		want = need; /* perhaps a limit is near */
@@ -151,14 +149,6 @@ static int append_block(struct qcow2_image *image, uint64_t block_index, struct 
 	uint64_t offset = cluster << image->h.cluster_bits;
 	if (extend(image, cluster + 1, err) < 0)
 		return -1;
-	if (!w->host_is_file) {
-		uint8_t *AUTO_FREE zeros = calloc(1, image->h.cluster_bytes);
-		if (!zeros)
-			return err_errno(err, ENOMEM, "cannot extend %s", image->path);
-		if (file_pwrite(
-			    image->fd, zeros, image->h.cluster_bytes, offset, image->path, err) < 0)
-			return -1;
-	}
 	uint64_t in_block = cluster % qcow2_refcount_block_entries(&image->h);
 	struct qcow2_page *page = qcow2_cache_new(&image->shared->cache, image,
 		offset + in_block / per_page(image) * image->page_bytes, err);
@@ -283,8 +273,14 @@ static int grow_table(struct qcow2_image *image, struct err *err)
 	uint64_t old = image->h.refcount_table_offset >> image->h.cluster_bits;
 	uint64_t old_clusters = image->h.refcount_table_clusters;
 	if (extend(image, end, err) < 0 || write_dirty_blocks(image, err) < 0 ||
-		write_growth(image, &g, err) < 0 || switch_table(image, &g, err) < 0 ||
+		write_growth(image, &g, err) < 0) {
+		free(g.entries);
+		return -1;
+	}
+	if (switch_table(image, &g, err) < 0 ||
 		qcow2_table_init(&w->refcounts, w->refcounts.entries, g.nr_entries, err) < 0) {
+		/* Which table the file names, and whether the blocks are there, is open. */
+		w->lost = true;
 		free(g.entries);
 		return -1;
 	}
@@ -303,6 +299,7 @@ static int append(struct qcow2_image *image, uint64_t want, uint64_t value, uint
 	uint64_t *nr, struct err *err)
 {
 	struct qcow2_writer *w = image->writer;
+	unsigned full_pages = 0;
 	for (;;) {
 		uint64_t first = w->end_cluster, index, n = 0;
 		uint64_t block_index = first / qcow2_refcount_block_entries(&image->h);
@@ -321,11 +318,19 @@ static int append(struct qcow2_image *image, uint64_t want, uint64_t value, uint
 			return -1;
 		if (!page || w->end_cluster != first)
 			continue; /* the lock was released meanwhile */
+		/* What is counted beyond the file's end is left alone. */
+		while (index < per_page(image) && count_of(image, page, index) != 0) {
+			index++;
+			first++;
+		}
 		while (n < want && index + n < per_page(image) &&
 			count_of(image, page, index + n) == 0)
 			n++;
-		if (n == 0) { /* counted and beyond the file's end: leave it alone */
-			w->end_cluster++;
+		if (n == 0) {
+			w->end_cluster = first;
+			if (++full_pages > FULL_PAGES_MAX)
+				return qcow2_image_corrupt(image, err,
+					"its refcounts count far more clusters than its file has");
 			continue;
 		}
 		if (extend(image, first + n, err) < 0)
@@ -381,7 +386,7 @@ int qcow2_refcount_alloc(struct qcow2_image *image, uint64_t want, uint64_t *clu
 	uint64_t *nr_clusters, bool *fresh, struct err *err)
 {
 	int rc = find_free(image, want, cluster, nr_clusters, err);
-	*fresh = rc == 0 && image->writer->host_is_file;
+	*fresh = rc == 0;
 	return rc != 0 ? (rc < 0 ? -1 : 0) : append(image, want, 1, cluster, nr_clusters, err);
 }
 

@@ -92,6 +92,27 @@ static struct qcow2_entry data_entry(const struct qcow2_image *image, uint64_t h
 	};
 }
 
+/* Never lets guest data reach the tables that are known by heart, whatever a
+ * hostile L2 table says.  Holding the lock. */
+static int check_place(const struct qcow2_image *image, uint64_t host, struct err *err)
+{
+	const struct qcow2_header *h = &image->h;
+	const struct {
+		uint64_t offset, bytes;
+	} tables[] = {
+		{0, h->cluster_bytes},
+		{h->l1_offset, (uint64_t)h->nr_l1_entries * 8},
+		{h->refcount_table_offset, (uint64_t)h->refcount_table_clusters * h->cluster_bytes},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(tables); i++)
+		if (host < tables[i].offset + tables[i].bytes &&
+			tables[i].offset < host + h->cluster_bytes)
+			return qcow2_image_corrupt(image, err,
+				"guest data lies over its tables at offset %llu",
+				(unsigned long long)tables[i].offset);
+	return 0;
+}
+
 /* Loads the next entries of the job, checked, from its offset on. */
 static int load_entries(struct job *job, struct err *err)
 {
@@ -105,34 +126,16 @@ static int load_entries(struct job *job, struct err *err)
 		return -1;
 	for (size_t i = 0; i < job->nr; i++) {
 		enum qcow2_kind kind;
-		if (qcow2_map_check(image, job->first_cluster + i, job->entries[i], &kind, err) < 0)
+		if (qcow2_map_check(image, job->first_cluster + i, job->entries[i], &kind, err) <
+				0 ||
+			(has_own_place(job->entries[i]) &&
+				check_place(image, host_of(job->entries[i]), err) < 0))
 			return -1;
 	}
 	return 0;
 }
 
 /* --- in place ---------------------------------------------------------------------- */
-
-/* Never lets guest data reach the tables that are known by heart, whatever a
- * hostile L2 table says. */
-static int check_place(
-	const struct qcow2_image *image, uint64_t host, uint64_t length, struct err *err)
-{
-	const struct qcow2_header *h = &image->h;
-	const struct {
-		uint64_t offset, bytes;
-	} tables[] = {
-		{0, h->cluster_bytes},
-		{h->l1_offset, (uint64_t)h->nr_l1_entries * 8},
-		{h->refcount_table_offset, (uint64_t)h->refcount_table_clusters * h->cluster_bytes},
-	};
-	for (size_t i = 0; i < ARRAY_LENGTH(tables); i++)
-		if (host < tables[i].offset + tables[i].bytes && tables[i].offset < host + length)
-			return qcow2_image_corrupt(image, err,
-				"guest data lies over its tables at offset %llu",
-				(unsigned long long)tables[i].offset);
-	return 0;
-}
 
 /* Entries i.. that can be overwritten in place and lie in a row. */
 static int write_in_place(struct job *job, size_t *i, struct err *err)
@@ -147,8 +150,7 @@ static int write_in_place(struct job *job, size_t *i, struct err *err)
 	uint64_t end = min_u64(start + n * cluster_bytes, job->end);
 	uint64_t host = host_of(job->entries[*i]) + (job->offset - start);
 	uint64_t length = end - job->offset;
-	if (check_place(image, host, length, err) < 0 ||
-		file_pwrite(image->fd, job->buffer, length, host, image->path, err) < 0)
+	if (file_pwrite(image->fd, job->buffer, length, host, image->path, err) < 0)
 		return -1;
 	job->buffer += length;
 	job->offset = end;
@@ -203,16 +205,20 @@ static int write_filled(struct job *job, uint64_t end, uint64_t host, bool fresh
 	return write_all(image, iov, n, host, err);
 }
 
-/* Enters n clusters that lie in a row at host, in place of entries i.. */
-static int enter(struct job *job, size_t i, size_t n, uint64_t host, struct err *err)
+/* Enters n clusters that lie in a row at host, in place of entries i..; own: they
+ * were theirs before, else they are given back when that fails. */
+static int enter(struct job *job, size_t i, size_t n, uint64_t host, bool own, struct err *err)
 {
 	struct qcow2_image *image = job->image;
 	struct qcow2_entry fresh[BATCH];
 	for (size_t k = 0; k < n; k++)
 		fresh[k] = data_entry(image, host + k * image->h.cluster_bytes);
 	WITH_LOCK(qcow2_lock(image));
-	if (qcow2_map_set(image, job->first_cluster + i, n, fresh, err) < 0)
+	if (qcow2_map_set(image, job->first_cluster + i, n, fresh, err) < 0) {
+		if (!own)
+			qcow2_refcount_undo(image, host >> image->h.cluster_bits, n);
 		return -1;
+	}
 	for (size_t k = 0; k < n; k++) {
 		struct qcow2_entry old = job->entries[i + k];
 		if (!(old.l2 & QCOW2_COMPRESSED) && host_of(old) == host_of(fresh[k]))
@@ -237,8 +243,6 @@ static int write_new(struct job *job, size_t *i, size_t most, struct err *err)
 	bool fresh = false, own = has_own_place(job->entries[*i]);
 	if (own) {
 		cluster = host_of(job->entries[*i]) >> image->h.cluster_bits;
-		if (check_place(image, host_of(job->entries[*i]), image->h.cluster_bytes, err) < 0)
-			return -1;
 	} else {
 		size_t n = 1;
 		while (n < most && !has_own_place(job->entries[*i + n]))
@@ -255,8 +259,7 @@ static int write_new(struct job *job, size_t *i, size_t most, struct err *err)
 			undo_alloc(image, cluster, nr);
 		return -1;
 	}
-	/* When this fails the clusters may be in the table already: they stay counted. */
-	if (enter(job, *i, (size_t)nr, host, err) < 0)
+	if (enter(job, *i, (size_t)nr, host, own, err) < 0)
 		return -1;
 	job->buffer += end - job->offset;
 	job->offset = end;
@@ -271,17 +274,21 @@ struct packed {
 	uint64_t host; /* 0: no place yet */
 };
 
-/* Gives back the places of clusters that were not entered. */
+/* The place of one cluster that was not entered.  Holding the lock. */
+static void give_back(struct qcow2_image *image, const struct packed *packed)
+{
+	if (packed->bytes == 0 || packed->host == 0)
+		return;
+	uint64_t first = packed->host >> image->h.cluster_bits;
+	uint64_t last = (packed->host + packed->bytes - 1) >> image->h.cluster_bits;
+	qcow2_refcount_undo(image, first, last - first + 1);
+}
+
 static void unplace(struct qcow2_image *image, const struct packed *packed, size_t n)
 {
 	WITH_LOCK(qcow2_lock(image));
-	for (size_t k = 0; k < n; k++) {
-		if (packed[k].bytes == 0 || packed[k].host == 0)
-			continue;
-		uint64_t first = packed[k].host >> image->h.cluster_bits;
-		uint64_t last = (packed[k].host + packed[k].bytes - 1) >> image->h.cluster_bits;
-		qcow2_refcount_undo(image, first, last - first + 1);
-	}
+	for (size_t k = 0; k < n; k++)
+		give_back(image, &packed[k]);
 }
 
 /* Compresses whole clusters from entry i on into out, one behind the other. */
@@ -345,8 +352,10 @@ static int enter_compressed(struct job *job, size_t i, const struct packed *pack
 	uint64_t first = packed->host / 512, last = (packed->host + packed->bytes - 1) / 512;
 	struct qcow2_entry entry = {.l2 = QCOW2_COMPRESSED | (last - first) << x | packed->host};
 	WITH_LOCK(qcow2_lock(image));
-	if (qcow2_map_set(image, job->first_cluster + i, 1, &entry, err) < 0)
+	if (qcow2_map_set(image, job->first_cluster + i, 1, &entry, err) < 0) {
+		give_back(image, packed);
 		return -1;
+	}
 	return qcow2_refcount_drop(image, job->entries[i], err);
 }
 
@@ -366,8 +375,10 @@ static int write_group(
 	}
 	for (size_t k = 0; k < n;) {
 		if (packed[k].bytes > 0) {
-			if (enter_compressed(job, *i, &packed[k], err) < 0)
+			if (enter_compressed(job, *i, &packed[k], err) < 0) {
+				unplace(image, packed + k + 1, n - k - 1);
 				return -1;
+			}
 			uint64_t step = min_u64(image->h.cluster_bytes, job->end - job->offset);
 			job->buffer += step;
 			job->offset += step;
@@ -385,8 +396,10 @@ static int write_group(
 		job->end = min_u64(end, stretch);
 		int rc = write_new(job, i, plain, err);
 		job->end = end;
-		if (rc < 0)
+		if (rc < 0) {
+			unplace(image, packed + k, n - k);
 			return -1;
+		}
 		k += *i - before;
 	}
 	return 0;
@@ -454,8 +467,7 @@ int qcow2_write_held(struct qcow2_image *image, const uint8_t *buffer, size_t le
 	return 0;
 }
 
-/* Clusters that a piece covers whole: what is assembled there is outdated. */
-static bool covered(const struct qcow2_image *image, uint64_t offset, uint64_t length,
+bool qcow2_write_covers(const struct qcow2_image *image, uint64_t offset, uint64_t length,
 	uint64_t *first, uint64_t *end)
 {
 	*first = div_round_up(offset, image->h.cluster_bytes);
@@ -476,7 +488,9 @@ static int write_piece(struct qcow2_image *image, const uint8_t *buffer, size_t 
 		struct rangelock_hold hold;
 		uint64_t first, end;
 		qcow2_write_hold(image, &hold, offset, length, exclusive);
-		bool outdates = w->assembly && covered(image, offset, length, &first, &end) &&
+		/* What is assembled of clusters that are covered is outdated. */
+		bool outdates = w->assembly &&
+				qcow2_write_covers(image, offset, length, &first, &end) &&
 				qcow2_assembly_next(image, first, end) < end;
 		int rc = 1;
 		if (exclusive || !outdates)

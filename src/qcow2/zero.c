@@ -79,10 +79,14 @@ static bool same_entry(struct qcow2_entry a, struct qcow2_entry b)
 static int enter(struct qcow2_image *image, uint64_t cluster, struct qcow2_entry old,
 	struct qcow2_entry entry, struct err *err)
 {
-	if (qcow2_map_set(image, cluster, 1, &entry, err) < 0)
+	uint64_t host = entry.l2 & QCOW2_OFFSET_MASK;
+	bool same_place = !(old.l2 & QCOW2_COMPRESSED) && (old.l2 & QCOW2_OFFSET_MASK) == host;
+	if (qcow2_map_set(image, cluster, 1, &entry, err) < 0) {
+		if (host != 0 && !same_place)
+			qcow2_refcount_undo(image, host >> image->h.cluster_bits, 1);
 		return -1;
-	if (!(old.l2 & QCOW2_COMPRESSED) &&
-		(old.l2 & QCOW2_OFFSET_MASK) == (entry.l2 & QCOW2_OFFSET_MASK))
+	}
+	if (same_place)
 		return 0;
 	return qcow2_refcount_drop(image, old, err);
 }
@@ -190,11 +194,12 @@ static int zero_part(struct qcow2_image *image, uint64_t offset, uint64_t length
 {
 	bool zero;
 	uint64_t cluster = offset >> image->h.cluster_bits;
+	/* The buffer first: what leaves it meanwhile is found in the tables. */
+	bool assembled = image->writer->assembly &&
+			 qcow2_assembly_next(image, cluster, cluster + 1) == cluster;
 	if (qcow2_read_is_zero(image, offset, length, &zero, err) < 0)
 		return -1;
-	if (image->writer->assembly && qcow2_assembly_next(image, cluster, cluster + 1) == cluster)
-		zero = false;
-	if (zero && !(flags & BLOCK_NO_HOLE))
+	if (zero && !assembled && !(flags & BLOCK_NO_HOLE))
 		return 0;
 	if (flags & BLOCK_FAST_ZERO)
 		return err_set(err, ERR_UNSUPPORTED,
@@ -214,12 +219,9 @@ int qcow2_zero(
 	struct block *block, uint64_t offset, uint64_t length, unsigned flags, struct err *err)
 {
 	struct qcow2_image *image = qcow2_image_of(block);
-	uint32_t cluster_bytes = image->h.cluster_bytes;
-	uint64_t end = offset + length;
-	uint64_t first = div_round_up(offset, cluster_bytes);
-	uint64_t last = end == block->info.size_bytes ? div_round_up(end, cluster_bytes)
-						      : end / cluster_bytes;
-	if (first >= last) { /* within one cluster, or two that are not covered */
+	uint64_t end = offset + length, first, last;
+	if (!qcow2_write_covers(image, offset, length, &first, &last)) {
+		/* within one cluster, or two */
 		uint64_t middle = min_u64(first << image->h.cluster_bits, end);
 		if (middle > offset && zero_part(image, offset, middle - offset, flags, err) < 0)
 			return -1;
@@ -240,13 +242,11 @@ int qcow2_trim(
 {
 	(void)flags;
 	struct qcow2_image *image = qcow2_image_of(block);
-	uint32_t cluster_bytes = image->h.cluster_bytes;
-	uint64_t end = offset + length;
-	uint64_t first = div_round_up(offset, cluster_bytes);
-	uint64_t last = end == block->info.size_bytes ? div_round_up(end, cluster_bytes)
-						      : end / cluster_bytes;
+	uint64_t first, last;
+	if (!qcow2_write_covers(image, offset, length, &first, &last))
+		return 0;
 	/* Version 2 cannot hide what the backing file holds. */
 	if (image->h.version < 3)
-		first = max_u64(first, div_round_up(image->backing_bytes, cluster_bytes));
+		first = max_u64(first, div_round_up(image->backing_bytes, image->h.cluster_bytes));
 	return first < last ? zero_whole(image, first, last, false, err) : 0;
 }

@@ -356,3 +356,20 @@ def test_what_cannot_be_checked(scratch):
     assert result.err.startswith(f"sendense: cannot check qcow2:{path}: "), result
     result = run(CHECK_IMAGE, scratch, status=1)
     assert result.err.startswith(f"sendense: cannot check qcow2:{scratch}: "), result
+
+
+def test_repair_lets_nobody_write_over_a_cluster_that_one_bit_cannot_count(scratch):
+    """Two guest clusters in one place, and refcounts of one bit: neither is sole owner."""
+    need("qemu-img", "qemu-io")
+    path = f"{scratch}/a.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "refcount_bits=1", path, "1M")
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 128k", path)
+    with Image(path) as image:
+        first, second = image.l2_entries()
+        shared = image.word(first) & ~COPIED
+        image.word(first, shared)
+        image.word(second, shared)
+    found = ours(path, "--repair")
+    assert found["errors"] > 0
+    with Image(path) as image:
+        assert [image.word(at) for at in (first, second)] == [shared, shared]

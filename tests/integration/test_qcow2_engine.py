@@ -257,6 +257,46 @@ def test_killed_writers_lose_nothing_that_was_flushed(scratch, kind):
             run("qemu-img", "check", "-f", "qcow2", image)
 
 
+# --- locks ----------------------------------------------------------------------------
+
+
+def test_qemu_is_kept_out_while_we_write(scratch):
+    image = f"{scratch}/a.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", image, "32M")
+    with subprocess.Popen([TOOL, "crash", image], stdout=subprocess.PIPE) as writer:
+        try:
+            writer.stdout.readline()
+            for words in (("check", "-f", "qcow2", image), ("info", image),
+                          ("snapshot", "-c", "one", image)):
+                assert 'Failed to get' in run("qemu-img", *words, status=1).err
+            assert "another program" in tool("map", image, status=1).err
+        finally:
+            writer.kill()
+
+
+@pytest.mark.parametrize("flag, reads", [("-r", True), ("-n", False)])
+def test_we_keep_out_while_qemu_is_there(scratch, flag, reads):
+    base = filled(f"{scratch}/base.qcow2", "compat=1.1")
+    top = f"{scratch}/top.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", top)
+    raw = raw_of(base, f"{scratch}/raw")
+    with subprocess.Popen(["qemu-io", flag, "-f", "qcow2", base], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as qemu:
+        try:
+            qemu.stdin.write(b"read 0 512\n")
+            qemu.stdin.flush()
+            qemu.stdout.readline()
+            refused = tool("write", base, raw, status=1).err
+            assert "cannot write to" in refused and "another program has it open" in refused
+            for image in (base, top):
+                err = tool("map", image, status=0 if reads else 1).err
+                assert reads or f"cannot read {base}: another program is writing to it" in err
+        finally:
+            qemu.kill()
+    tool("map", top)
+    tool("write", base, raw)
+
+
 # --- hostile files ------------------------------------------------------------------
 
 
@@ -370,3 +410,20 @@ def test_much_memory_is_not_needed(scratch):
     io(image, *(f"write -P 5 {i * 64 * GIB} 64k" for i in range(512)))
     result = run("/usr/bin/time", "-f", "%M", TOOL, "map", image)
     assert int(result.err.split()[-1]) < 100 * KIB
+
+
+def test_refcounts_far_beyond_the_end_cost_no_time(scratch):
+    """All blocks of a refcount table of 8 MiB are one, which counts everything."""
+    image = f"{scratch}/a.qcow2"
+    tool("create", image, 1024 * TIB)
+    with open(image, "r+b") as file:
+        file.seek(48)
+        table, clusters = struct.unpack(">QI", file.read(12))
+        file.seek(table)
+        block = file.read(8)
+        file.seek(table)
+        file.write(block * (clusters * 65536 // 8))
+        file.seek(struct.unpack(">Q", block)[0])
+        file.write(b"\0\1" * 32768)
+    err = run(TOOL, "crash", image, status=1, timeout=20).err
+    assert "count far more clusters than its file has" in err

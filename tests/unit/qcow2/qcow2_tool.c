@@ -10,7 +10,7 @@
  *   qcow2_tool crash IMAGE [seed=N]      writes until it is killed, telling flushes
  *   qcow2_tool survived IMAGE LOG [seed=N]            what crash flushed is there
  *
- * Options of all: threads=N compress level=N nobacking size=N cache=N assembly=N allow=DIR
+ * Options of all: threads=N compress level=N size=N cache=N assembly=N allow=DIR
  */
 #include "qcow2.h"
 
@@ -435,8 +435,6 @@ static bool parse_option(const char *arg)
 		o->allow[0] = arg + 6;
 	else if (strcmp(arg, "compress") == 0)
 		o->open.compress = true;
-	else if (strcmp(arg, "nobacking") == 0)
-		o->open.no_backing = true;
 	else if (strcmp(arg, "shuffle") == 0)
 		o->shuffle = true;
 	else if (strcmp(arg, "zstd") == 0)

@@ -1,5 +1,9 @@
 /* Open images: what they tell of themselves, zeroing, chains, the dirty mark. */
+#include "qcow2_internal.h"
 #include "test_support.h"
+
+#include <signal.h>
+#include <sys/resource.h>
 
 #define SIZE (8 * MIB)
 
@@ -206,6 +210,114 @@ static void creation_is_refused(void **state)
 	assert_ok(qcow2_create(path, &good, &err));
 }
 
+static void writers_and_readers_lock_each_other_out(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	struct qcow2_open_options to_write = {0}, to_read = {.read_only = true};
+	struct qcow2_create_options again = {.size_bytes = SIZE, .replace = true};
+	struct qcow2_check_result result;
+	const char *path = test_path("disk");
+	struct block *disk = new_disk(NULL, NULL);
+	assert_ok(block_write(disk, "data", 4, 0, 0, &err));
+	assert_ok(block_flush(disk, &err));
+	assert_null(qcow2_open(path, &to_write, &err));
+	assert_int_equal(err.code, ERR_BUSY);
+	err_clear(&err);
+	assert_null(qcow2_open(path, &to_read, &err));
+	assert_int_equal(err.code, ERR_BUSY);
+	assert_fails(qcow2_check(path, false, NULL, NULL, NULL, &result, &err), ERR_BUSY);
+	assert_fails(qcow2_create(path, &again, &err), ERR_BUSY);
+	assert_ok(block_close(disk, &err));
+
+	disk = open_disk(true);
+	struct block *other = open_disk(true);
+	assert_bytes(other, 4, 4096, 0);
+	assert_ok(qcow2_check(path, false, NULL, NULL, NULL, &result, &err));
+	assert_int_equal(result.errors + result.leaks, 0);
+	assert_ok(block_close(other, &err));
+	assert_null(qcow2_open(path, &to_write, &err));
+	assert_int_equal(err.code, ERR_BUSY);
+	assert_fails(qcow2_check(path, true, NULL, NULL, NULL, &result, &err), ERR_BUSY);
+	assert_ok(block_close(disk, &err));
+	assert_ok(block_close(open_disk(false), &err));
+}
+
+/* A write for whose L2 table there is no room any more. */
+static void a_write_that_fails_leaks_nothing(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	struct rlimit before, tight;
+	struct qcow2_check_result result;
+	struct block *disk = new_disk(NULL, NULL);
+	static uint8_t bytes[65536];
+	memset(bytes, 'x', sizeof bytes);
+	getrlimit(RLIMIT_FSIZE, &before);
+	tight = before;
+	tight.rlim_cur = (rlim_t)5 * 65536; /* one more than it has */
+	signal(SIGXFSZ, SIG_IGN);
+	setrlimit(RLIMIT_FSIZE, &tight);
+	int rc = block_write(disk, bytes, 65536, 0, 0, &err);
+	setrlimit(RLIMIT_FSIZE, &before);
+	assert_int_equal(rc, -1);
+	assert_ok(block_close(disk, &err));
+	assert_ok(qcow2_check(test_path("disk"), false, NULL, NULL, NULL, &result, &err));
+	assert_int_equal(result.errors + result.leaks, 0);
+}
+
+/* Of a thousand images in a chain, each may have 64 MiB of snapshots' names. */
+static void tables_of_backing_files_are_not_kept(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	uint8_t snapshots[12];
+	struct qcow2_create_options options = {.size_bytes = SIZE};
+	assert_ok(qcow2_create(test_path("base"), &options, &err));
+	be32_put(snapshots, 1);
+	be64_put(snapshots + 4, 3 * 65536); /* zeros, which is a snapshot of nothing */
+	int AUTO_CLOSE fd = open(test_path("base"), O_RDWR);
+	assert_int_equal(pwrite(fd, snapshots, sizeof snapshots, 60), sizeof snapshots);
+	struct block *disk = new_disk("base", "qcow2");
+	assert_null(qcow2_image_of(disk)->backing->h.snapshots_raw);
+	assert_ok(block_close(disk, &err));
+}
+
+/* Flushes a disk in the middle of a request: after the tables were asked. */
+static struct block *flush_in_between;
+
+int __real_qcow2_read_is_zero(
+	struct qcow2_image *image, uint64_t offset, uint64_t length, bool *zero, struct err *err);
+int __wrap_qcow2_read_is_zero(
+	struct qcow2_image *image, uint64_t offset, uint64_t length, bool *zero, struct err *err);
+
+int __wrap_qcow2_read_is_zero(
+	struct qcow2_image *image, uint64_t offset, uint64_t length, bool *zero, struct err *err)
+{
+	struct block *disk = flush_in_between;
+	int rc = __real_qcow2_read_is_zero(image, offset, length, zero, err);
+	flush_in_between = NULL;
+	return rc == 0 && disk ? block_flush(disk, err) : rc;
+}
+
+/* What was assembled and is written out meanwhile is zeroed all the same. */
+static void zeroes_what_leaves_the_assembly_buffer(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	struct qcow2_create_options options = {.size_bytes = SIZE};
+	struct qcow2_open_options compressed = {.compress = true};
+	assert_ok(qcow2_create(test_path("disk"), &options, &err));
+	struct block *disk = qcow2_open(test_path("disk"), &compressed, &err);
+	assert_non_null(disk);
+	assert_ok(block_write(disk, "data", 4, 100, 0, &err));
+	flush_in_between = disk;
+	assert_ok(block_zero(disk, 100, 4, 0, &err));
+	assert_null(flush_in_between);
+	assert_bytes(disk, 100, 4, 0);
+	assert_ok(block_close(disk, &err));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -216,6 +328,10 @@ int main(void)
 		test_in_folder(grows_only_by_what_it_keeps),
 		test_in_folder(corrupt_images_are_only_read),
 		test_in_folder(creation_is_refused),
+		test_in_folder(writers_and_readers_lock_each_other_out),
+		test_in_folder(a_write_that_fails_leaks_nothing),
+		test_in_folder(tables_of_backing_files_are_not_kept),
+		test_in_folder(zeroes_what_leaves_the_assembly_buffer),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
