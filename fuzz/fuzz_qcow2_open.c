@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -40,8 +39,7 @@ static void check_and_repair(const char *path)
 /* The first and last bytes, and some where the map says that something begins. */
 static void read_image(const char *path)
 {
-	const struct qcow2_open_options options = {
-		.read_only = true, .no_backing = true, .cache_bytes = MIB};
+	const struct qcow2_open_options options = {.read_only = true, .cache_bytes = MIB};
 	static uint8_t buffer[256 * KIB];
 	struct err err = ERR_INIT;
 	struct block *image = qcow2_open(path, &options, &err);
@@ -73,7 +71,7 @@ static void read_image(const char *path)
 /* Opening for writing repairs what was not closed; then the image must be sound. */
 static void write_image(const char *path)
 {
-	const struct qcow2_open_options options = {.no_backing = true, .cache_bytes = MIB};
+	const struct qcow2_open_options options = {.cache_bytes = MIB};
 	struct qcow2_check_result before, after;
 	struct err err = ERR_INIT;
 	if (qcow2_check(path, false, NULL, NULL, NULL, &before, &err) < 0)
@@ -103,23 +101,50 @@ static void put_file(int fd, const uint8_t *data, size_t size)
 	assert(rc == 0);
 }
 
+/* A backing file that is not there must not keep the rest from being looked at. */
+static void forget_backing(int fd, size_t size)
+{
+	const uint8_t nowhere[8] = {0};
+	if (size < 16)
+		return;
+	int rc = file_pwrite(fd, nowhere, sizeof nowhere, 8, "the input", NULL);
+	assert(rc == 0);
+}
+
+/* A true file: an image is only opened where its folder can be told. */
+static char path[256];
+
+static void drop_file(void)
+{
+	unlink(path);
+}
+
+static int make_file(void)
+{
+	const char *folder = getenv("TMPDIR");
+	snprintf(path, sizeof path, "%s/fuzz_qcow2.XXXXXX", folder ? folder : "/tmp");
+	int fd = mkstemp(path);
+	assert(fd >= 0);
+	atexit(drop_file);
+	return fd;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static int fd = -1;
-	static char path[64];
-	if (fd < 0) {
-		fd = memfd_create("image", MFD_CLOEXEC);
-		assert(fd >= 0);
-		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-	}
+	if (fd < 0)
+		fd = make_file();
 	struct qcow2_facts facts;
 	struct err err = ERR_INIT;
 	put_file(fd, data, size);
 	if (qcow2_facts(path, &facts, &err) < 0)
 		assert(err.code != ERR_NONE && err.text[0]);
 	read_image(path);
+	forget_backing(fd, size);
+	read_image(path);
 	check_and_repair(path);
 	put_file(fd, data, size);
+	forget_backing(fd, size);
 	write_image(path);
 	return 0;
 }

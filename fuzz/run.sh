@@ -9,6 +9,8 @@ build=$1
 seconds=$2
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 scratch=$(mktemp -d)
+TMPDIR=$scratch
+export TMPDIR
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 1' INT TERM
 
