@@ -6,6 +6,7 @@
  * and remembered.
  */
 #include "block.h"
+#include "filelock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -246,6 +247,8 @@ static struct block *raw_over_fd(
 		err_errno(err, errno, "cannot get the size of device raw:%s", path);
 		goto fail;
 	}
+	if (filelock_take(fd, label, !read_only, err) < 0)
+		goto fail;
 	raw->fd = fd;
 	raw->is_device = S_ISBLK(st.st_mode);
 	atomic_init(&raw->can_punch, true);
@@ -282,6 +285,21 @@ struct block *block_raw_open(const char *path, bool read_only, struct err *err)
 	return raw_over_fd(fd, path, read_only, false, err);
 }
 
+/* An existing file without its content: emptied when nobody else has it open. */
+static int open_emptied(const char *path, struct err *err)
+{
+	int AUTO_CLOSE fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(err, errno, "cannot open raw:%s", path);
+	if (filelock_take(fd, path, true, err) < 0)
+		return -1;
+	if (ftruncate(fd, 0) < 0)
+		return err_errno(err, errno, "cannot empty raw:%s", path);
+	int emptied = fd;
+	fd = -1;
+	return emptied;
+}
+
 /* Opens path as a new or emptied regular file; *created tells which. */
 static int open_fresh(const char *path, bool replace, bool *created, struct err *err)
 {
@@ -298,10 +316,7 @@ static int open_fresh(const char *path, bool replace, bool *created, struct err 
 		return err_errno(err, errno, "cannot stat raw:%s", path);
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, ERR_EXISTS, "raw:%s is not a regular file", path);
-	fd = open(path, O_RDWR | O_TRUNC | O_CLOEXEC);
-	if (fd < 0)
-		return err_errno(err, errno, "cannot open raw:%s", path);
-	return fd;
+	return open_emptied(path, err);
 }
 
 struct block *block_raw_create(const char *path, uint64_t size_bytes, bool replace, struct err *err)

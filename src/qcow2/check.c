@@ -27,6 +27,7 @@
  * one bit it would look as if each user were its only one.
  */
 #include "check_internal.h"
+#include "filelock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -257,7 +258,7 @@ int qcow2_check(const char *path, bool repair, struct cancel *cancel, qcow2_find
 		open(path, (repair ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0)
 		return err_errno(err, errno, "cannot open qcow2:%s", path);
-	if (qcow2_filelock_take(fd, path, repair, err) < 0)
+	if (filelock_take(fd, path, repair, err) < 0)
 		return -1;
 	return qcow2_check_file(fd, path, repair, cancel, finding, context, result, err);
 }

@@ -6,6 +6,7 @@
  * image that is in the chain already ends it with an error.  The images of a
  * chain share one metadata cache, so that its memory does not grow with them.
  */
+#include "filelock.h"
 #include "qcow2_internal.h"
 
 #include <errno.h>
@@ -147,7 +148,7 @@ static int open_file(
 	image->device = st.st_dev;
 	image->inode = st.st_ino;
 	if (refuse_loop(top, image->path, st.st_dev, st.st_ino, err) < 0 ||
-		qcow2_filelock_take(image->fd, image->path, !read_only, err) < 0 ||
+		filelock_take(image->fd, image->path, !read_only, err) < 0 ||
 		qcow2_header_load(image->fd, image->path, &image->h, err) < 0)
 		return -1;
 	if (!read_only && !S_ISREG(st.st_mode))

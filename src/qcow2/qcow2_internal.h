@@ -283,13 +283,6 @@ int qcow2_codec_read(struct qcow2_image *image, uint64_t entry, void *buffer, si
 /* The entry is no longer in use: its place may get other content. */
 void qcow2_codec_forget(struct qcow2_image *image, uint64_t entry);
 
-/* --- filelock.c ---------------------------------------------------------------- */
-
-/* Locks an image file as a reader or a writer, against QEMU too, until fd (open
- * for reading) is closed; never waits.  ERR_BUSY when somebody is in the way; a
- * file system without locks is no error. */
-int qcow2_filelock_take(int fd, const char *name, bool write, struct err *err);
-
 /* --- check.c ------------------------------------------------------------------- */
 
 /* qcow2_check() of an open file (for writing if repair), which the caller has locked. */

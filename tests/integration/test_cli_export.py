@@ -163,7 +163,7 @@ def test_bad_places(scratch, servers, disk):
         pass
     fails("export", image, "--socket", f"{scratch}/file", case="a socket's path that is a file",
           contains="file")
-    server = servers.export(image)
+    server = servers.export("null:1M")
     path = server.uri.split("socket=")[1]
     fails("export", image, "--socket", path, case="a socket where another server listens",
           contains=path)

@@ -12,7 +12,7 @@
  *   write             1       does not bear   uses, does not bear
  *   resize            3       does not bear   uses, does not bear
  */
-#include "qcow2_internal.h"
+#include "filelock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -49,7 +49,7 @@ static int lock_bytes(int fd, bool write, int command, short type, off_t uses, o
 	return rc;
 }
 
-int qcow2_filelock_take(int fd, const char *name, bool write, struct err *err)
+int filelock_take(int fd, const char *name, bool write, struct err *err)
 {
 	int rc = lock_bytes(fd, write, F_OFD_SETLK, F_RDLCK, USES, BEARS_NOT);
 	if (rc > 0) /* the same on the opposite side */
