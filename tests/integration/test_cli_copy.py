@@ -275,6 +275,16 @@ def test_a_target_that_runs_full(scratch, servers, disk):
 def test_limits_of_sizes(scratch):
     fails("copy", "null:16EiB", "null:1M", status=2, contains="64 bits")
     fails("copy", "null:9EiB", "null:1M", status=2, case="a size beyond 2^63", contains="2^63")
+
+
+def test_size_that_no_file_can_have(scratch):
+    probe = os.path.join(scratch, "probe")
+    try:
+        with open(probe, "wb") as file:
+            file.truncate(8191 << 50)
+        pytest.skip("the file system of the tests takes files of any size (tmpfs does)")
+    except OSError:
+        os.unlink(probe)
     fails("copy", "null:8191PiB", f"raw:{scratch}/x", case="a size that no file can have",
           contains="cannot make")
     assert leftovers(scratch) == []

@@ -81,10 +81,14 @@ int main(int argc, char **argv)
 		goto fail;
 	if (!nbd_server_free(server))
 		return 1;
-	if (block_close(block, &err) < 0)
-		goto fail;
-	return 0;
+	server = NULL;
+	rc = block_close(block, &err);
+	block = NULL;
+	if (rc == 0)
+		return 0;
 fail:
 	fprintf(stderr, "nbd_serve: %s\n", err.text);
+	if (!server || nbd_server_free(server))
+		block_close(block, NULL);
 	return 1;
 }
