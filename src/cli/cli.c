@@ -88,14 +88,39 @@ static void print_help(void)
 	       "More: sendense COMMAND --help, man sendense\n");
 }
 
+/* Whether the command's name is "first something". */
+static bool begins_with(const struct command *command, const char *first)
+{
+	size_t length = strlen(first);
+	return strncmp(command->name, first, length) == 0 && command->name[length] == ' ';
+}
+
+/* "sendense repo --help"; false when no command has two words of which this is one. */
+static bool print_group_help(const char *first)
+{
+	bool found = false;
+	for (size_t i = 0; i < cli_nr_commands; i++) {
+		if (!begins_with(cli_commands[i], first))
+			continue;
+		if (!found)
+			printf("Usage: sendense %s COMMAND [OPTION]... "
+			       "[ARGUMENT]...\n\nCommands:\n",
+				first);
+		found = true;
+		printf("  %-16s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
+	}
+	if (found)
+		printf("\nMore: sendense %s COMMAND --help\n", first);
+	return found;
+}
+
 /* --- finding a command ------------------------------------------------------------ */
 
 /* Whether the command's name is "first second". */
 static bool is_named(const struct command *command, const char *first, const char *second)
 {
-	size_t length = strlen(first);
-	return strncmp(command->name, first, length) == 0 && command->name[length] == ' ' &&
-	       strcmp(command->name + length + 1, second) == 0;
+	return begins_with(command, first) &&
+	       strcmp(command->name + strlen(first) + 1, second) == 0;
 }
 
 /* 2 or 1 words of argv are its name; NULL when none is. */
@@ -121,7 +146,7 @@ static int unknown_command(int argc, const char *const *argv, struct err *err)
 	for (size_t i = 0; i < cli_nr_commands && nr < ARRAY_LENGTH(names); i++) {
 		const char *name = cli_commands[i]->name;
 		names[nr++] = name;
-		if (strncmp(name, argv[0], length) != 0 || name[length] != ' ')
+		if (!begins_with(cli_commands[i], argv[0]))
 			continue;
 		size_t used = strlen(follow);
 		snprintf(follow + used, sizeof follow - used, "%s%s", used ? ", " : "",
@@ -280,6 +305,9 @@ int cli_main(int argc, const char *const *argv)
 	}
 	int nr_words;
 	const struct command *command = find_command(argc, argv, &nr_words);
+	bool asked = help ? argc == 1 : argc > 1 && options_ask_help(1, argv + 1);
+	if (!command && asked && print_group_help(argv[0]))
+		return cli_flush(&err) < 0 ? cli_report_error(false, "", &err) : 0;
 	if (!command) {
 		unknown_command(argc, argv, &err);
 		return cli_report_error(asks_json(NULL, argc, argv), "", &err);

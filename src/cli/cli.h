@@ -70,6 +70,8 @@ int cli_main(int argc, const char *const *argv);
 #define SIZE_TEXT_BYTES 32
 /* "3.6 GiB", "512 B"; returns out. */
 const char *cli_size_text(uint64_t bytes, char out[SIZE_TEXT_BYTES]);
+/* Spaces that bring text (UTF-8) to that many columns, 0 when it is wider. */
+int cli_padding(const char *text, int width);
 /* "0.8 s", "12 min 05 s", "3 h 20 min"; returns out. */
 const char *cli_duration_text(int64_t ns, char out[SIZE_TEXT_BYTES]);
 

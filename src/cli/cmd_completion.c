@@ -93,7 +93,8 @@ static void print_names(void)
 			printf("\t\"%.*s\") command=\"${COMP_WORDS[1]} ${COMP_WORDS[2]}\"; at=2 "
 			       ";;\n",
 				(int)strcspn(cli_commands[i]->name, " "), cli_commands[i]->name);
-	printf("\tesac\n"
+	printf("\thelp|completion) at=2 ;;\n"
+	       "\tesac\n"
 	       "\tif ((COMP_CWORD <= at)); then\n"
 	       "\t\tcase \"$at ${COMP_WORDS[1]}\" in\n");
 	for (size_t i = 0; i < cli_nr_commands; i++) {
@@ -102,7 +103,8 @@ static void print_names(void)
 			printf("\t\t\"2 %.*s\") words+=\" %s\" ;;&\n", (int)(space - name), name,
 				space + 1);
 	}
-	printf("\t\t1\\ *) words=\"");
+	printf("\t\t\"2 completion\") words=bash ;;\n"
+	       "\t\t1\\ *|\"2 help\") words=\"");
 	for (size_t i = 0; i < cli_nr_commands; i++) {
 		const char *name = cli_commands[i]->name;
 		size_t length = strcspn(name, " ");

@@ -113,8 +113,11 @@ const struct command command_copy = {
 	.summary = "Copy a disk to another: files, devices, QCOW2 images, NBD exports",
 	.details =
 		"A file as the target is made; a device or an NBD export must be there and have\n"
-		"the source's size. Holes and zeros stay holes where the target can have them.\n"
-		"When the copy fails or is cancelled, the file that it was making is removed.",
+		"the source's size, and an export is overwritten without --force. Holes and zeros\n"
+		"stay holes where the target can have them. When the copy fails or is cancelled,\n"
+		"the file that it was making is removed, also one that --force overwrote. New "
+		"files\n"
+		"can be read by their owner alone.",
 	COMMAND_OPTIONS(option_table),
 	.common = COMMON_JSON | COMMON_PROGRESS,
 	.min_arguments = 2,

@@ -98,13 +98,27 @@ static int list_point(
 
 /* --- the restore points of a VM ------------------------------------------------------ */
 
+struct point_list {
+	json_t *points; /* NULL: as text */
+	bool has_heading;
+};
+
+static void print_points_heading(struct point_list *list)
+{
+	if (!list->has_heading)
+		printf("%-24s %-12s %5s %12s %12s  %s\n", "restore point", "mode", "disks", "size",
+			"stored", "verified");
+	list->has_heading = true;
+}
+
 static int print_row(void *context, const struct repository_point *point)
 {
-	json_t *points = context;
-	if (points) {
-		json_array_append_new(points, point_json(point));
+	struct point_list *list = context;
+	if (list->points) {
+		json_array_append_new(list->points, point_json(point));
 		return 0;
 	}
+	print_points_heading(list);
 	if (point->damage) {
 		printf("%-24s damaged: %s\n", point->id, point->damage);
 		return 0;
@@ -125,16 +139,15 @@ static int print_row(void *context, const struct repository_point *point)
 
 static int list_points(struct cli *cli, struct repository *repo, const char *vm, struct err *err)
 {
-	json_t *points = cli->common.json ? json_array() : NULL;
-	if (!points)
-		printf("%-24s %-12s %5s %12s %12s  %s\n", "restore point", "mode", "disks", "size",
-			"stored", "verified");
-	if (repository_list_points(repo, vm, print_row, points, err) < 0) {
-		json_decref(points);
+	struct point_list list = {.points = cli->common.json ? json_array() : NULL};
+	if (repository_list_points(repo, vm, print_row, &list, err) < 0) {
+		json_decref(list.points);
 		return -1;
 	}
-	if (points)
-		return cli_print_json(json_pack("{s:s, s:o}", "vm", vm, "points", points), err);
+	if (list.points)
+		return cli_print_json(
+			json_pack("{s:s, s:o}", "vm", vm, "points", list.points), err);
+	print_points_heading(&list);
 	return cli_flush(err);
 }
 
@@ -156,7 +169,7 @@ static int add_point(void *context, const struct repository_point *point)
 {
 	struct vm_sum *sum = context;
 	sum->nr_points++;
-	sum->nr_damaged += point->damage != NULL;
+	sum->nr_damaged += point->damage || point->verified == REPOSITORY_DAMAGED;
 	if (!point->damage)
 		sum->stored_bytes += point->stored_bytes;
 	snprintf(sum->latest, sizeof sum->latest, "%s", point->id);
@@ -183,8 +196,8 @@ static int print_vm(void *context, const char *vm)
 		return 0;
 	}
 	char stored[SIZE_TEXT_BYTES];
-	printf("%-32s %6u %12s  %s", vm, sum.nr_points, cli_size_text(sum.stored_bytes, stored),
-		sum.latest[0] ? sum.latest : "-");
+	printf("%s%*s %6u %12s  %s", vm, cli_padding(vm, 32), "", sum.nr_points,
+		cli_size_text(sum.stored_bytes, stored), sum.latest[0] ? sum.latest : "-");
 	if (sum.nr_damaged > 0)
 		printf("  (%u damaged)", sum.nr_damaged);
 	putchar('\n');

@@ -242,8 +242,11 @@ const struct command command_restore = {
 		"Without @POINT the latest restore point is taken. A target is a raw file, a "
 		"device,\n"
 		"a QCOW2 image (qcow2:PATH) or an NBD export; devices and exports must have the\n"
-		"disk's size. Holes stay holes. A chunk whose digest is wrong fails the restore,\n"
-		"and the files that were made are removed.",
+		"disk's size, and an export is overwritten without --force. Holes stay holes. A "
+		"chunk\n"
+		"whose digest is wrong fails the restore, and the files that were made are "
+		"removed,\n"
+		"those too that --force overwrote. New files can be read by their owner alone.",
 	COMMAND_OPTIONS(option_table),
 	.common = COMMON_JSON | COMMON_PROGRESS,
 	.min_arguments = 1,

@@ -174,7 +174,8 @@ const struct command command_serve = {
 		   "input\n"
 		   "error that the log names. With --writable the restore point stays untouched. "
 		   "When\n"
-		   "it is ready it prints its URI in one line and stays until SIGTERM.",
+		   "it is ready it prints its URI in one line and stays until SIGTERM. It listens\n"
+		   "on --socket or --port.",
 	COMMAND_OPTIONS(option_table),
 	.common = COMMON_JSON,
 	.min_arguments = 1,

@@ -103,10 +103,10 @@ static int parse_rate(const char *text, uint64_t *rate, struct err *err)
 	size_t length = strlen(text);
 	if (length > 2 && strcmp(text + length - 2, "/s") == 0)
 		length -= 2;
-	if (length >= sizeof size)
-		return err_set(err, ERR_USAGE, "\"%s\" is not a rate (like 512k, 20MiB/s)", text);
 	snprintf(size, sizeof size, "%.*s", (int)length, text);
-	return locator_parse_size(size, rate, err);
+	if (length >= sizeof size || locator_parse_size(size, rate, NULL) < 0)
+		return err_set(err, ERR_USAGE, "\"%s\" is not a rate (like 512k, 20MiB/s)", text);
+	return 0;
 }
 
 static int set_number(const struct option_spec *spec, struct option_number *number,

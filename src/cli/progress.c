@@ -209,18 +209,30 @@ static void draw_bar(struct progress *p, bool last)
 		at += cells;
 		memcpy(at, "] ", 3);
 	}
-	char logical[16], read[16], sent[16], stored[16], zeros[16], rate[16];
+	char logical[16], rate[16], value[16];
+	const struct {
+		const char *name;
+		uint64_t bytes;
+	} figures[] = {{"read", now.read}, {"sent", now.sent}, {"stored", now.stored},
+		{"zeros", now.zeros_skipped}};
 	char line[512];
-	snprintf(line, sizeof line, "%-8s %s%3.0f%%  %s", p->stage, bar, percent,
-		compact(now.logical, logical));
-	size_t used = strlen(line);
-	snprintf(line + used, sizeof line - used, " read %s sent %s stored %s zeros %s",
-		compact(now.read, read), compact(now.sent, sent), compact(now.stored, stored),
-		compact(now.zeros_skipped, zeros));
-	used = strlen(line);
-	snprintf(line + used, sizeof line - used, "  %s/s", compact((uint64_t)read_rate, rate));
-	if (!last)
-		put_left(line, sizeof line, time_left(&now, logical_rate));
+	/* A narrow terminal shows the figures that fit, the rate and the time always. */
+	for (size_t nr = ARRAY_LENGTH(figures) + 1; nr-- > 0;) {
+		snprintf(line, sizeof line, "%-8s %s%3.0f%%  %s", p->stage, bar, percent,
+			compact(now.logical, logical));
+		for (size_t i = 0; i < nr; i++) {
+			size_t used = strlen(line);
+			snprintf(line + used, sizeof line - used, " %s %s", figures[i].name,
+				compact(figures[i].bytes, value));
+		}
+		size_t used = strlen(line);
+		snprintf(line + used, sizeof line - used, "  %s/s",
+			compact((uint64_t)read_rate, rate));
+		if (!last)
+			put_left(line, sizeof line, time_left(&now, logical_rate));
+		if (strlen(line) < width)
+			break;
+	}
 	/* A line that wraps cannot be drawn over. */
 	if (strlen(line) >= width)
 		line[width - 1] = '\0';
@@ -289,6 +301,7 @@ void progress_stage(struct progress *p, const char *stage)
 	if (strcmp(p->stage, stage) == 0)
 		return;
 	p->stage = stage;
+	log_info("%s", stage);
 	if (p->mode == PROGRESS_JSON)
 		tell_stage_json(p);
 	else if (p->mode == PROGRESS_BAR)

@@ -38,6 +38,13 @@ const char *cli_duration_text(int64_t ns, char out[SIZE_TEXT_BYTES])
 	return out;
 }
 
+int cli_padding(const char *text, int width)
+{
+	for (; *text && width > 0; text++)
+		width -= ((unsigned char)*text & 0xc0) != 0x80; /* no further byte of a letter */
+	return width;
+}
+
 int cli_flush(struct err *err)
 {
 	if (fflush(stdout) != 0 || ferror(stdout))

@@ -2,6 +2,23 @@
 #include "source.h"
 
 #include <errno.h>
+#include <string.h>
+
+/* A QCOW2 image that is taken for a raw disk is a mistake nobody sees until the restore.
+ * What a guest wrote on its disk makes no more of this than a warning. */
+static void warn_of_image(const char *name, struct block *block)
+{
+	static const char magic[4] = {'Q', 'F', 'I', '\xfb'};
+	char start[sizeof magic];
+	const char *path = locator_path(name);
+	if (path && strncmp(name, "raw:", 4) == 0 &&
+		block_info(block)->size_bytes >= sizeof start &&
+		block_read(block, start, sizeof start, 0, NULL) == 0 &&
+		memcmp(start, magic, sizeof magic) == 0)
+		log_warning("%s starts like a QCOW2 image and is taken byte for byte "
+			    "(qcow2:%s if it is one)",
+			name, path);
+}
 
 struct block *source_open(const char *name, bool read_only, const struct option_list *allow_backing,
 	struct cancel *cancel, struct err *err)
@@ -25,6 +42,8 @@ struct block *source_open(const char *name, bool read_only, const struct option_
 		.cancel = cancel,
 	};
 	block = locator_open(name, &options, err);
+	if (block)
+		warn_of_image(name, block);
 out:
 	for (size_t i = 0; i < allow_backing->nr; i++)
 		free(folders[i]);

@@ -37,6 +37,10 @@ int locator_parse(const char *name, enum locator_kind *kind, const char **rest, 
 		if (**rest == '\0')
 			return err_set(err, ERR_USAGE, "%s: nothing follows (known are %s)", name,
 				SCHEMES);
+		if (*kind != LOCATOR_NULL && strcmp(*rest, "-") == 0)
+			return err_set(err, ERR_USAGE,
+				"%s: a disk cannot be a pipe (the file of that name is %s./-)",
+				name, known[i].prefix);
 		return 0;
 	}
 	for (size_t i = 0; i < ARRAY_LENGTH(later); i++)
@@ -45,7 +49,7 @@ int locator_parse(const char *name, enum locator_kind *kind, const char **rest, 
 				"%s: this build has no %s disks (known are %s)", name, later[i],
 				SCHEMES);
 	struct stat st;
-	if (stat(name, &st) == 0)
+	if (name[0] && (stat(name, &st) == 0 || !strchr(name, ':')))
 		return err_set(err, ERR_USAGE,
 			"%s: what format? Formats are never guessed (write raw:%s or qcow2:%s)",
 			name, name, name);

@@ -185,6 +185,8 @@ def test_damage_is_found_by_all_who_read(scratch, site, servers):
     assert any(finding["damage"] and finding.get("disk") == "2000"
                for finding in report["findings"])
     assert "damaged" in sendense("ls", "--repo", site.repo, "web01").out
+    assert "(1 damaged)" in sendense("ls", "--repo", site.repo).out
+    assert sendense("ls", "--repo", site.repo, "--json").json["vms"][0]["damaged"] == 1
     fails("restore", "--repo", site.repo, "web01", f"--to=2000=raw:{scratch}/ra",
           case="a restore point with a flipped byte", contains=["offset", "removed"])
     assert not os.path.exists(f"{scratch}/ra")
@@ -242,6 +244,16 @@ def test_a_read_only_repository(scratch, site):
     assert done.out == "1\n0\n0\n", done
     support.bad_input("a read-only repository", done.message)
     run("cmp", site.disks["2000"], f"{scratch}/ra")
+
+
+def test_tables_of_ls(site):
+    nobody = fails("ls", "--repo", site.repo, "nobody", contains="has no VM")
+    assert nobody.out == ""
+    for name in ("größe", "grosse"):
+        sendense("backup", "--repo", site.repo, "--vm", name, "null:1M")
+    rows = [line for line in sendense("ls", "--repo", site.repo).out.splitlines()
+            if line.startswith("gr")]
+    assert len(rows) == 2 and len(set(map(len, rows))) == 1, rows
 
 
 def test_locks_of_the_living_and_the_dead(site, servers):

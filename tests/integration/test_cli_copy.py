@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -110,6 +111,22 @@ def test_bar_on_a_terminal(scratch, disk):
     status, text = on_terminal(SENDENSE, "copy", f"raw:{disk}", "null:32M", columns=40)
     assert status == 0
     assert all(len(part) < 40 for part in text.replace("\x1b[K", "").split("\r"))
+    # What does not fit is left out, and not cut in the middle.
+    drawn = [part.rstrip() for part in text.replace("\x1b[K", "").split("\r") if part.strip()]
+    assert drawn and all(re.search(r"  \d\S*/s(  \S+ left)?$", part) for part in drawn), drawn
+
+
+def test_verbose_tells_the_stages(scratch, disk):
+    err = sendense("copy", f"raw:{disk}", f"raw:{scratch}/copy.raw", "--verbose").err
+    assert err.splitlines() == ["sendense: info: copy", "sendense: info: close"]
+
+
+def test_an_image_that_is_called_raw_is_warned_of(scratch, disk):
+    image = f"{scratch}/disk.qcow2"
+    sendense("copy", f"raw:{disk}", f"qcow2:{image}")
+    told = sendense("copy", f"raw:{image}", f"raw:{scratch}/copy.raw").err
+    assert "warning" in told and f"qcow2:{image}" in told
+    assert sendense("copy", f"qcow2:{image}", f"raw:{scratch}/other.raw").err == ""
 
 
 @pytest.mark.parametrize("options", [["--progress=none"], ["--quiet"]])
@@ -179,7 +196,7 @@ def test_sources_that_cannot_be(scratch):
     fails("copy", f"nbd+unix:///?socket={scratch}/none", "null:1M",
           case="an NBD source that nobody serves", contains="none")
     fails("copy", "disk.raw", "null:1M", status=2, case="a source without a format",
-          contains="raw:PATH")
+          contains="raw:disk.raw")
     fails("copy", __file__, "null:1M", status=2, case="an existing file without a format",
           contains="never guessed")
     fails("copy", f"raw:{scratch}", "null:1M", case="a folder as the source", contains="neither")
@@ -242,7 +259,7 @@ def test_targets_that_cannot_be(scratch, servers, disk):
           case="a cluster size that is no power of two", contains="power of two")
     fails("copy", source, f"qcow2:{scratch}/x", "--compression=lzo", status=2,
           contains="none, zlib, zstd")
-    fails("copy", source, "null:32M", "--limit-rate=fast", status=2, contains="not a size")
+    fails("copy", source, "null:32M", "--limit-rate=fast", status=2, contains="not a rate")
     run("cmp", disk, f"{scratch}/other-name")
     assert not os.path.exists(f"{scratch}/x")
 

@@ -29,7 +29,7 @@ def help_of(command):
 
 def options_of(text):
     """--name ARGUMENT of each option in the text of --help."""
-    return re.findall(r"^  --([a-z0-9-]+)(?: ([A-Z|a-z=\[\]/]+))?(?:,? |$)", text, re.M)
+    return re.findall(r"^  --([a-z0-9-]+)(?: ([^\s-]\S*))?(?:,? |$)", text, re.M)
 
 
 def test_version_tells_the_exact_build():
@@ -51,6 +51,14 @@ def test_help_is_on_stdout_and_ends_with_0():
         assert result.err == ""
         assert sendense("help", *command.split()).out == result.out
         assert max(map(len, result.out.splitlines())) <= 100
+
+
+def test_help_of_a_word_that_many_commands_begin_with():
+    asked = sendense("repo", "--help")
+    assert asked.out.startswith("Usage: sendense repo COMMAND ")
+    assert re.findall(r"^  repo (\w+) ", asked.out, re.M) == ["init", "info", "check"]
+    assert sendense("repo", "-h").out == sendense("help", "repo").out == asked.out
+    fails("repo", "--hepl", status=2, contains="no such command")
 
 
 @pytest.mark.parametrize("words, text", [
@@ -114,6 +122,8 @@ def test_completion_of_words(scratch):
             pass
     assert complete("sendense", "ver") == ["verify", "version"]
     assert complete("sendense", "repo", "i") == ["init", "info"]
+    assert complete("sendense", "help", "ver") == ["verify", "version"]
+    assert complete("sendense", "completion", "") == ["bash"]
     assert complete("sendense", "copy", "--li") == ["--limit-rate"]
     assert complete("sendense", "copy", "--progress", "j") == ["json"]
     assert complete("sendense", "copy", "--progress", "=", "j") == ["json"]

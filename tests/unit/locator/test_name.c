@@ -43,16 +43,19 @@ static void names(void **state)
 	static const struct {
 		const char *name;
 		enum err_code code;
+		const char *text; /* NULL: the list of what is known */
 	} bad[] = {
-		{"", ERR_USAGE},
-		{"raw:", ERR_USAGE},
-		{"/srv/a.img", ERR_USAGE},
-		{"RAW:/srv/a.img", ERR_USAGE},
-		{"file:///srv/a.img", ERR_USAGE},
-		{"json:{}", ERR_USAGE},
-		{"nbd:host:1", ERR_USAGE},
-		{"nbds://host/x", ERR_UNSUPPORTED},
-		{"vmware://u@v/vm", ERR_UNSUPPORTED},
+		{"", ERR_USAGE, NULL},
+		{"raw:", ERR_USAGE, NULL},
+		{"/srv/a.img", ERR_USAGE, "write raw:/srv/a.img or qcow2:/srv/a.img"},
+		{"raw:-", ERR_USAGE, "raw:./-"},
+		{"qcow2:-", ERR_USAGE, "cannot be a pipe"},
+		{"RAW:/srv/a.img", ERR_USAGE, NULL},
+		{"file:///srv/a.img", ERR_USAGE, NULL},
+		{"json:{}", ERR_USAGE, NULL},
+		{"nbd:host:1", ERR_USAGE, NULL},
+		{"nbds://host/x", ERR_UNSUPPORTED, NULL},
+		{"vmware://u@v/vm", ERR_UNSUPPORTED, NULL},
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {
 		struct err err = ERR_INIT;
@@ -60,7 +63,7 @@ static void names(void **state)
 		const char *rest;
 		assert_int_equal(locator_parse(bad[i].name, &kind, &rest, &err), -1);
 		assert_int_equal(err.code, bad[i].code);
-		assert_non_null(strstr(err.text, "raw:PATH"));
+		assert_non_null(strstr(err.text, bad[i].text ? bad[i].text : "raw:PATH"));
 		assert_null(locator_path(bad[i].name));
 	}
 }
