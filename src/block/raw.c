@@ -288,16 +288,16 @@ struct block *block_raw_open(const char *path, bool read_only, struct err *err)
 /* An existing file without its content: emptied when nobody else has it open. */
 static int open_emptied(const char *path, struct err *err)
 {
-	int AUTO_CLOSE fd = open(path, O_RDWR | O_CLOEXEC);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return err_errno(err, errno, "cannot open raw:%s", path);
-	if (filelock_take(fd, path, true, err) < 0)
-		return -1;
-	if (ftruncate(fd, 0) < 0)
-		return err_errno(err, errno, "cannot empty raw:%s", path);
-	int emptied = fd;
-	fd = -1;
-	return emptied;
+	int rc = filelock_take(fd, path, true, err);
+	if (rc == 0 && ftruncate(fd, 0) < 0)
+		rc = err_errno(err, errno, "cannot empty raw:%s", path);
+	if (rc == 0)
+		return fd;
+	close(fd);
+	return -1;
 }
 
 /* Opens path as a new or emptied regular file; *created tells which. */

@@ -254,6 +254,11 @@ static const struct option_spec check_options[] = {
 		.help = "clean what dead jobs left, and drop dead locks; nothing else is changed"},
 };
 
+static const char *plural(unsigned nr)
+{
+	return nr == 1 ? "" : "s";
+}
+
 static int print_check(struct cli *cli, const struct repository_check_result *result,
 	struct findings *findings, struct err *err)
 {
@@ -270,10 +275,13 @@ static int print_check(struct cli *cli, const struct repository_check_result *re
 		return cli_print_json(object, err) < 0 ? -1 : status;
 	}
 	if (!cli->common.quiet)
-		printf("%u machines, %u restore points, %u images: %u damaged, %u foreign files, "
-		       "%u leaks, %u unfinished jobs, %u dead locks, %u repaired.\n",
-			result->vms, result->points, result->images, result->damages,
-			result->foreign, result->leaks, result->jobs, result->locks,
+		printf("%u machine%s, %u restore point%s, %u image%s: %u damaged, %u foreign "
+		       "file%s, %u leak%s, %u running or unfinished job%s, %u dead lock%s, "
+		       "%u repaired.\n",
+			result->vms, plural(result->vms), result->points, plural(result->points),
+			result->images, plural(result->images), result->damages, result->foreign,
+			plural(result->foreign), result->leaks, plural(result->leaks), result->jobs,
+			plural(result->jobs), result->locks, plural(result->locks),
 			result->repaired);
 	return cli_flush(err) < 0 ? -1 : status;
 }
