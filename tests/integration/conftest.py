@@ -16,6 +16,8 @@ def pytest_configure(config):
         raise pytest.UsageError("SENDENSE must name the built binary (./run test does that)")
     # So that fixtures also clean up when the run is ended from outside.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell's background job has SIGINT ignored, and programs that we start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
