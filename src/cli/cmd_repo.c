@@ -54,7 +54,8 @@ static const struct option_spec init_options[] = {
 		.offset = offsetof(struct init_values, keep),
 		.argument = "TIME",
 		.maximum = 31622400,
-		.help = "how long what a dead job left is kept (default: 1d)"},
+		.help = "keep what a dead job left for so long, or until the next backup of its "
+			"machine (default: 1d)"},
 };
 
 static void settings_of(const struct init_values *v, struct repository_settings *settings)
@@ -181,7 +182,7 @@ static int tell_job(void *context, const struct repository_job *job)
 		job->stage_since, (long long)job->pid, job->host,
 		cli_size_text(job->stored_bytes, stored));
 	if (!job->alive && job->keep_until[0])
-		printf(", kept until %s", job->keep_until);
+		printf(", kept until %s or the next backup of it", job->keep_until);
 	putchar('\n');
 	return 0;
 }

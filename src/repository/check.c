@@ -183,7 +183,7 @@ static int tell_job(void *context, const struct repository_job *job)
 				 "closes it";
 		check_report(run, &finding,
 			"job %s ended in stage %s at %s; what it left (%" PRIu64
-			" bytes) is kept until %s",
+			" bytes) is kept until %s at the latest",
 			job->id, job->stage, job->stage_since, job->stored_bytes, job->keep_until);
 	}
 	return 0;
