@@ -95,7 +95,8 @@ class Bench:
             sys.exit(f"bench: {' '.join(argv)} failed:\n{done.stdout.decode(errors='replace')}")
 
     def repo(self, compression, path):
-        self.quiet([self.o.sendense, "repo", "init", path, "--compression", compression])
+        level = ["--compression-level", self.o.level] if self.o.level and compression == "zstd" else []
+        self.quiet([self.o.sendense, "repo", "init", path, "--compression", compression, *level])
         return path
 
     def clear(self):
@@ -219,6 +220,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", default="10G", help="virtual size of the disk")
     parser.add_argument("--data", default="3G", help="real files on it")
+    parser.add_argument("--level", help="zstd level of our side (QEMU's has no such choice)")
     parser.add_argument("--scratch", default="/dev/shm", help="folder in memory")
     parser.add_argument("--unchecked", action="store_true", help="do not compare results (for profiling)")
     parser.add_argument("rows", nargs="*", help="only rows whose name holds one of these words")
