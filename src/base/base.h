@@ -10,6 +10,7 @@
 #include "digest.h"
 #include "err.h"
 #include "file.h"
+#include "filelock.h"
 #include "log.h"
 #include "rangelock.h"
 #include "redact.h"

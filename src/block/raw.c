@@ -6,7 +6,6 @@
  * and remembered.
  */
 #include "block.h"
-#include "filelock.h"
 
 #include <errno.h>
 #include <fcntl.h>

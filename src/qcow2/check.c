@@ -27,7 +27,6 @@
  * one bit it would look as if each user were its only one.
  */
 #include "check_internal.h"
-#include "filelock.h"
 
 #include <errno.h>
 #include <fcntl.h>

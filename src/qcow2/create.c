@@ -8,7 +8,6 @@
  *                    L1 table
  *   ..               L1 table (a hole)
  */
-#include "filelock.h"
 #include "qcow2_internal.h"
 
 #include <errno.h>

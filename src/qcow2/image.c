@@ -6,7 +6,6 @@
  * image that is in the chain already ends it with an error.  The images of a
  * chain share one metadata cache, so that its memory does not grow with them.
  */
-#include "filelock.h"
 #include "qcow2_internal.h"
 
 #include <errno.h>

@@ -14,6 +14,8 @@
  */
 #include "filelock.h"
 
+#include "log.h"
+
 #include <errno.h>
 #include <fcntl.h>
 

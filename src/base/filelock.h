@@ -2,7 +2,9 @@
 #ifndef SENDENSE_FILELOCK_H
 #define SENDENSE_FILELOCK_H
 
-#include "base.h"
+#include "err.h"
+
+#include <stdbool.h>
 
 /*
  * Locks the open file against other programs, and against this one by another
