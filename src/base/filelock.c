@@ -51,8 +51,9 @@ static int lock_bytes(int fd, bool write, int command, short type, off_t uses, o
 	return rc;
 }
 
-int filelock_take(int fd, const char *name, bool write, struct err *err)
+int filelock_take(int fd, const char *name, enum filelock_kind kind, struct err *err)
 {
+	bool write = kind == FILELOCK_WRITE || kind == FILELOCK_MERGE;
 	int rc = lock_bytes(fd, write, F_OFD_SETLK, F_RDLCK, USES, BEARS_NOT);
 	if (rc > 0) /* the same on the opposite side */
 		rc = lock_bytes(fd, write, F_OFD_GETLK, F_WRLCK, BEARS_NOT, USES);

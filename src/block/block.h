@@ -35,19 +35,23 @@
 #define BLOCK_NO_HOLE 2u /* zero: the range must stay allocated */
 #define BLOCK_FAST_ZERO 4u /* zero: fail with ERR_UNSUPPORTED rather than write bytes */
 
-/* State of an extent.  DATA has none of the flags.  As NBD's base:allocation. */
+/* State of an extent.  DATA has none of the flags.  The first two as NBD's base:allocation. */
 #define BLOCK_HOLE 1u /* nothing allocated here */
 #define BLOCK_ZERO 2u /* reads as zeros */
+#define BLOCK_UNCHANGED                                                          \
+	4u /* the same as in an earlier state of the disk, whichever the one who \
+	      opened it asked about; only where info.has_changes */
 
 struct block_extent {
 	uint64_t length;
-	uint32_t flags; /* BLOCK_HOLE | BLOCK_ZERO */
+	uint32_t flags; /* BLOCK_HOLE | BLOCK_ZERO | BLOCK_UNCHANGED */
 };
 
 struct block_info {
 	uint64_t size_bytes;
 	bool read_only;
 	bool has_extents; /* extents tell more than "all is data" */
+	bool has_changes; /* extents tell what is BLOCK_UNCHANGED */
 	bool can_trim;
 	bool can_zero; /* zeroing costs less than writing zeros */
 	bool can_fast_zero;

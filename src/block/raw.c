@@ -246,7 +246,7 @@ static struct block *raw_over_fd(
 		err_errno(err, errno, "cannot get the size of device raw:%s", path);
 		goto fail;
 	}
-	if (filelock_take(fd, label, !read_only, err) < 0)
+	if (filelock_take(fd, label, read_only ? FILELOCK_READ : FILELOCK_WRITE, err) < 0)
 		goto fail;
 	raw->fd = fd;
 	raw->is_device = S_ISBLK(st.st_mode);
@@ -290,7 +290,7 @@ static int open_emptied(const char *path, struct err *err)
 	int fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return err_errno(err, errno, "cannot open raw:%s", path);
-	int rc = filelock_take(fd, path, true, err);
+	int rc = filelock_take(fd, path, FILELOCK_WRITE, err);
 	if (rc == 0 && ftruncate(fd, 0) < 0)
 		rc = err_errno(err, errno, "cannot empty raw:%s", path);
 	if (rc == 0)

@@ -37,6 +37,22 @@ struct copy_chunk_sink {
 	int (*zeros)(void *context, uint64_t first, uint64_t nr, struct err *err);
 };
 
+/*
+ * What the target holds already, told by digests: the parent of an increment, or
+ * what an interrupted backup had stored.  Called by several lanes at once.
+ */
+struct copy_baseline {
+	void *context;
+	/* Sets in *same the bits of those of the nr (<= 64) chunks from first on that the
+	 * target holds already; leaves and zero_mask as for the sink. */
+	int (*chunks)(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
+		uint64_t zero_mask, uint64_t *same, struct err *err);
+	/* For chunks that read as zeros without being read: *nr_alike (1..nr) chunks from
+	 * first on are zeros in the target already (*same), or none of them is. */
+	int (*zeros)(void *context, uint64_t first, uint64_t nr, uint64_t *nr_alike, bool *same,
+		struct err *err);
+};
+
 struct copy_options {
 	unsigned nr_lanes; /* 0: choose */
 	unsigned nr_in_flight; /* requests a lane keeps in flight; 0: choose */
@@ -45,6 +61,11 @@ struct copy_options {
 	uint64_t rate_bytes_per_s; /* of data read; 0: none */
 	const struct digest_key *digest_key; /* NULL: no digest */
 	const struct copy_chunk_sink *sink; /* with digest_key */
+	const struct copy_baseline *baseline; /* with digest_key and sink; may be NULL */
+	/* Pass over what the source calls BLOCK_UNCHANGED: neither read, written nor told to
+	 * the sink.  A chunk (or granule of the target) with any other byte in it is read
+	 * whole.  Without this the flag is not heeded. */
+	bool changed_only;
 	struct copy_progress *progress; /* may be NULL */
 	struct cancel *cancel; /* may be NULL */
 	unsigned silence_ms; /* nothing moved for so long: a log line, and again; 0: 30,000 */
@@ -53,9 +74,11 @@ struct copy_options {
 /*
  * Copies all of source to target; at the end the target is flushed.  Sizes must
  * be equal (ERR_RANGE names both).  Zeros are skipped when the target
- * starts_zero, else written explicitly.  The first error wins, the other lanes
- * are cancelled.  It names the disk and the offset; which copy it was the caller
- * knows.  Connections beyond the first are opened beside the copying, and may be
+ * starts_zero, else written explicitly.  Chunks that the baseline calls the same are
+ * neither written nor told to the sink; where the target's granule is larger than a chunk
+ * it is written whole if one of its chunks differs, and those that differ are told.  The first
+ * error wins, the other lanes are cancelled.  It names the disk and the offset; which copy it was
+ * the caller knows.  Connections beyond the first are opened beside the copying, and may be
  * refused: then it goes on with those there are.  What a target lost together
  * with a connection (can_vanish) is copied again.  Blocking; one call a pair of
  * disks at a time.

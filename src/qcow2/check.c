@@ -257,7 +257,7 @@ int qcow2_check(const char *path, bool repair, struct cancel *cancel, qcow2_find
 		open(path, (repair ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0)
 		return err_errno(err, errno, "cannot open qcow2:%s", path);
-	if (filelock_take(fd, path, repair, err) < 0)
+	if (filelock_take(fd, path, repair ? FILELOCK_WRITE : FILELOCK_READ, err) < 0)
 		return -1;
 	return qcow2_check_file(fd, path, repair, cancel, finding, context, result, err);
 }

@@ -147,7 +147,8 @@ static int open_file(
 	image->device = st.st_dev;
 	image->inode = st.st_ino;
 	if (refuse_loop(top, image->path, st.st_dev, st.st_ino, err) < 0 ||
-		filelock_take(image->fd, image->path, !read_only, err) < 0 ||
+		filelock_take(image->fd, image->path, read_only ? FILELOCK_READ : FILELOCK_WRITE,
+			err) < 0 ||
 		qcow2_header_load(image->fd, image->path, &image->h, err) < 0)
 		return -1;
 	if (!read_only && !S_ISREG(st.st_mode))

@@ -33,6 +33,20 @@ struct qcow2_open_options {
 	 * an image rounded up: 0, or at most 511 bytes less than the header's. */
 	uint64_t size_bytes;
 
+	/*
+	 * Read-only: tell of this image's own layer alone.  Extents that it does not
+	 * hold itself are BLOCK_HOLE | BLOCK_UNCHANGED (info.has_changes); reads go through
+	 * the chain all the same.
+	 */
+	bool own_layer;
+
+	/*
+	 * merge: for writing, while readers that opened with `merged` read images above
+	 * this one: the caller promises to write only to what those images hide.
+	 * merged: for reading, beside such a writer of an image of the chain.
+	 */
+	bool merge, merged;
+
 	/* Writable images: how new clusters are written. */
 	bool compress; /* with the image's compression type; incompressible data plain */
 	int compress_level; /* 0: the library's default */
@@ -95,6 +109,14 @@ int qcow2_facts(const char *path, struct qcow2_facts *facts, struct err *err);
 
 /* For an open image: how many images its chain has (1 without backing). */
 unsigned qcow2_chain_length(struct block *image);
+
+/*
+ * For a writable image: whether the image itself (not its backing) holds anything
+ * for the range, data or zeros: *nr_alike (1..length) bytes from offset on are alike in
+ * that.  What sits in the assembly buffer counts as held.
+ */
+int qcow2_own_run(struct block *image, uint64_t offset, uint64_t length, uint64_t *nr_alike,
+	bool *held, struct err *err);
 
 /* --- check ------------------------------------------------------------------ */
 

@@ -2,9 +2,12 @@
  * repository: restore points on disk.  Layout, plans, commit, locks, checksums,
  * reading back, verification.  docs/repository-format.md draws every file.
  *
- *   begin ──► copy into each disk's block ──► commit ──► a restore point
- *     │  (its chunk digests into the sink)       ▲ the rename of manifest.json
- *     └── abort: what the plan lists is removed; leave: it is kept for a while
+ *   decide ──► begin ──► copy into each disk's block ──► commit ──► a restore point
+ *   (full or      │  (its chunk digests into the sink)      ▲ the rename of manifest.json
+ *   increment)    └── abort: what the plan lists is removed; leave: it is kept for a while,
+ *                     and the next begin of the same disks goes on with it
+ *
+ *   prune: points that retention does not keep ──► each merged with its child, or deleted
  *
  * A restore point exists when its manifest has been renamed into place, and not
  * before, all its disks at once.  While it is being made, .incoming/JOB/plan.json
@@ -131,6 +134,17 @@ struct repository_source {
 	size_t nr_identity; /* at most 32 */
 };
 
+/* How it is known what changed. */
+enum repository_change {
+	REPOSITORY_CHANGE_NONE, /* nothing was offered (decide: compare, if there is a parent) */
+	REPOSITORY_CHANGE_COMPARE, /* all is read, digests tell what differs */
+	REPOSITORY_CHANGE_BITMAP, /* a dirty bitmap of QEMU's */
+	REPOSITORY_CHANGE_EXTENTS, /* a list from outside */
+};
+
+/* "none", "compare", "bitmap", "extents". */
+const char *repository_change_name(enum repository_change change);
+
 enum repository_disk_mode { REPOSITORY_FULL, REPOSITORY_INCREMENTAL };
 
 /* The five figures of a copy.  stored_bytes is what image and sums take on disk. */
@@ -145,6 +159,9 @@ struct repository_disk_info {
 	const char *reason; /* why that mode */
 	const char *parent; /* the point it stood on when it was made; NULL: none */
 	const char *change_id; /* NULL: none */
+	enum repository_change change; /* how it was known what changed; NONE for a full */
+	const char *bitmap; /* that began at this point; NULL: none */
+	uint64_t audited_bytes;
 	struct repository_source source;
 	char root_hex[DIGEST_ROOT_HEX_BYTES];
 	struct repository_figures figures;
@@ -170,6 +187,7 @@ struct repository_point {
 	bool is_protected;
 	char protected_until[CLOCK_UTC_BYTES]; /* "" without an end */
 	uint64_t stored_bytes; /* the sum over its disks */
+	const char *consistency; /* "application", "crash"; NULL: not known */
 	struct repository_point_internal *internal;
 };
 
@@ -198,13 +216,66 @@ struct repository_point *repository_point_load(
 
 /* --- making a restore point -------------------------------------------------- */
 
+/* What a source offers for one disk, before it is decided. */
+struct repository_offer {
+	const char *key;
+	uint64_t size_bytes;
+	enum repository_change change;
+	const char *from; /* EXTENTS: the change id that the list begins at */
+	const char *bitmap; /* BITMAP: its name */
+	const char *unusable; /* why what was offered cannot be used all the same ("bitmap b0 is
+				 not there"); NULL: it can */
+	struct repository_source source;
+};
+
+struct repository_decision {
+	enum repository_disk_mode mode;
+	char parent[REPOSITORY_POINT_BYTES]; /* INCREMENTAL: the VM's latest point */
+	enum repository_change change; /* INCREMENTAL: never NONE */
+	bool fallback; /* a full although there are older points and none was asked for: to be
+			  told loudly */
+	char reason[256]; /* "first backup", "--mode full", "the disk was resized from ... to ...",
+			     "the list of changes begins at X, the parent was made at Y" */
+};
+
+/*
+ * Decides each disk by itself against the VM's latest restore point.  wish: "auto", "full"
+ * or "incremental" (then what would be a full is ERR_REFUSED with its reason).  The
+ * parent counts only if its chain can be opened and no verification or audit found it
+ * wrong.  ERR_DENIED when the names agree but strong identities do not ("vm-uuid",
+ * "disk-uuid", "source-id" on both sides): a stranger of the same name.
+ */
+int repository_decide(struct repository *repo, const char *vm, const char *wish,
+	const struct repository_offer *offers, size_t nr_offers,
+	struct repository_decision *decisions, struct err *err);
+
+/* The parent's record of a disk, for what the source must be asked (change id, bitmap);
+ * NULL with err clear when the VM has no points or the latest lacks the disk.  Free the point. */
+struct repository_point *repository_latest(struct repository *repo, const char *vm, const char *key,
+	const struct repository_disk_info **disk, struct err *err);
+
 struct repository_disk_spec {
 	const char *key;
 	uint64_t size_bytes; /* the source's true size, > 0 */
-	const char *reason; /* why a full: "first backup", "--mode full" */
-	const char *change_id; /* NULL: none */
+	enum repository_disk_mode mode;
+	const char *reason; /* of that mode */
+	const char *parent; /* INCREMENTAL: must be the VM's latest point still (ERR_BUSY: decide
+			       again); NULL for a full */
+	enum repository_change change; /* INCREMENTAL */
+	const char *change_id; /* of the state that is backed up; NULL: none */
+	const char *bitmap; /* the dirty bitmap that began at this state; NULL: none */
+	const char *source_state; /* shows that the source is the same one in the same state,
+				     when it equals an interrupted job's ("file DEV INODE SIZE
+				     MTIME CTIME", "snapshot ID"); NULL: cannot be shown */
 	struct repository_source source;
 	uint64_t estimate_bytes; /* that can be stored at most; 0: unknown */
+};
+
+enum repository_resume {
+	REPOSITORY_RESUME_AUTO, /* go on with an interrupted job of the same disks, if there is one
+				 */
+	REPOSITORY_RESUME_NEVER, /* remove what it left */
+	REPOSITORY_RESUME_MUST, /* ERR_NOT_FOUND when there is none */
 };
 
 struct repository_backup_options {
@@ -213,6 +284,10 @@ struct repository_backup_options {
 	const struct repository_disk_spec *disks;
 	size_t nr_disks; /* 1..REPOSITORY_DISKS_MAX, keys distinct */
 	const char *software; /* "sendense 0.1.0 (build ...)" */
+	const char *consistency; /* "application", "crash"; NULL: not known */
+	enum repository_resume resume;
+	unsigned wait_ms; /* for a prune of the same VM to let go; other backups are not waited for
+			   */
 	struct cancel *cancel; /* borrowed until the backup ends; may be NULL */
 	/* Told each stage when it begins (a literal, or what the caller named); calls nothing
 	 * of the repository.  May be NULL. */
@@ -225,6 +300,8 @@ struct repository_backup_options {
 #define REPOSITORY_STAGE_BEGIN "begin"
 #define REPOSITORY_STAGE_CREATE "create"
 #define REPOSITORY_STAGE_COPY "copy"
+#define REPOSITORY_STAGE_AUDIT "audit"
+#define REPOSITORY_STAGE_FILL "fill" /* a full is made of the chain, where it grew too long */
 #define REPOSITORY_STAGE_SYNC_DATA "sync-data"
 #define REPOSITORY_STAGE_CLOSE_DATA "close-data"
 #define REPOSITORY_STAGE_SYNC_SUMS "sync-sums"
@@ -262,6 +339,35 @@ const struct digest_key *repository_backup_digest_key(struct repository_backup *
  * crash.  A failure to record it is logged, no more.  Refused names assert. */
 void repository_backup_stage(struct repository_backup *backup, const char *stage);
 
+enum repository_resumed {
+	REPOSITORY_FRESH,
+	REPOSITORY_RESUMED, /* what is stored need not be read again */
+	REPOSITORY_COMPARED, /* all is read again, what is stored already is not sent again */
+};
+/* kept_bytes (may be NULL): guest bytes of an interrupted job that were found good. */
+enum repository_resumed repository_backup_resumed(
+	const struct repository_backup *backup, size_t disk, uint64_t *kept_bytes);
+
+/*
+ * What to copy: fills options' digest_key, sink, baseline and changed_only, and gives the
+ * blocks for copy_run().  *from is source, or source seen through what an interrupted job
+ * had stored; lent, as *to, until the backup ends; source is borrowed until then.
+ * While it is copied the backup makes it durable every 32 MiB, from a thread of its own, so that
+ * an interruption costs 64 MiB at most.  Once for each disk.
+ */
+int repository_backup_copy(struct repository_backup *backup, size_t disk, struct block *source,
+	struct copy_options *options, struct block **from, struct block **to, struct err *err);
+
+/*
+ * Reads per_mille thousandths of the disk's chunks where the source says BLOCK_UNCHANGED
+ * and compares them with the parent's digests; which chunks is random to the guest,
+ * and goes round: the whole disk in 1000 / per_mille backups.  The first mismatch is
+ * ERR_CORRUPT naming the offsets (at most 16), and the disk's next backup is a full.  Before
+ * or after the copy; not for fulls and comparing (nothing is done).  audited_bytes may be NULL.
+ */
+int repository_backup_audit(struct repository_backup *backup, size_t disk, struct block *source,
+	unsigned per_mille, uint64_t *audited_bytes, struct err *err);
+
 /* What the copy did; stored_bytes is found by commit itself. */
 void repository_backup_figures(
 	struct repository_backup *backup, size_t disk, const struct repository_figures *figures);
@@ -290,6 +396,72 @@ void repository_backup_abort(struct repository_backup *backup);
 /* Gives back the lock but keeps files and plan as an unfinished job, for the
  * time that the repository's settings say.  The backup is gone. */
 void repository_backup_leave(struct repository_backup *backup);
+
+/* --- retention --------------------------------------------------------------- */
+
+/* What to keep.  In each period with restore points the newest one is kept, for the newest
+ * so many periods that have any (as restic, borg and others count).  0: rule not given. */
+struct retention_policy {
+	unsigned last, hourly, daily, weekly, monthly,
+		yearly; /* weeks begin on Monday (ISO 8601) */
+	int64_t within_s; /* all that are younger than this, counted from the newest point */
+	const char *timezone; /* of the periods: "Europe/Berlin", "UTC"; NULL: the local one */
+};
+
+struct retention_point {
+	int64_t time; /* seconds since 1970, ascending over the points */
+	bool held; /* stays whatever the policy says; the caller tells why */
+	/* Out: */
+	bool keep;
+	char why[128]; /* "last 1, daily 2026-11-21, monthly 2026-11", "no rule keeps it" */
+};
+
+/*
+ * Pure: nothing but points and policy decides.  The newest point always stays.  ERR_USAGE: a policy
+ * without any rule (it would keep one point alone), an unknown time zone.  O(n).
+ */
+int retention_apply(const struct retention_policy *policy, struct retention_point *points,
+	size_t nr_points, struct err *err);
+
+struct repository_prune_options {
+	const char *vm; /* NULL: each VM by itself */
+	const struct retention_policy *policy;
+	bool dry_run;
+	bool trust_clock; /* prune although the clock looks wrong */
+	const char *software;
+	unsigned wait_ms; /* for a VM's write lock; 0: what is busy is passed over */
+	struct cancel *cancel; /* heeded between merges and within; what was begun is gone on with
+				  by the next prune or backup */
+	/* Each point, oldest first, with what becomes of it and why; freed_bytes: what its going
+	 * gave back, as the file system counts (negative: merging made more of it). */
+	void (*point)(void *context, const struct repository_point *point, bool keep,
+		const char *why, int64_t freed_bytes);
+	/* What could not be done and is left for the next time ("in use by ..."). */
+	void (*left)(void *context, const char *vm, const char *point, const char *why);
+	void (*stage)(void *context, const char *vm, const char *point, const char *stage);
+	struct copy_progress *progress; /* may be NULL */
+	void *context;
+};
+
+struct repository_prune_result {
+	unsigned kept, pruned, left;
+	int64_t freed_bytes; /* blocks of the repository's files before, less those after */
+};
+
+/*
+ * Takes out of the list what the policy does not keep: a point without a child is deleted, one with
+ * a child is merged with it (docs/repository-format.md, "Prune and merge").  Stay whatever the
+ * policy says: the newest point, protected ones, those in use (a lease on it or on what
+ * stands on it: left), the last one that was verified good, damaged ones.  ERR_REFUSED when the
+ * clock is before the newest point, or a year and more behind it, unless trust_clock.
+ */
+int repository_prune(struct repository *repo, const struct repository_prune_options *options,
+	struct repository_prune_result *result, struct err *err);
+
+/* Protects a point from prune until that time (0: without end), or no longer (off).  Works while
+ * a backup runs. */
+int repository_protect(struct repository *repo, const char *vm, const char *point, bool off,
+	int64_t until, struct err *err);
 
 /* --- unfinished jobs ---------------------------------------------------------- */
 

@@ -3,8 +3,9 @@
  *
  * Internal to the room.  The writer takes chunks from several threads in any
  * order and holds at most SUMS_OPEN_SEGMENTS segments in memory; a chunk told
- * again replaces what was told before.  The reader holds the index and a few
- * segments; any number of threads may use it.
+ * again replaces what was told before.  Any number of threads may use a reader, and its memory
+ * is bounded: the topmost reader of a chain keeps a few segments that are merged over
+ * the whole chain, so that looking a chunk up costs the same at any depth.
  */
 #ifndef SENDENSE_SUMS_H
 #define SENDENSE_SUMS_H
@@ -47,6 +48,24 @@ int sums_writer_zeros(struct sums_writer *writer, uint64_t first, uint64_t nr, s
 /* Completes and syncs the file.  Nothing is told any more (one thread). */
 int sums_writer_finish(struct sums_writer *writer, struct sums_totals *totals, struct err *err);
 
+/* What was told of chunk first (INHERIT: nothing yet), for how many (1..most) from it on; a data
+ * chunk comes alone, with its leaf. */
+int sums_writer_look(struct sums_writer *writer, uint64_t first, uint64_t most,
+	enum sums_kind *kind, uint64_t *nr, uint8_t leaf[DIGEST_LEAF_BYTES_MAX], struct err *err);
+
+/* Forgets what was told of a chunk. */
+int sums_writer_forget(struct sums_writer *writer, uint64_t chunk, struct err *err);
+
+/* All that was told so far is durable when it returns, and sums_writer_reopen() finds it. */
+int sums_writer_checkpoint(struct sums_writer *writer, struct err *err);
+
+/*
+ * Opens an unfinished file and goes on with it: takes each segment whose checksum holds.  facts
+ * must be those of its header (ERR_CORRUPT).  Memory and time as for reading an index.
+ */
+struct sums_writer *sums_writer_reopen(int dir_fd, const char *path, const struct sums_facts *facts,
+	struct sums_reader *parent, struct err *err);
+
 /* Closes; an unfinished file stays where it is.  NULL is harmless. */
 void sums_writer_free(struct sums_writer *writer);
 
@@ -70,6 +89,10 @@ const struct sums_totals *sums_reader_totals(const struct sums_reader *reader);
  */
 int sums_reader_run(struct sums_reader *reader, uint64_t first, uint64_t most, enum sums_kind *kind,
 	uint64_t *nr, uint8_t leaf[DIGEST_LEAF_BYTES_MAX], struct err *err);
+
+/* The same of this file alone: SUMS_INHERIT where it tells nothing (in a full: SUMS_ZERO). */
+int sums_reader_own_run(struct sums_reader *reader, uint64_t first, uint64_t most,
+	enum sums_kind *kind, uint64_t *nr, uint8_t leaf[DIGEST_LEAF_BYTES_MAX], struct err *err);
 
 /* Reads all and computes the root anew; cancel may be NULL. */
 int sums_reader_root(struct sums_reader *reader, struct cancel *cancel,
