@@ -436,6 +436,7 @@ static int open_top(
 	for (struct qcow2_image *last = image; last; last = last->backing)
 		if (open_next(image, last, options, err) < 0)
 			return -1;
+	image->own_layer = image->block.info.has_changes = options->read_only && options->own_layer;
 	return options->read_only ? 0 : make_writer(image, options, err);
 }
 

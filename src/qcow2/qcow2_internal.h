@@ -317,6 +317,7 @@ struct qcow2_image {
 	unsigned entry_bytes;
 	unsigned l2_bits; /* log2 of the entries of an L2 table */
 	uint64_t host_end; /* no valid offset leads beyond; guarded by the lock when writable */
+	bool own_layer; /* extents tell of this image alone */
 	struct qcow2_writer *writer; /* NULL: read-only */
 };
 
@@ -401,6 +402,9 @@ int qcow2_read_is_zero(
 	struct qcow2_image *image, uint64_t offset, uint64_t length, bool *zero, struct err *err);
 
 int qcow2_read(struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err);
+
+/* --- extents.c --------------------------------------------------------------- */
+
 int qcow2_extents(struct block *block, uint64_t offset, uint64_t length,
 	struct block_extent *extents, size_t max, size_t *nr, struct err *err);
 

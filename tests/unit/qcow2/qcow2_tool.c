@@ -4,13 +4,14 @@
  *   qcow2_tool create IMAGE SIZE [cluster=N] [zstd] [backing=FILE:FORMAT]
  *   qcow2_tool read IMAGE RAW            all bytes, in pieces of changing length
  *   qcow2_tool map IMAGE                 "offset length flags" lines
+ *   qcow2_tool held IMAGE                "offset length held" lines, opened for writing
  *   qcow2_tool write IMAGE RAW [piece=N] [shuffle]    the raw file into the image
  *   qcow2_tool stress IMAGE RAW [ops=N] [seed=N]      random requests; RAW holds what
  *                                        the image holds, before and after
  *   qcow2_tool crash IMAGE [seed=N]      writes until it is killed, telling flushes
  *   qcow2_tool survived IMAGE LOG [seed=N]            what crash flushed is there
  *
- * Options of all: threads=N compress level=N size=N cache=N assembly=N allow=DIR
+ * Options of all: threads=N compress level=N size=N cache=N assembly=N allow=DIR own
  */
 #include "qcow2.h"
 
@@ -133,6 +134,19 @@ static int map_all(struct block *disk)
 				extents[i].flags);
 			at += extents[i].length;
 		}
+	}
+	return 0;
+}
+
+static int held_all(struct block *disk)
+{
+	uint64_t size = block_info(disk)->size_bytes, length;
+	struct err err = ERR_INIT;
+	bool held;
+	for (uint64_t at = 0; at < size; at += length) {
+		if (qcow2_own_run(disk, at, size - at, &length, &held, &err) < 0)
+			return fail(&err);
+		printf("%" PRIu64 " %" PRIu64 " %d\n", at, length, held);
 	}
 	return 0;
 }
@@ -435,6 +449,8 @@ static bool parse_option(const char *arg)
 		o->allow[0] = arg + 6;
 	else if (strcmp(arg, "compress") == 0)
 		o->open.compress = true;
+	else if (strcmp(arg, "own") == 0)
+		o->open.own_layer = true;
 	else if (strcmp(arg, "shuffle") == 0)
 		o->shuffle = true;
 	else if (strcmp(arg, "zstd") == 0)
@@ -467,6 +483,8 @@ static int run(const char *verb, struct block *disk, const char *file)
 		return read_all(disk, file);
 	if (strcmp(verb, "map") == 0)
 		return map_all(disk);
+	if (strcmp(verb, "held") == 0)
+		return held_all(disk);
 	if (strcmp(verb, "write") == 0)
 		return write_all(disk, file);
 	if (strcmp(verb, "stress") == 0)
@@ -490,7 +508,8 @@ int main(int argc, char **argv)
 	if (argc < 3)
 		return 2;
 	const char *verb = argv[1], *file = "";
-	if (strcmp(verb, "map") != 0 && strcmp(verb, "crash") != 0 && at < argc)
+	if (strcmp(verb, "map") != 0 && strcmp(verb, "held") != 0 && strcmp(verb, "crash") != 0 &&
+		at < argc)
 		file = argv[at++];
 	for (; at < argc; at++)
 		if (!parse_option(argv[at]))

@@ -1,0 +1,62 @@
+"""Layers of a chain: what an image holds itself, beside what qemu-img says of it."""
+
+import itertools
+import os
+
+import pytest
+
+from support import SENDENSE, need, run
+
+TOOL = os.path.join(os.path.dirname(SENDENSE), "../../tests/unit/qcow2/qcow2_tool")
+HOLE, ZERO, UNCHANGED = 1, 2, 4
+
+
+@pytest.fixture(autouse=True)
+def oracle():
+    need("qemu-img", "qemu-io")
+
+
+def io(image, *commands):
+    run("qemu-io", "-f", "qcow2", *itertools.chain(*(("-c", c) for c in commands)), image)
+
+
+def create(path, size, kind="compat=1.1", backing=None, form="qcow2"):
+    words = ("-b", backing, "-F", form) if backing else ()
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", kind, *words, path, size)
+    return path
+
+
+def lines(*words):
+    return [tuple(map(int, line.split())) for line in run(TOOL, *words).out.splitlines()]
+
+
+def joined(spans):
+    out = []
+    for start, length, what in spans:
+        if out and out[-1][2] == what:
+            out[-1] = (out[-1][0], out[-1][1] + length, what)
+        else:
+            out.append((start, length, what))
+    return out
+
+
+@pytest.mark.parametrize("kind", ["compat=0.10", "compat=1.1", "extended_l2=on", "cluster_size=4k",
+                                  "extended_l2=on,cluster_size=16k", "compression_type=zstd"])
+@pytest.mark.parametrize("backing", ["qcow2", "raw", None])
+def test_what_an_image_holds_itself(scratch, kind, backing):
+    base = f"{scratch}/base"
+    run("qemu-img", "create", "-q", "-f", backing or "raw", base, "9M")
+    run("qemu-io", "-f", backing or "raw", "-c", "write -P 5 0 8M", base)
+    top = create(f"{scratch}/top", "12M", kind, backing and base, backing)
+    io(top, "write -P 6 1M 100k", "write -z 3M 256k", "write -P 7 5000000 5000",
+       "write -c -P 8 6M 64k", "write -P 9 8M 2M", "write -z 11M 64k", "discard 8M 64k")
+    spans = run("qemu-img", "map", "-f", "qcow2", "--output=json", top).json
+    theirs = [(s["start"], s["length"], s["depth"] == 0 and s["present"]) for s in spans]
+    ours = lines("map", top, "own")
+    assert joined((at, n, flags != HOLE | UNCHANGED) for at, n, flags in ours) == joined(theirs)
+    assert joined((at, n, bool(held)) for at, n, held in lines("held", top)) == joined(theirs)
+    # Zeros of its own are told as such.
+    zeros = [(s["start"], s["length"], s["zero"]) for s in spans if s["depth"] == 0 and s["present"]]
+    assert joined((at, n, bool(flags & ZERO)) for at, n, flags in ours
+                  if flags != HOLE | UNCHANGED) == joined(zeros)
+    assert not any(flags & ZERO and flags & UNCHANGED for _, _, flags in ours)
