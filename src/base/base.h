@@ -15,5 +15,6 @@
 #include "rangelock.h"
 #include "redact.h"
 #include "thread.h"
+#include "zone.h"
 
 #endif
