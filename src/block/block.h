@@ -38,9 +38,9 @@
 /* State of an extent.  DATA has none of the flags.  The first two as NBD's base:allocation. */
 #define BLOCK_HOLE 1u /* nothing allocated here */
 #define BLOCK_ZERO 2u /* reads as zeros */
-#define BLOCK_UNCHANGED                                                          \
-	4u /* the same as in an earlier state of the disk, whichever the one who \
-	      opened it asked about; only where info.has_changes */
+/* The same as in an earlier state of the disk, whichever the one who opened it
+ * asked about; only where info.has_changes. */
+#define BLOCK_UNCHANGED 4u
 
 struct block_extent {
 	uint64_t length;
@@ -51,7 +51,7 @@ struct block_info {
 	uint64_t size_bytes;
 	bool read_only;
 	bool has_extents; /* extents tell more than "all is data" */
-	bool has_changes; /* extents tell what is BLOCK_UNCHANGED */
+	bool has_changes; /* extents tell what is BLOCK_UNCHANGED; then has_extents is set */
 	bool can_trim;
 	bool can_zero; /* zeroing costs less than writing zeros */
 	bool can_fast_zero;

@@ -269,10 +269,14 @@ static int overlay_extents(struct block *block, uint64_t offset, uint64_t length
 	bool ours;
 	/* The map is walked bit by bit: one answer looks at 32 leaves at most. */
 	uint64_t n = same_side(o, offset, min_u64(length, 64 * GIB), &ours);
-	if (!ours)
-		return block_extents(o->base, offset, n, extents, max, nr, err);
 	extents[0] = (struct block_extent){.length = n};
 	*nr = 1;
+	if (ours)
+		return 0;
+	if (block_extents(o->base, offset, n, extents, max, nr, err) < 0)
+		return -1;
+	for (size_t i = 0; i < *nr; i++)
+		extents[i].flags &= ~BLOCK_UNCHANGED; /* it says nothing of changes */
 	return 0;
 }
 

@@ -153,6 +153,7 @@ void run_lane_ended(struct lane *lane)
 
 static int check_options(const struct copy_options *options, struct err *err)
 {
+	assert(!options->baseline || (options->digest_key && options->sink));
 	size_t piece = options->piece_bytes;
 	if (piece != 0 && (piece < DIGEST_CHUNK_BYTES || piece > COPY_PIECE_BYTES_MAX ||
 				  (piece & (piece - 1)) != 0))
@@ -226,7 +227,7 @@ static void choose(struct run *run)
 		run->zero_bytes_max = UINT64_MAX / 2;
 	choose_lanes(run, piece, network);
 	work_init(&run->work, block_info(run->source)->size_bytes, unit, piece,
-		run->options->rate_bytes_per_s);
+		run->options->rate_bytes_per_s, run->options->changed_only);
 }
 
 /* --- running ---------------------------------------------------------------- */

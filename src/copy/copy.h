@@ -15,7 +15,9 @@
 
 /* Five separate figures, in bytes; they only grow.  Read from any thread. */
 struct copy_progress {
-	atomic_uint_fast64_t logical; /* of the disk's size, how much is dealt with */
+	/* Of the disk's size, how much is dealt with.  What is unchanged, and data that the
+	 * target has already, counts in none of the others but read. */
+	atomic_uint_fast64_t logical;
 	atomic_uint_fast64_t read; /* came from the source */
 	atomic_uint_fast64_t sent; /* went to the target as data */
 	atomic_uint_fast64_t zeros_skipped; /* not sent as data: holes and zeros */
@@ -38,8 +40,11 @@ struct copy_chunk_sink {
 };
 
 /*
- * What the target holds already, told by digests: the parent of an increment, or
- * what an interrupted backup had stored.  Called by several lanes at once.
+ * What the target held before the copy, told by digests: the parent of an increment,
+ * or what an interrupted backup had stored.  Called by several lanes at once; a -1 fails
+ * the copy with that error.  The answer for a chunk must be the same each time, whatever
+ * this copy has told the sink meanwhile: what a target lost with its connection is asked
+ * for again, and must be written again.
  */
 struct copy_baseline {
 	void *context;
@@ -61,7 +66,7 @@ struct copy_options {
 	uint64_t rate_bytes_per_s; /* of data read; 0: none */
 	const struct digest_key *digest_key; /* NULL: no digest */
 	const struct copy_chunk_sink *sink; /* with digest_key */
-	const struct copy_baseline *baseline; /* with digest_key and sink; may be NULL */
+	const struct copy_baseline *baseline; /* with digest_key and sink (asserted); or NULL */
 	/* Pass over what the source calls BLOCK_UNCHANGED: neither read, written nor told to
 	 * the sink.  A chunk (or granule of the target) with any other byte in it is read
 	 * whole.  Without this the flag is not heeded. */
@@ -76,8 +81,9 @@ struct copy_options {
  * be equal (ERR_RANGE names both).  Zeros are skipped when the target
  * starts_zero, else written explicitly.  Chunks that the baseline calls the same are
  * neither written nor told to the sink; where the target's granule is larger than a chunk
- * it is written whole if one of its chunks differs, and those that differ are told.  The first
- * error wins, the other lanes are cancelled.  It names the disk and the offset; which copy it was
+ * it is written whole if one of its chunks differs, and those that differ are told.  The
+ * sink is told before the target has the chunk.  The first error wins, the other lanes are
+ * cancelled.  It names the disk and the offset; which copy it was
  * the caller knows.  Connections beyond the first are opened beside the copying, and may be
  * refused: then it goes on with those there are.  What a target lost together
  * with a connection (can_vanish) is copied again.  Blocking; one call a pair of
@@ -86,7 +92,8 @@ struct copy_options {
 int copy_run(struct block *source, struct block *target, const struct copy_options *options,
 	struct err *err);
 
-/* Reads all of source as copy_run() would, target none: digests and figures only. */
+/* Reads all of source as copy_run() would, target none: digests and figures only.
+ * With a baseline the sink is told of what differs from it. */
 int copy_scan(struct block *source, const struct copy_options *options, struct err *err);
 
 #endif

@@ -34,6 +34,7 @@ struct copy_span {
 /* A unit of work; offset is on a chunk's start. */
 struct copy_item {
 	uint64_t offset, length;
+	bool unchanged; /* passed over: neither read nor written, any length */
 	bool zero; /* reads as zeros: not read, any length; else at most a piece */
 	bool again; /* after a loss: the figures have it already */
 	unsigned nr_spans;
@@ -42,9 +43,11 @@ struct copy_item {
 
 /* --- work ------------------------------------------------------------------- */
 
-/* Extents that one question gets at most, and that are kept. */
+/* Extents that one question gets at most, and that are kept.  No question is
+ * asked while more than one answer is kept; an unchanged extent becomes at most
+ * three: the unchanged units, and what is left before and behind them. */
 #define WORK_ASK_EXTENTS 4096u
-#define WORK_KEPT_EXTENTS (2 * WORK_ASK_EXTENTS)
+#define WORK_KEPT_EXTENTS (4 * WORK_ASK_EXTENTS)
 
 enum work_answer {
 	WORK_ITEM, /* here it is */
@@ -64,21 +67,24 @@ struct work {
 	uint64_t unit_bytes; /* items start and end on its multiples: chunks and granules */
 	uint64_t piece_bytes; /* a multiple of it */
 	uint64_t rate_bytes_per_s;
+	bool changed_only; /* BLOCK_UNCHANGED is heeded */
 	int64_t next_ns; /* the rate limit's earliest next item */
 
 	uint64_t at; /* cut up to here */
 	uint64_t mapped; /* the map is known up to here */
+	uint64_t changed_to; /* the end of the last changed extent before `mapped` */
 	bool asking;
 	uint64_t ask_bytes;
 	int64_t asked_ns;
 	unsigned first, nr; /* ring of extents from `at` to `mapped` */
-	struct block_extent extents[WORK_KEPT_EXTENTS];
+	struct block_extent extents[WORK_KEPT_EXTENTS]; /* flags: 0, ZERO or UNCHANGED */
 	int wake_fds[COPY_LANES_MAX]; /* event descriptors of the lanes */
 	uint32_t waiting; /* bit: that lane waits for the map */
 };
 
+/* With changed_only whole units of BLOCK_UNCHANGED become items of that kind. */
 void work_init(struct work *work, uint64_t size_bytes, uint64_t unit_bytes, uint64_t piece_bytes,
-	uint64_t rate_bytes_per_s);
+	uint64_t rate_bytes_per_s, bool changed_only);
 void work_destroy(struct work *work);
 
 /*
@@ -101,6 +107,7 @@ void work_charge(struct work *work, uint64_t bytes);
 struct piece {
 	uint64_t zero_units[COPY_ZERO_UNITS_MAX / 64]; /* bit: the unit is all zeros */
 	uint64_t zero_chunks;
+	uint64_t same_chunks; /* the target has them already: need not be written */
 	uint8_t leaves[COPY_CHUNKS_MAX * DIGEST_LEAF_BYTES_MAX];
 };
 
@@ -119,9 +126,25 @@ struct piece_plan {
 void piece_examine(const struct piece_plan *plan, const struct copy_item *item, uint8_t *buffer,
 	struct piece *piece);
 
-/* The run of zeros or data at `start` of an item of that length; returns its end. */
+/*
+ * Takes the baseline's answer: the chunks that need not be written.  Where a
+ * granule is larger than a chunk, those of a granule with any other chunk are.
+ */
+void piece_set_same(
+	const struct piece_plan *plan, struct piece *piece, uint64_t length, uint64_t same);
+
+enum run_kind {
+	RUN_DATA,
+	RUN_ZERO,
+	RUN_SAME, /* the target has it */
+};
+
+/* The run of one kind at `start` of an item of that length; returns its end. */
 uint64_t piece_run(const struct piece_plan *plan, const struct piece *piece, uint64_t length,
-	uint64_t start, bool *zero);
+	uint64_t start, enum run_kind *kind);
+
+/* The bytes of zero chunks in [start, end), on chunk borders, of an item of that length. */
+uint64_t piece_zero_bytes(const struct piece *piece, uint64_t length, uint64_t start, uint64_t end);
 
 /* --- journal ---------------------------------------------------------------- */
 

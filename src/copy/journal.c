@@ -82,6 +82,7 @@ bool journal_take(struct journal *journal, struct copy_item *item)
 	const struct journal_entry *entry = &journal->lost[--journal->nr_lost];
 	item->offset = entry->offset;
 	item->length = entry->length;
+	item->unchanged = false;
 	item->zero = entry->zero;
 	item->again = true;
 	item->nr_spans = entry->zero ? 0 : 1;

@@ -33,7 +33,7 @@ struct slot {
 	bool examined; /* piece says where the data is; else all of it is zeros */
 	unsigned next_span; /* reading: spans asked for */
 	uint64_t written; /* writing: asked for or skipped, up to here */
-	uint64_t zero_bytes; /* found in it */
+	uint64_t zero_bytes; /* found in it, and not sent as data */
 	unsigned losses; /* the target lane's, when writing began */
 	int64_t started_ns;
 	unsigned nr_pending;
@@ -104,34 +104,123 @@ static void submit_reads(struct engine *e, struct slot *slot)
 	}
 }
 
-/* The run of data or zeros at slot->written; returns its end. */
-static uint64_t next_run(const struct engine *e, const struct slot *slot, bool *zero)
+/* --- what the target has, and what the sink is told ------------------------- */
+
+static const struct copy_chunk_sink *sink_of(const struct engine *e)
 {
-	if (slot->examined)
-		return piece_run(
-			&e->run->pieces, &slot->piece, slot->item.length, slot->written, zero);
-	*zero = true;
-	return min_u64(slot->item.length, slot->written + e->run->zero_bytes_max);
+	const struct copy_options *options = e->run->options;
+	return options->digest_key ? options->sink : NULL;
 }
 
-static void submit_writes(struct engine *e, struct slot *slot)
+/*
+ * The run at slot->written of an item of zeros: those that the target has as
+ * zeros already, or those that it has not, which the sink is told; *end is its
+ * end.
+ */
+static int zero_run(struct engine *e, struct slot *slot, enum run_kind *kind, uint64_t *end)
+{
+	const struct copy_baseline *baseline = e->run->options->baseline;
+	const struct copy_chunk_sink *sink = sink_of(e);
+	uint64_t length = slot->item.length, start = slot->written;
+	uint64_t first = (slot->item.offset + start) / DIGEST_CHUNK_BYTES;
+	uint64_t nr, nr_alike;
+	bool same = false;
+
+	*end = min_u64(length, start + e->run->zero_bytes_max);
+	nr = nr_alike = div_round_up(*end - start, DIGEST_CHUNK_BYTES);
+	if (baseline) {
+		if (baseline->zeros(baseline->context, first, nr, &nr_alike, &same, &e->err) < 0)
+			return -1;
+		assert(nr_alike >= 1 && nr_alike <= nr);
+		*end = min_u64(*end, start + nr_alike * DIGEST_CHUNK_BYTES);
+	}
+	*kind = same ? RUN_SAME : RUN_ZERO;
+	if (same || !sink)
+		return 0;
+	return sink->zeros(sink->context, first, nr_alike, &e->err);
+}
+
+/* Tells of each run of those of the nr chunks that are not in `same`. */
+static int tell_chunks(struct engine *e, const struct slot *slot, unsigned nr, uint64_t same)
+{
+	const struct copy_chunk_sink *sink = sink_of(e);
+	uint64_t first = slot->item.offset / DIGEST_CHUNK_BYTES;
+	for (unsigned i = 0, end; i < nr; i = end) {
+		bool skip = same >> i & 1;
+		for (end = i + 1; end < nr && (same >> end & 1) == skip;)
+			end++;
+		if (skip)
+			continue;
+		if (sink->chunks(sink->context, first + i, end - i,
+			    slot->piece.leaves + i * DIGEST_LEAF_BYTES_MAX,
+			    slot->piece.zero_chunks >> i, &e->err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* All of the item is in the buffer: looks at it. */
+static int examine(struct engine *e, struct slot *slot)
+{
+	const struct copy_baseline *baseline = e->run->options->baseline;
+	const struct piece_plan *plan = &e->run->pieces;
+	struct piece *piece = &slot->piece;
+	unsigned nr = (unsigned)div_round_up(slot->item.length, DIGEST_CHUNK_BYTES);
+	uint64_t first = slot->item.offset / DIGEST_CHUNK_BYTES, same = 0;
+
+	piece_examine(plan, &slot->item, slot->buffer, piece);
+	slot->examined = true;
+	if (baseline) {
+		if (baseline->chunks(baseline->context, first, nr, piece->leaves,
+			    piece->zero_chunks, &same, &e->err) < 0)
+			return -1;
+		piece_set_same(plan, piece, slot->item.length, same);
+	}
+	return sink_of(e) ? tell_chunks(e, slot, nr, same) : 0;
+}
+
+/* --- writing ---------------------------------------------------------------- */
+
+/* The run at slot->written; *end is its end. */
+static int next_run(struct engine *e, struct slot *slot, enum run_kind *kind, uint64_t *end)
+{
+	const struct copy_item *item = &slot->item;
+	if (!slot->examined && zero_run(e, slot, kind, end) < 0)
+		return -1;
+	if (slot->examined)
+		*end = piece_run(&e->run->pieces, &slot->piece, item->length, slot->written, kind);
+	if (*kind == RUN_ZERO || !slot->examined)
+		slot->zero_bytes += *end - slot->written;
+	else if (*kind == RUN_SAME)
+		slot->zero_bytes +=
+			piece_zero_bytes(&slot->piece, item->length, slot->written, *end);
+	return 0;
+}
+
+static int submit_writes(struct engine *e, struct slot *slot)
 {
 	const struct copy_item *item = &slot->item;
 	while (slot->written < item->length && slot->free_requests != 0) {
-		bool zero;
-		uint64_t start = slot->written, end = next_run(e, slot, &zero);
+		enum run_kind kind;
+		uint64_t start = slot->written, end;
+		if (next_run(e, slot, &kind, &end) < 0)
+			return -1;
 		slot->written = end;
-		if (zero)
-			slot->zero_bytes += end - start;
-		if (!e->target || (zero && e->run->skip_zeros))
+		if (!e->target || kind == RUN_SAME || (kind == RUN_ZERO && e->run->skip_zeros))
 			continue;
+		if (!slot->examined) {
+			/* Whole granules: the zeros beside it are zeros there too. */
+			start = round_down(start, e->run->pieces.granule_bytes);
+			end = min_u64(round_up(end, e->run->pieces.granule_bytes), item->length);
+		}
 		struct block_io *io = take_request(slot);
-		io->op = zero ? BLOCK_OP_ZERO : BLOCK_OP_WRITE;
+		io->op = kind == RUN_ZERO ? BLOCK_OP_ZERO : BLOCK_OP_WRITE;
 		io->offset = item->offset + start;
 		io->length = end - start;
-		io->buffer = zero ? NULL : slot->buffer + start;
+		io->buffer = kind == RUN_ZERO ? NULL : slot->buffer + start;
 		block_lane_submit(e->target, io);
 	}
+	return 0;
 }
 
 /* Puts more or fewer items in flight, as the link asks for it. */
@@ -165,30 +254,11 @@ static void finish(struct engine *e, struct slot *slot)
 	e->nr_busy--;
 }
 
-static int tell_digests(struct engine *e, struct slot *slot)
-{
-	const struct copy_options *options = e->run->options;
-	const struct copy_chunk_sink *sink = options->sink;
-	uint64_t first = slot->item.offset / DIGEST_CHUNK_BYTES;
-	uint64_t nr = div_round_up(slot->item.length, DIGEST_CHUNK_BYTES);
-	if (!options->digest_key || !sink)
-		return 0;
-	if (slot->item.zero)
-		return sink->zeros(sink->context, first, nr, &e->err);
-	return sink->chunks(sink->context, first, (unsigned)nr, slot->piece.leaves,
-		slot->piece.zero_chunks, &e->err);
-}
-
-/* All of the item is in the buffer (or it is zeros). */
 static int begin_writing(struct engine *e, struct slot *slot)
 {
 	slot->writing = true;
 	slot->losses = e->losses;
-	if (!slot->item.zero) {
-		piece_examine(&e->run->pieces, &slot->item, slot->buffer, &slot->piece);
-		slot->examined = true;
-	}
-	return tell_digests(e, slot);
+	return slot->item.zero ? 0 : examine(e, slot);
 }
 
 /* Does what can be done for the slot now. */
@@ -201,7 +271,8 @@ static int advance(struct engine *e, struct slot *slot)
 		if (begin_writing(e, slot) < 0)
 			return -1;
 	}
-	submit_writes(e, slot);
+	if (submit_writes(e, slot) < 0)
+		return -1;
 	if (slot->nr_pending == 0 && slot->written == slot->item.length)
 		finish(e, slot);
 	return 0;
@@ -314,6 +385,10 @@ static int start_next(struct engine *e, bool *moved)
 	if (answer != WORK_ITEM)
 		return 0;
 	*moved = true;
+	if (slot->item.unchanged) {
+		add(&e->run->progress->logical, slot->item.length);
+		return 0;
+	}
 	return start(e, slot);
 }
 

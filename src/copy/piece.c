@@ -66,7 +66,7 @@ void piece_examine(const struct piece_plan *plan, const struct copy_item *item, 
 	unsigned span = 0;
 
 	memset(piece->zero_units, 0, (size_t)div_round_up(nr_units, 64) * 8);
-	piece->zero_chunks = 0;
+	piece->zero_chunks = piece->same_chunks = 0;
 	fill_gaps(plan, item, buffer);
 	for (uint64_t at = 0, chunk = 0; at < item->length; at += DIGEST_CHUNK_BYTES, chunk++) {
 		uint64_t length = min_u64(DIGEST_CHUNK_BYTES, item->length - at);
@@ -87,6 +87,40 @@ void piece_examine(const struct piece_plan *plan, const struct copy_item *item, 
 	}
 }
 
+void piece_set_same(
+	const struct piece_plan *plan, struct piece *piece, uint64_t length, uint64_t same)
+{
+	unsigned nr_chunks = (unsigned)div_round_up(length, DIGEST_CHUNK_BYTES);
+	unsigned step = plan->granule_bytes <= DIGEST_CHUNK_BYTES
+				? 1
+				: plan->granule_bytes / DIGEST_CHUNK_BYTES;
+	piece->same_chunks = 0;
+	for (unsigned first = 0; first < nr_chunks; first += step) {
+		unsigned nr = nr_chunks - first < step ? nr_chunks - first : step;
+		uint64_t mask = (nr == 64 ? UINT64_MAX : ((uint64_t)1 << nr) - 1) << first;
+		if ((same & mask) == mask)
+			piece->same_chunks |= mask;
+	}
+}
+
+uint64_t piece_zero_bytes(const struct piece *piece, uint64_t length, uint64_t start, uint64_t end)
+{
+	uint64_t bytes = 0;
+	for (uint64_t at = start; at < end; at += DIGEST_CHUNK_BYTES)
+		if (bit(&piece->zero_chunks, at / DIGEST_CHUNK_BYTES))
+			bytes += min_u64(DIGEST_CHUNK_BYTES, length - at);
+	return bytes;
+}
+
+/* The end of the chunks from that of start on that are all the same, or all are not. */
+static uint64_t same_end(const struct piece *piece, uint64_t length, uint64_t start, bool same)
+{
+	uint64_t at = round_down(start, DIGEST_CHUNK_BYTES);
+	while (at < length && bit(&piece->same_chunks, at / DIGEST_CHUNK_BYTES) == same)
+		at += DIGEST_CHUNK_BYTES;
+	return min_u64(at, length);
+}
+
 static bool granule_is_zero(
 	const struct piece_plan *plan, const struct piece *piece, uint64_t length, uint64_t start)
 {
@@ -98,7 +132,7 @@ static bool granule_is_zero(
 }
 
 /* The end of the granules from start on that are all zeros, or all are not. */
-static uint64_t same(const struct piece_plan *plan, const struct piece *piece, uint64_t length,
+static uint64_t zeros_end(const struct piece_plan *plan, const struct piece *piece, uint64_t length,
 	uint64_t start, bool zero)
 {
 	uint64_t at = start;
@@ -108,16 +142,22 @@ static uint64_t same(const struct piece_plan *plan, const struct piece *piece, u
 }
 
 uint64_t piece_run(const struct piece_plan *plan, const struct piece *piece, uint64_t length,
-	uint64_t start, bool *zero)
+	uint64_t start, enum run_kind *kind)
 {
-	*zero = granule_is_zero(plan, piece, length, start);
-	uint64_t end = same(plan, piece, length, start, *zero);
-	if (*zero)
+	if (bit(&piece->same_chunks, start / DIGEST_CHUNK_BYTES)) {
+		*kind = RUN_SAME;
+		return same_end(piece, length, start, true);
+	}
+	uint64_t limit = same_end(piece, length, start, false);
+	bool zero = granule_is_zero(plan, piece, limit, start);
+	uint64_t end = zeros_end(plan, piece, limit, start, zero);
+	*kind = zero ? RUN_ZERO : RUN_DATA;
+	if (zero)
 		return end;
 	for (;;) {
-		uint64_t zeros_end = same(plan, piece, length, end, true);
-		if (zeros_end == length || zeros_end - end >= plan->shortest_zero)
+		uint64_t next = zeros_end(plan, piece, limit, end, true);
+		if (next == limit || next - end >= plan->shortest_zero)
 			return end;
-		end = same(plan, piece, length, zeros_end, false);
+		end = zeros_end(plan, piece, limit, next, false);
 	}
 }

@@ -9,6 +9,16 @@
  * the first byte does not wait, then twice as much each time while answers come
  * quickly.  A lane asks with its own connection while the others go on with
  * what is known already.
+ *
+ * What is unchanged is rounded inwards to units as it comes in, and joined there
+ * whatever else is said of it:
+ *
+ *      unit            |               |               |               |
+ *      told  changed   |    unchanged, zeros   unchanged, data    | changed
+ *      kept  data           | zeros    | UNCHANGED     | data
+ *
+ * The last unit of an unchanged stretch may be whole only with the next extent:
+ * it is kept as data and zeros until then, and no item ends within it.
  */
 #include "copy_internal.h"
 
@@ -26,7 +36,7 @@
 #define RATE_CATCH_UP_NS 100000000
 
 void work_init(struct work *work, uint64_t size_bytes, uint64_t unit_bytes, uint64_t piece_bytes,
-	uint64_t rate_bytes_per_s)
+	uint64_t rate_bytes_per_s, bool changed_only)
 {
 	assert(piece_bytes % unit_bytes == 0 && piece_bytes <= COPY_PIECE_BYTES_MAX);
 	memset(work, 0, sizeof *work);
@@ -35,6 +45,7 @@ void work_init(struct work *work, uint64_t size_bytes, uint64_t unit_bytes, uint
 	work->unit_bytes = unit_bytes;
 	work->piece_bytes = piece_bytes;
 	work->rate_bytes_per_s = rate_bytes_per_s;
+	work->changed_only = changed_only;
 	work->ask_bytes = ASK_FIRST_BYTES;
 }
 
@@ -76,6 +87,16 @@ static uint64_t item_end(const struct work *work, uint64_t pos)
 	return pos == work->size_bytes ? pos : round_down(pos, work->unit_bytes);
 }
 
+static bool cut_unchanged(struct work *work, struct copy_item *item)
+{
+	const struct block_extent *e = extent_at(work, 0);
+	if (work->nr == 0 || !(e->flags & BLOCK_UNCHANGED))
+		return false;
+	item->unchanged = true;
+	item->length = e->length;
+	return true;
+}
+
 static bool cut_zeros(struct work *work, struct copy_item *item)
 {
 	const struct block_extent *e = extent_at(work, 0);
@@ -115,7 +136,9 @@ static bool cut_data(struct work *work, struct copy_item *item)
 	for (unsigned i = 0; at < limit; i++) {
 		const struct block_extent *e = extent_at(work, i);
 		uint64_t end = at + e->length;
-		if (!reads_zero(e)) {
+		if (e->flags & BLOCK_UNCHANGED) {
+			limit = min_u64(limit, at);
+		} else if (!reads_zero(e)) {
 			add_span(item, at, min_u64(end, limit));
 		} else {
 			uint64_t zeros = round_up(at, work->unit_bytes);
@@ -164,7 +187,7 @@ static void maybe_ask(struct work *work, struct work_question *question)
 	question->length = 0;
 	if (work->asking || work->mapped == work->size_bytes)
 		return;
-	if (work->nr > WORK_KEPT_EXTENTS - WORK_ASK_EXTENTS)
+	if (work->nr > WORK_ASK_EXTENTS)
 		return;
 	if (work->mapped - work->at > work->ask_bytes / 2)
 		return;
@@ -187,8 +210,8 @@ enum work_answer work_next(struct work *work, unsigned lane, struct copy_item *i
 	}
 	item->offset = work->at;
 	item->nr_spans = 0;
-	item->zero = item->again = false;
-	if (!cut_zeros(work, item) && !cut_data(work, item)) {
+	item->unchanged = item->zero = item->again = false;
+	if (!cut_unchanged(work, item) && !cut_zeros(work, item) && !cut_data(work, item)) {
 		assert(work->asking);
 		work->waiting |= 1u << lane;
 		return WORK_WAIT;
@@ -223,19 +246,56 @@ static void wake_waiting(struct work *work)
 }
 
 /* Puts one extent behind those that are known, joined with its like. */
-static void append(struct work *work, uint64_t length, bool zero)
+static void push(struct work *work, uint64_t length, uint32_t flags)
 {
 	struct block_extent *last = work->nr ? extent_at(work, work->nr - 1) : NULL;
+	if (length == 0)
+		return;
 	work->mapped += length;
 	/* Crumbs count as data: else a source of many of them could fill the ring
 	 * before a whole item is known. */
 	bool crumb = length < COPY_ZERO_UNIT_MIN && work->mapped != work->size_bytes;
-	if (zero && crumb && !(last && reads_zero(last)))
-		zero = false;
-	if (last && reads_zero(last) == zero)
+	if (flags == BLOCK_ZERO && crumb && !(last && reads_zero(last)))
+		flags = 0;
+	if (last && last->flags == flags) {
 		last->length += length;
-	else
-		*extent_at(work, work->nr++) = (struct block_extent){length, zero ? BLOCK_ZERO : 0};
+		return;
+	}
+	assert(work->nr < WORK_KEPT_EXTENTS);
+	*extent_at(work, work->nr++) = (struct block_extent){length, flags};
+}
+
+/* Takes the last bytes back, none of which was cut. */
+static void pull(struct work *work, uint64_t bytes)
+{
+	work->mapped -= bytes;
+	while (bytes > 0) {
+		struct block_extent *last = extent_at(work, work->nr - 1);
+		uint64_t n = min_u64(bytes, last->length);
+		last->length -= n;
+		bytes -= n;
+		work->nr -= last->length == 0;
+	}
+}
+
+static void append(struct work *work, const struct block_extent *extent)
+{
+	uint32_t flags = extent->flags & BLOCK_ZERO;
+	if (!work->changed_only || !(extent->flags & BLOCK_UNCHANGED)) {
+		push(work, extent->length, flags);
+		work->changed_to = work->mapped;
+		return;
+	}
+	/* From here on all is unchanged, up to the end of this extent. */
+	uint64_t from = round_up(work->changed_to, work->unit_bytes);
+	uint64_t end = work->mapped + extent->length;
+	if (from > work->mapped)
+		push(work, min_u64(from, end) - work->mapped, flags);
+	else if (item_end(work, end) > work->mapped)
+		pull(work, work->mapped - item_end(work, work->mapped));
+	if (item_end(work, end) > work->mapped)
+		push(work, item_end(work, end) - work->mapped, BLOCK_UNCHANGED);
+	push(work, end - work->mapped, flags);
 }
 
 void work_mapped(struct work *work, const struct block_extent *extents, size_t nr)
@@ -245,7 +305,7 @@ void work_mapped(struct work *work, const struct block_extent *extents, size_t n
 	uint64_t before = work->mapped;
 	for (size_t i = 0; i < nr; i++) {
 		assert(extents[i].length <= work->size_bytes - work->mapped);
-		append(work, extents[i].length, reads_zero(&extents[i]));
+		append(work, &extents[i]);
 	}
 	uint64_t answered = work->mapped - before;
 	work->asking = false;

@@ -250,9 +250,10 @@ static void serve_block_status(struct connection *connection, const struct nbd_r
 		}
 		for (size_t i = 0; i < nr_found; i++) {
 			uint64_t n = found[i].length;
+			uint32_t state = found[i].flags & (BLOCK_HOLE | BLOCK_ZERO);
 			offset += n;
 			left -= n;
-			if (nr > 0 && extents[nr - 1].flags == found[i].flags &&
+			if (nr > 0 && extents[nr - 1].flags == state &&
 				n <= most - extents[nr - 1].length) {
 				extents[nr - 1].length += n;
 				continue;
@@ -260,8 +261,7 @@ static void serve_block_status(struct connection *connection, const struct nbd_r
 			if (n > most || nr == REPLY_EXTENTS)
 				left = 0; /* an answer may stop early, not have a gap */
 			if (nr < REPLY_EXTENTS)
-				extents[nr++] =
-					(struct block_extent){min_u64(n, most), found[i].flags};
+				extents[nr++] = (struct block_extent){min_u64(n, most), state};
 			if (left == 0)
 				break;
 		}

@@ -97,11 +97,13 @@ static int fake_extents(struct block *block, uint64_t offset, uint64_t length,
 	if (f->most_extents != 0)
 		max = min_size(max, f->most_extents);
 	for (*nr = 0; at < end && *nr < max; (*nr)++) {
-		uint8_t hole = f->holes[at / SECTOR];
+		uint8_t hole = f->holes[at / SECTOR], unchanged = f->unchanged[at / SECTOR];
 		uint64_t next = at;
-		while (next < end && f->holes[next / SECTOR] == hole)
+		while (next < end && f->holes[next / SECTOR] == hole &&
+			f->unchanged[next / SECTOR] == unchanged)
 			next = min_u64((next / SECTOR + 1) * SECTOR, end);
-		extents[*nr] = (struct block_extent){next - at, hole ? BLOCK_HOLE | BLOCK_ZERO : 0};
+		extents[*nr] = (struct block_extent){next - at,
+			(hole ? BLOCK_HOLE | BLOCK_ZERO : 0) | (unchanged ? BLOCK_UNCHANGED : 0)};
 		at = next;
 	}
 	return 0;
@@ -264,6 +266,7 @@ struct fake *fake_new(size_t size, bool read_only, bool queues)
 	f->bytes = calloc(1, size + 1);
 	f->durable = calloc(1, size + 1);
 	f->holes = calloc(1, size / SECTOR + 1);
+	f->unchanged = calloc(1, size / SECTOR + 1);
 	f->fail_read_at = f->fail_write_at = UINT64_MAX;
 	f->block.info = (struct block_info){
 		.size_bytes = size,
@@ -282,6 +285,7 @@ void fake_free(struct fake *f)
 	free(f->bytes);
 	free(f->durable);
 	free(f->holes);
+	free(f->unchanged);
 	free(f);
 }
 

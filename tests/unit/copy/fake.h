@@ -22,6 +22,7 @@ struct fake {
 	uint8_t *durable; /* what survives a crash */
 	size_t size;
 	uint8_t *holes; /* one byte for each 512: 1 when a hole that reads as zeros */
+	uint8_t *unchanged; /* the same: 1 when BLOCK_UNCHANGED */
 	size_t most_extents; /* of one answer; 0: any number */
 	unsigned seed;
 
@@ -46,5 +47,24 @@ void fake_free(struct fake *fake);
 /* Data and holes in stretches of many lengths, the same for the same seed; some
  * data is zeros. */
 void fake_fill(struct fake *fake, unsigned seed);
+
+/* --- told: a sink that remembers what it was told of each chunk ------------- */
+
+struct told {
+	pthread_mutex_t mutex;
+	uint64_t nr_chunks;
+	unsigned *times;
+	bool *zero;
+	uint8_t *leaves;
+	bool refuse;
+};
+
+struct told *told_new(size_t size);
+void told_free(struct told *told);
+struct copy_chunk_sink told_sink(struct told *told);
+
+/* The leaf that it has of the chunk, or its zero, is that of these bytes. */
+void told_check(const struct told *told, const struct digest_key *key, const uint8_t *bytes,
+	size_t size, uint64_t chunk);
 
 #endif

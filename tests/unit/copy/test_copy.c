@@ -7,78 +7,12 @@
 
 static struct digest_key key;
 
-/* Remembers what it was told about each chunk. */
-struct told {
-	pthread_mutex_t mutex;
-	uint64_t nr_chunks;
-	unsigned *times;
-	bool *zero;
-	uint8_t *leaves;
-	bool refuse;
-};
-
-static int told_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
-	uint64_t zero_mask, struct err *err)
-{
-	struct told *t = context;
-	WITH_LOCK(&t->mutex);
-	if (t->refuse)
-		return err_set(err, ERR_NO_SPACE, "no room for digests");
-	assert_true(nr >= 1 && nr <= 64 && first + nr <= t->nr_chunks);
-	for (unsigned i = 0; i < nr; i++) {
-		t->times[first + i]++;
-		t->zero[first + i] = zero_mask >> i & 1;
-		memcpy(t->leaves + (first + i) * 32, leaves + i * 32, 32);
-	}
-	return 0;
-}
-
-static int told_zeros(void *context, uint64_t first, uint64_t nr, struct err *err)
-{
-	struct told *t = context;
-	WITH_LOCK(&t->mutex);
-	(void)err;
-	assert_true(nr >= 1 && first + nr <= t->nr_chunks);
-	for (uint64_t i = first; i < first + nr; i++) {
-		t->times[i]++;
-		t->zero[i] = true;
-	}
-	return 0;
-}
-
-static struct told *told_new(size_t size)
-{
-	struct told *t = calloc(1, sizeof *t);
-	pthread_mutex_init(&t->mutex, NULL);
-	t->nr_chunks = div_round_up(size, DIGEST_CHUNK_BYTES);
-	t->times = calloc(t->nr_chunks + 1, sizeof *t->times);
-	t->zero = calloc(t->nr_chunks + 1, sizeof *t->zero);
-	t->leaves = calloc(t->nr_chunks + 1, 32);
-	return t;
-}
-
-static void told_free(struct told *t)
-{
-	pthread_mutex_destroy(&t->mutex);
-	free(t->times);
-	free(t->zero);
-	free(t->leaves);
-	free(t);
-}
-
 /* Each chunk at least once (exactly once unless again), and rightly. */
 static void check_told(const struct told *t, const struct fake *f, bool again)
 {
 	for (uint64_t c = 0; c < t->nr_chunks; c++) {
-		uint8_t leaf[32];
-		const uint8_t *chunk = f->bytes + c * DIGEST_CHUNK_BYTES;
-		size_t n = (size_t)min_u64(DIGEST_CHUNK_BYTES, f->size - c * DIGEST_CHUNK_BYTES);
 		assert_true(again ? t->times[c] >= 1 : t->times[c] == 1);
-		assert_int_equal(t->zero[c], digest_is_zero(chunk, n));
-		if (t->zero[c])
-			continue;
-		digest_leaf(&key, chunk, n, leaf);
-		assert_memory_equal(leaf, t->leaves + c * 32, 16);
+		told_check(t, &key, f->bytes, f->size, c);
 	}
 }
 
@@ -98,7 +32,7 @@ static void begin(struct scene *s, size_t size, bool source_queues, bool target_
 	s->target = fake_new(size, false, target_queues);
 	fake_fill(s->source, (unsigned)size);
 	s->told = told_new(size);
-	s->sink = (struct copy_chunk_sink){s->told, told_chunks, told_zeros};
+	s->sink = told_sink(s->told);
 	s->options.digest_key = &key;
 	s->options.sink = &s->sink;
 	s->options.progress = &s->progress;
