@@ -266,9 +266,9 @@ static int copy(struct backup *b, struct repository_backup *backup, struct err *
 		struct disks_copy *one = &b->copies[i];
 		one->label = b->disks[i].label;
 		one->source = b->disks[i].source;
-		one->target = repository_backup_block(backup, i);
-		one->digest_key = repository_backup_digest_key(backup);
-		one->sink = repository_backup_sink(backup, i);
+		if (repository_backup_copy(backup, i, one->source, &one->options, &one->source,
+			    &one->target, err) < 0)
+			return -1;
 		if (progress_add_disk(b->progress, b->disks[i].key, b->specs[i].size_bytes,
 			    &one->figures, err) < 0)
 			return -1;

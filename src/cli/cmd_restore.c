@@ -131,8 +131,8 @@ static int open_targets(struct restore *r, struct err *err)
 			.label = disk->label,
 			.source = repository_disk_block(disk->source),
 			.target = disk->target.block,
-			.digest_key = repository_disk_digest_key(disk->source),
-			.sink = repository_disk_sink(disk->source),
+			.options = {.digest_key = repository_disk_digest_key(disk->source),
+				.sink = repository_disk_sink(disk->source)},
 		};
 		if (progress_add_disk(
 			    r->progress, disk->key, size_bytes, &r->copies[i].figures, err) < 0)

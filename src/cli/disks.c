@@ -51,14 +51,11 @@ struct crew {
 
 static int copy_one(struct crew *crew, struct disks_copy *copy, struct err *err)
 {
-	struct copy_options options = {
-		.memory_bytes = BUFFER_BYTES / crew->nr_workers,
-		.rate_bytes_per_s = crew->rate_bytes_per_s,
-		.digest_key = copy->digest_key,
-		.sink = copy->sink,
-		.progress = &copy->figures,
-		.cancel = crew->cancel,
-	};
+	struct copy_options options = copy->options;
+	options.memory_bytes = BUFFER_BYTES / crew->nr_workers;
+	options.rate_bytes_per_s = crew->rate_bytes_per_s;
+	options.progress = &copy->figures;
+	options.cancel = crew->cancel;
 	if (copy_run(copy->source, copy->target, &options, err) < 0)
 		return copy->label ? err_context(err, "%s", copy->label) : -1;
 	return 0;

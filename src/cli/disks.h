@@ -19,8 +19,8 @@ void disks_split_key(const char *text, char key[REPOSITORY_KEY_BYTES], const cha
 struct disks_copy {
 	const char *label; /* for messages: "disk 2000"; NULL: none */
 	struct block *source, *target;
-	const struct digest_key *digest_key;
-	const struct copy_chunk_sink *sink;
+	struct copy_options
+		options; /* digests, baseline, changed_only; disks_copy() adds the rest */
 	struct copy_progress figures;
 };
 

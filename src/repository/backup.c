@@ -8,8 +8,7 @@
  * Everything that a crash could leave is in the plan before it exists.  The order
  * of commit is invariant 1 of the design; docs/repository-format.md lists it.
  */
-#include "repository_internal.h"
-#include "sums.h"
+#include "backup_internal.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -22,51 +21,16 @@
 /* Kept free for records, folders and the metadata of images. */
 #define SPACE_MARGIN (16 * MIB)
 
-enum state { MAKING, COMMITTED };
-
-struct disk {
-	char key[REPOSITORY_KEY_BYTES];
-	uint64_t size_bytes;
-	char *reason, *change_id;
-	json_t *source;
-	struct repository_figures figures;
-	struct block *image;
-	struct sums_writer *sums;
-	struct copy_chunk_sink sink;
-	struct sums_totals totals;
-	bool closed; /* image and sums are complete */
-	char image_path[NAME_PATH_BYTES], image_part[NAME_PATH_BYTES];
-	char sums_path[NAME_PATH_BYTES], sums_part[NAME_PATH_BYTES];
-};
-
-struct repository_backup {
-	struct repository *repo;
-	enum state state;
-	char vm[REPOSITORY_VM_BYTES];
-	char job[REPOSITORY_JOB_BYTES];
-	char point[REPOSITORY_POINT_BYTES];
-	char started[CLOCK_UTC_BYTES];
-	char *software;
-	json_t *source;
-	json_t *config; /* for the manifest */
-	struct cancel *cancel;
-	void (*on_stage)(void *context, const char *stage); /* may be NULL */
-	void *stage_context;
-	struct lock *lock;
-	struct plan plan;
-	bool planned;
-	struct disk *disks;
-	size_t nr_disks;
-	pthread_mutex_t stage_mutex;
-	uint64_t stage_count;
-};
-
 /* --- begin -------------------------------------------------------------------- */
 
 static int check_options(const struct repository_backup_options *options, struct err *err)
 {
 	if (repository_name_check_vm(options->vm, err) < 0)
 		return -1;
+	if (options->consistency && strcmp(options->consistency, "application") != 0 &&
+		strcmp(options->consistency, "crash") != 0)
+		return err_set(err, ERR_USAGE, "a backup cannot be \"%s\" consistent",
+			options->consistency);
 	if (options->nr_disks == 0 || options->nr_disks > REPOSITORY_DISKS_MAX)
 		return err_set(err, ERR_USAGE, "a backup needs 1 to %d disks, not %zu",
 			REPOSITORY_DISKS_MAX, options->nr_disks);
@@ -78,6 +42,13 @@ static int check_options(const struct repository_backup_options *options, struct
 			return err_set(err, ERR_USAGE,
 				"disk %s has a size of %" PRIu64 " bytes, which cannot be stored",
 				spec->key, spec->size_bytes);
+		if ((spec->mode == REPOSITORY_INCREMENTAL) != (spec->parent != NULL) ||
+			(spec->mode == REPOSITORY_INCREMENTAL) !=
+				(spec->change != REPOSITORY_CHANGE_NONE))
+			return err_set(err, ERR_USAGE,
+				"disk %s: an increment has a parent and something that tells its "
+				"changes, a full has neither",
+				spec->key);
 		for (size_t k = 0; k < i; k++)
 			if (strcmp(options->disks[k].key, spec->key) == 0)
 				return err_set(
@@ -134,87 +105,106 @@ static int choose_point(struct repository_backup *backup, struct err *err)
 	return 0;
 }
 
-static int fill_disk(struct repository_backup *backup, struct disk *disk,
-	const struct repository_disk_spec *spec)
+/* *copy is NULL for a text that is none. */
+static int copy_text(const char *text, char **copy, struct err *err)
 {
+	*copy = text && text[0] ? strdup(text) : NULL;
+	return *copy || !text || !text[0] ? 0 : err_errno(err, ENOMEM, "cannot begin a backup");
+}
+
+static int fill_disk(struct repository_backup *backup, struct backup_disk *disk,
+	const struct repository_disk_spec *spec, struct err *err)
+{
+	disk->backup = backup;
 	snprintf(disk->key, sizeof disk->key, "%s", spec->key);
 	disk->size_bytes = spec->size_bytes;
+	disk->mode = spec->mode;
+	disk->change = spec->change;
 	disk->reason = strdup(spec->reason ? spec->reason : "");
-	disk->change_id = spec->change_id ? strdup(spec->change_id) : NULL;
 	disk->source = manifest_source_to_json(&spec->source);
 	disk->figures.logical_bytes = spec->size_bytes;
 	path_disk(backup->vm, disk->key, backup->point, ".qcow2", disk->image_path);
 	path_disk(backup->vm, disk->key, backup->point, ".qcow2.part", disk->image_part);
 	path_disk(backup->vm, disk->key, backup->point, ".sums", disk->sums_path);
 	path_disk(backup->vm, disk->key, backup->point, ".sums.part", disk->sums_part);
-	return disk->reason && disk->source && (disk->change_id || !spec->change_id) ? 0 : -1;
+	if (!disk->reason || !disk->source)
+		return err_errno(err, ENOMEM, "cannot begin a backup");
+	if (copy_text(spec->change_id, &disk->change_id, err) < 0 ||
+		copy_text(spec->bitmap, &disk->bitmap, err) < 0)
+		return -1;
+	return copy_text(spec->source_state, &disk->source_state, err);
 }
 
-static void add_folder(struct repository_backup *backup, json_t *folders, const char *path)
+/* --- the parent ------------------------------------------------------------------------- */
+
+static int decide_again(
+	const struct repository_backup *backup, const char *key, const char *why, struct err *err)
 {
-	if (!path_exists(backup->repo->dir_fd, path))
-		json_array_append_new(folders, json_string(path));
+	err_set(err, ERR_BUSY, "disk %s of VM \"%s\" was decided to be an increment, but %s", key,
+		backup->vm, why);
+	return err_hint(err, "begin the backup again");
 }
 
-static void plan_paths(struct repository_backup *backup, json_t *files, json_t *folders)
+/* The record of the disk in the VM's latest point, which must be the one that was decided on. */
+static const struct repository_disk_info *find_parent(const struct repository_backup *backup,
+	const struct repository_disk_spec *spec, const struct repository_point *latest,
+	struct err *err)
 {
-	static const char *const records[] = {"manifest.json.part", "manifest.json.part.new"};
-	char path[NAME_PATH_BYTES];
-	path_vm(backup->vm, path);
-	add_folder(backup, folders, path);
-	path_vm_file(backup->vm, "disks", path);
-	add_folder(backup, folders, path);
-	for (size_t i = 0; i < backup->nr_disks; i++) {
-		const struct disk *disk = &backup->disks[i];
-		path_disk(backup->vm, disk->key, "", "", path);
-		add_folder(backup, folders, path);
-		json_array_append_new(files, json_string(disk->image_part));
-		json_array_append_new(files, json_string(disk->image_path));
-		json_array_append_new(files, json_string(disk->sums_part));
-		json_array_append_new(files, json_string(disk->sums_path));
-	}
-	path_point(backup->vm, "", "", path);
-	add_folder(backup, folders, path);
-	path_point(backup->vm, backup->point, "", path);
-	json_array_append_new(folders, json_string(path));
-	for (unsigned i = 0; i < ARRAY_LENGTH(records); i++) {
-		path_point(backup->vm, backup->point, records[i], path);
-		json_array_append_new(files, json_string(path));
-	}
-}
-
-static json_t *make_plan(struct repository_backup *backup, struct err *err)
-{
-	struct owner owner;
-	if (owner_self(&owner, err) < 0)
-		return NULL;
-	json_t *files = json_array(), *folders = json_array(), *disks = json_array();
-	json_t *who = json_object();
-	owner_to_json(&owner, who);
-	plan_paths(backup, files, folders);
-	for (size_t i = 0; i < backup->nr_disks; i++) {
-		const struct disk *disk = &backup->disks[i];
-		json_array_append_new(
-			disks, json_pack("{s:s, s:I, s:O, s:s?}", "key", disk->key, "size_bytes",
-				       (json_int_t)disk->size_bytes, "source", disk->source,
-				       "change_id", disk->change_id));
-	}
-	json_t *plan = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o}",
-		"format", REPOSITORY_FORMAT, "job", backup->job, "kind", "backup", "vm", backup->vm,
-		"point", backup->point, "started", backup->started, "software", backup->software,
-		"keep_seconds", (json_int_t)backup->repo->info.settings.keep_unfinished_s, "owner",
-		who, "files", files, "folders", folders, "disks", disks);
-	if (!plan || json_array_size(disks) != backup->nr_disks) {
-		json_decref(plan);
-		err_errno(err, ENOMEM, "cannot plan a backup of VM \"%s\"", backup->vm);
+	if (!latest || strcmp(latest->id, spec->parent) != 0) {
+		decide_again(backup, spec->key,
+			"its parent is not the latest restore point any more", err);
 		return NULL;
 	}
-	return plan;
+	for (size_t i = 0; i < latest->nr_disks; i++)
+		if (strcmp(latest->disks[i].key, spec->key) == 0 &&
+			latest->disks[i].size_bytes == spec->size_bytes)
+			return &latest->disks[i];
+	decide_again(backup, spec->key, "its parent holds no disk of that key and size", err);
+	return NULL;
 }
+
+/* The write lock is held: nothing of the chain changes until the backup ends. */
+static int open_parent(struct repository_backup *backup, struct backup_disk *disk,
+	const struct repository_point *latest, const struct repository_disk_info *info,
+	struct err *err)
+{
+	memcpy(disk->parent, latest->id, sizeof disk->parent);
+	disk->chain = chain_open(backup->repo, latest, info, err);
+	if (!disk->chain)
+		return err_context(err, "disk %s, restore point %s of VM \"%s\"", disk->key,
+			latest->id, backup->vm);
+	return 0;
+}
+
+/* Increments stand on the VM's latest point, which is loaded once for all disks. */
+static int open_parents(struct repository_backup *backup,
+	const struct repository_backup_options *options, struct err *err)
+{
+	struct repository_point *latest = NULL;
+	int rc = 0;
+	for (size_t i = 0; i < options->nr_disks && rc == 0; i++) {
+		const struct repository_disk_spec *spec = &options->disks[i];
+		if (spec->mode != REPOSITORY_INCREMENTAL)
+			continue;
+		struct err why = ERR_INIT;
+		if (!latest)
+			latest = repository_point_load(backup->repo, backup->vm, NULL, &why);
+		if (!latest && why.code != ERR_NOT_FOUND) {
+			rc = err_copy(err, &why);
+			break;
+		}
+		const struct repository_disk_info *info = find_parent(backup, spec, latest, err);
+		rc = info ? open_parent(backup, &backup->disks[i], latest, info, err) : -1;
+	}
+	repository_point_free(latest);
+	return rc;
+}
+
+/* --- the plan --------------------------------------------------------------------------- */
 
 static int write_plan(struct repository_backup *backup, struct err *err)
 {
-	json_t *plan = make_plan(backup, err);
+	json_t *plan = backup_record_plan(backup, err);
 	if (!plan)
 		return -1;
 	int rc = plan_write(backup->repo, backup->job, plan, backup->cancel, err);
@@ -238,21 +228,14 @@ static int make_folders(struct repository_backup *backup, struct err *err)
 	return 0;
 }
 
-static int sink_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
-	uint64_t zero_mask, struct err *err)
-{
-	return sums_writer_chunks(context, first, nr, leaves, zero_mask, err);
-}
-
-static int sink_zeros(void *context, uint64_t first, uint64_t nr, struct err *err)
-{
-	return sums_writer_zeros(context, first, nr, err);
-}
-
-static int make_disk(struct repository_backup *backup, struct disk *disk, struct err *err)
+static int make_disk(struct repository_backup *backup, struct backup_disk *disk, struct err *err)
 {
 	const struct repository_settings *settings = &backup->repo->info.settings;
-	struct sums_facts facts = {.algorithm = settings->digest, .size_bytes = disk->size_bytes};
+	char backing[REPOSITORY_POINT_BYTES + sizeof ".qcow2"];
+	const char *beneath = backup_record_backing(disk);
+	struct sums_facts facts = {.algorithm = settings->digest,
+		.size_bytes = disk->size_bytes,
+		.increment = disk->chain != NULL};
 	struct qcow2_create_options create = {
 		.size_bytes = round_up(disk->size_bytes, 512),
 		.cluster_bytes = settings->cluster_bytes,
@@ -267,6 +250,11 @@ static int make_disk(struct repository_backup *backup, struct disk *disk, struct
 	char *AUTO_FREE path = NULL;
 	if (asprintf(&path, "%s/%s", backup->repo->info.path, disk->image_part) < 0)
 		return err_errno(err, ENOMEM, "cannot make disk %s", disk->key);
+	if (beneath) {
+		snprintf(backing, sizeof backing, "%s.qcow2", beneath);
+		create.backing_file = backing;
+		create.backing_format = "qcow2";
+	}
 	if (qcow2_create(path, &create, err) < 0)
 		return -1;
 	disk->image = qcow2_open(path, &open_options, err);
@@ -274,22 +262,24 @@ static int make_disk(struct repository_backup *backup, struct disk *disk, struct
 		return -1;
 	memcpy(facts.key, disk->key, sizeof facts.key);
 	memcpy(facts.point, backup->point, sizeof facts.point);
-	disk->sums = sums_writer_create(backup->repo->dir_fd, disk->sums_part, &facts, NULL, err);
-	disk->sink = (struct copy_chunk_sink){
-		.context = disk->sums, .chunks = sink_chunks, .zeros = sink_zeros};
+	disk->sums = sums_writer_create(backup->repo->dir_fd, disk->sums_part, &facts,
+		disk->chain ? chain_sums(disk->chain) : NULL, err);
 	return disk->sums ? 0 : -1;
 }
 
-static void backup_free(struct repository_backup *backup)
+void backup_free(struct repository_backup *backup)
 {
 	for (size_t i = 0; i < backup->nr_disks; i++) {
-		struct disk *disk = &backup->disks[i];
+		struct backup_disk *disk = &backup->disks[i];
 		struct err err = ERR_INIT;
 		if (block_close(disk->image, &err) < 0)
 			log_debug("%s", err.text);
 		sums_writer_free(disk->sums);
 		free(disk->reason);
 		free(disk->change_id);
+		free(disk->bitmap);
+		free(disk->source_state);
+		chain_free(disk->chain);
 		json_decref(disk->source);
 	}
 	lock_release(backup->lock);
@@ -300,6 +290,7 @@ static void backup_free(struct repository_backup *backup)
 	backup->repo->nr_users--;
 	free(backup->disks);
 	free(backup->software);
+	free(backup->consistency);
 	free(backup);
 }
 
@@ -321,8 +312,10 @@ static struct repository_backup *backup_new(
 	backup->software = strdup(options->software ? options->software : "sendense");
 	backup->source = manifest_source_to_json(&options->source);
 	backup->config = json_array();
+	backup->consistency = options->consistency ? strdup(options->consistency) : NULL;
 	backup->disks = calloc(options->nr_disks, sizeof *backup->disks);
 	if (backup->software && backup->source && backup->config && backup->disks &&
+		!backup->consistency == !options->consistency &&
 		name_make_job(time(NULL), backup->job, err) == 0)
 		return backup;
 	if (!err || err->code == ERR_NONE)
@@ -353,10 +346,10 @@ static int begin(struct repository_backup *backup, const struct repository_backu
 		return -1;
 	for (size_t i = 0; i < options->nr_disks; i++) {
 		backup->nr_disks = i + 1;
-		if (fill_disk(backup, &backup->disks[i], &options->disks[i]) < 0)
-			return err_errno(err, ENOMEM, "cannot begin a backup");
+		if (fill_disk(backup, &backup->disks[i], &options->disks[i], err) < 0)
+			return -1;
 	}
-	if (write_plan(backup, err) < 0)
+	if (open_parents(backup, options, err) < 0 || write_plan(backup, err) < 0)
 		return -1;
 	repository_backup_stage(backup, REPOSITORY_STAGE_CREATE);
 	if (make_folders(backup, err) < 0)
@@ -394,23 +387,6 @@ const char *repository_backup_job(const struct repository_backup *backup)
 const char *repository_backup_point(const struct repository_backup *backup)
 {
 	return backup->point;
-}
-
-struct block *repository_backup_block(struct repository_backup *backup, size_t disk)
-{
-	assert(disk < backup->nr_disks);
-	return backup->disks[disk].image;
-}
-
-const struct copy_chunk_sink *repository_backup_sink(struct repository_backup *backup, size_t disk)
-{
-	assert(disk < backup->nr_disks);
-	return &backup->disks[disk].sink;
-}
-
-const struct digest_key *repository_backup_digest_key(struct repository_backup *backup)
-{
-	return &backup->repo->key;
 }
 
 void repository_backup_stage(struct repository_backup *backup, const char *stage)
@@ -483,214 +459,12 @@ int repository_backup_config(struct repository_backup *backup, const char *name,
 	return 0;
 }
 
-/* --- commit ---------------------------------------------------------------------- */
-
-static int sync_path(struct repository *repo, const char *path, struct err *err)
-{
-	int AUTO_CLOSE fd = openat(repo->dir_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0 || fsync(fd) < 0)
-		return err_errno(err, errno, "cannot sync %s", path);
-	return 0;
-}
-
-static int complete_data(struct repository_backup *backup, struct err *err)
-{
-	repository_backup_stage(backup, REPOSITORY_STAGE_SYNC_DATA);
-	for (size_t i = 0; i < backup->nr_disks; i++)
-		if (!backup->disks[i].closed && block_flush(backup->disks[i].image, err) < 0)
-			return err_context(err, "disk %s", backup->disks[i].key);
-	repository_backup_stage(backup, REPOSITORY_STAGE_CLOSE_DATA);
-	for (size_t i = 0; i < backup->nr_disks; i++) {
-		struct disk *disk = &backup->disks[i];
-		if (disk->closed)
-			continue;
-		struct block *image = disk->image;
-		disk->image = NULL;
-		if (block_close(image, err) < 0 ||
-			sync_path(backup->repo, disk->image_part, err) < 0)
-			return err_context(err, "disk %s", disk->key);
-	}
-	repository_backup_stage(backup, REPOSITORY_STAGE_SYNC_SUMS);
-	for (size_t i = 0; i < backup->nr_disks; i++) {
-		struct disk *disk = &backup->disks[i];
-		if (!disk->closed && sums_writer_finish(disk->sums, &disk->totals, err) < 0)
-			return err_context(err, "disk %s", disk->key);
-		disk->closed = true;
-	}
-	return 0;
-}
-
-static int rename_file(struct repository *repo, const char *from, const char *to, struct err *err)
-{
-	if (renameat(repo->dir_fd, from, repo->dir_fd, to) < 0)
-		return err_errno(err, errno, "cannot rename %s to %s", from, to);
-	return 0;
-}
-
-/* All folders from the top down to the disks' and the point's. */
-static int sync_folders(struct repository_backup *backup, struct err *err)
-{
-	struct repository *repo = backup->repo;
-	char path[NAME_PATH_BYTES];
-	for (size_t i = 0; i < backup->nr_disks; i++) {
-		path_disk(backup->vm, backup->disks[i].key, "", "", path);
-		if (file_sync_dir(repo->dir_fd, path, err) < 0)
-			return -1;
-	}
-	path_vm_file(backup->vm, "disks", path);
-	if (file_sync_dir(repo->dir_fd, path, err) < 0)
-		return -1;
-	path_point(backup->vm, backup->point, "", path);
-	if (file_sync_dir(repo->dir_fd, path, err) < 0)
-		return -1;
-	path_point(backup->vm, "", "", path);
-	if (file_sync_dir(repo->dir_fd, path, err) < 0)
-		return -1;
-	path_vm(backup->vm, path);
-	if (file_sync_dir(repo->dir_fd, path, err) < 0)
-		return -1;
-	return file_sync_dir(repo->dir_fd, "vms", err);
-}
-
-static int rename_data(struct repository_backup *backup, struct err *err)
-{
-	repository_backup_stage(backup, REPOSITORY_STAGE_RENAME_DATA);
-	for (size_t i = 0; i < backup->nr_disks; i++) {
-		struct disk *disk = &backup->disks[i];
-		struct stat image, sums;
-		if (fstatat(backup->repo->dir_fd, disk->image_part, &image, 0) < 0 ||
-			fstatat(backup->repo->dir_fd, disk->sums_part, &sums, 0) < 0)
-			return err_errno(err, errno, "cannot stat the files of disk %s", disk->key);
-		disk->figures.stored_bytes =
-			((uint64_t)image.st_blocks + (uint64_t)sums.st_blocks) * 512;
-		if (rename_file(backup->repo, disk->image_part, disk->image_path, err) < 0 ||
-			rename_file(backup->repo, disk->sums_part, disk->sums_path, err) < 0)
-			return -1;
-	}
-	repository_backup_stage(backup, REPOSITORY_STAGE_SYNC_FOLDERS);
-	return sync_folders(backup, err);
-}
-
-static json_t *disk_facts(const struct disk *disk)
-{
-	char root[DIGEST_ROOT_HEX_BYTES];
-	const struct repository_figures *figures = &disk->figures;
-	digest_hex(disk->totals.root, DIGEST_ROOT_BYTES, root);
-	return json_pack("{s:s, s:I, s:s, s:o, s:n, s:o, s:O, s:s, s:{s:I, s:I, s:I, s:I, s:I}}",
-		"key", disk->key, "size_bytes", (json_int_t)disk->size_bytes, "mode", "full",
-		"reason", record_printable(disk->reason), "parent", "change_id",
-		disk->change_id ? record_printable(disk->change_id) : json_null(), "source",
-		disk->source, "root", root, "figures", "logical_bytes",
-		(json_int_t)figures->logical_bytes, "read_bytes", (json_int_t)figures->read_bytes,
-		"sent_bytes", (json_int_t)figures->sent_bytes, "zeros_skipped_bytes",
-		(json_int_t)figures->zeros_skipped_bytes, "stored_bytes",
-		(json_int_t)figures->stored_bytes);
-}
-
-static json_t *make_facts(struct repository_backup *backup)
-{
-	char finished[CLOCK_UTC_BYTES];
-	const struct repository_settings *settings = &backup->repo->info.settings;
-	name_now(finished);
-	json_t *disks = json_array();
-	for (size_t i = 0; i < backup->nr_disks; i++)
-		json_array_append_new(disks, disk_facts(&backup->disks[i]));
-	if (json_array_size(disks) != backup->nr_disks) {
-		json_decref(disks);
-		return NULL;
-	}
-	return json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:s, s:O, s:{s:s, s:i}, s:o, s:O}",
-		"repository", backup->repo->info.id, "vm", backup->vm, "point", backup->point,
-		"job", backup->job, "software", record_printable(backup->software), "started",
-		backup->started, "finished", finished, "source", backup->source, "digest",
-		"algorithm", digest_algorithm_name(settings->digest), "chunk_bytes",
-		(int)DIGEST_CHUNK_BYTES, "disks", disks, "config", backup->config);
-}
-
-static json_t *make_storage(struct repository_backup *backup)
-{
-	const struct repository_settings *settings = &backup->repo->info.settings;
-	json_t *disks = json_object();
-	for (size_t i = 0; i < backup->nr_disks; i++) {
-		const struct disk *disk = &backup->disks[i];
-		json_object_set_new(disks, disk->key,
-			json_pack("{s:s, s:s, s:n, s:I, s:s, s:I}", "image", disk->image_path,
-				"sums", disk->sums_path, "backing", "cluster_bytes",
-				(json_int_t)settings->cluster_bytes, "compression",
-				repository_compression_name(settings->compression), "stored_bytes",
-				(json_int_t)disk->figures.stored_bytes));
-	}
-	return json_pack("{s:i, s:o}", "generation", 1, "disks", disks);
-}
-
-static int commit_manifest(
-	struct repository_backup *backup, char facts_sha256[DIGEST_ROOT_HEX_BYTES], struct err *err)
-{
-	char part[NAME_PATH_BYTES], path[NAME_PATH_BYTES], folder[NAME_PATH_BYTES];
-	path_point(backup->vm, backup->point, "manifest.json.part", part);
-	path_point(backup->vm, backup->point, "manifest.json", path);
-	path_point(backup->vm, backup->point, "", folder);
-	json_t *manifest =
-		manifest_seal(make_facts(backup), make_storage(backup), facts_sha256, err);
-	if (!manifest)
-		return -1;
-	int rc = record_store(backup->repo->dir_fd, part, manifest, err);
-	json_decref(manifest);
-	if (rc < 0)
-		return -1;
-	repository_backup_stage(backup, REPOSITORY_STAGE_RENAME_MANIFEST);
-	if (lock_still_ours(backup->lock, err) < 0)
-		return -1;
-	bool committed = true;
-	struct err why = ERR_INIT;
-	/* A network file system may do it and lose the answer. */
-	if (rename_file(backup->repo, part, path, &why) < 0 &&
-		(path_look(backup->repo->dir_fd, path, &committed, NULL) < 0 || !committed))
-		return err_copy(err, &why);
-	backup->state = COMMITTED;
-	return file_sync_dir(backup->repo->dir_fd, folder, err);
-}
-
-int repository_backup_commit(struct repository_backup *backup, struct err *err)
-{
-	char facts_sha256[DIGEST_ROOT_HEX_BYTES];
-	assert(backup->state == MAKING);
-	if (complete_data(backup, err) < 0 || cancel_check(backup->cancel, err) < 0 ||
-		lock_still_ours(backup->lock, err) < 0 || rename_data(backup, err) < 0 ||
-		commit_manifest(backup, facts_sha256, err) < 0) {
-		if (backup->state == COMMITTED)
-			err_context(err,
-				"restore point %s was made, but may not outlast a power cut",
-				backup->point);
-		return err_context(err, "cannot commit the backup of VM \"%s\"", backup->vm);
-	}
-	/* It exists.  What fails from here on is done by the next clean-up. */
-	struct err late = ERR_INIT;
-	repository_backup_stage(backup, REPOSITORY_STAGE_LOG);
-	if (pointslog_append(backup->repo, backup->vm, "committed", backup->point, backup->job,
-		    facts_sha256, &late) < 0) {
-		log_warning("restore point %s of VM \"%s\" is made, but its job stays open: %s",
-			backup->point, backup->vm, late.text);
-	} else {
-		repository_backup_stage(backup, REPOSITORY_STAGE_DROP_PLAN);
-		if (plan_drop(backup->repo, backup->job, &late) < 0)
-			log_warning("%s", late.text);
-	}
-	backup_free(backup);
-	return 0;
-}
-
-bool repository_backup_is_committed(const struct repository_backup *backup)
-{
-	return backup->state == COMMITTED;
-}
-
 /* --- other ends ------------------------------------------------------------------ */
 
 static void close_disks(struct repository_backup *backup)
 {
 	for (size_t i = 0; i < backup->nr_disks; i++) {
-		struct disk *disk = &backup->disks[i];
+		struct backup_disk *disk = &backup->disks[i];
 		struct err err = ERR_INIT;
 		if (block_close(disk->image, &err) < 0)
 			log_debug("%s", err.text);
@@ -705,7 +479,7 @@ void repository_backup_abort(struct repository_backup *backup)
 	if (!backup)
 		return;
 	struct err err = ERR_INIT;
-	if (backup->planned && backup->state == MAKING && backup->plan.json) {
+	if (backup->planned && backup->state == BACKUP_MAKING && backup->plan.json) {
 		repository_backup_stage(backup, REPOSITORY_STAGE_ABORT);
 		close_disks(backup);
 		/* Whoever declared us dead cleans up, too; its lock is not ours. */

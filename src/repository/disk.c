@@ -1,14 +1,13 @@
 /*
  * Reading a restore point's disk back.
  *
- * Image and sums of a point stand on those of its backing point, down to a full.
- * The chain is taken from the manifests, and every image must name the backing
- * file that they say, before anything is read through it: an image that was
- * exchanged does not lead anywhere else.
+ * Image and sums of a point stand on those of its backing point, down to a full
+ * (chain.c).
  *
  * With verify, every read is cut at chunks: whole ones are read and digested in
  * place, of others the chunk goes through a small cache of verified chunks.
  */
+#include "chain.h"
 #include "disk_internal.h"
 
 #include <assert.h>
@@ -17,7 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CHAIN_MOST 1000u
 #define CACHE_BYTES (8 * MIB)
 #define WHOLE_CHUNKS_MOST 64u
 
@@ -42,8 +40,7 @@ struct repository_disk {
 	struct lock *lease;
 	struct repository_point *point;
 	const struct repository_disk_info *info;
-	struct sums_reader **sums; /* from the full upwards */
-	size_t nr_sums;
+	struct chain *chain;
 	struct block *image;
 	struct block *verified; /* NULL without verify */
 	struct copy_chunk_sink sink;
@@ -58,96 +55,6 @@ static const struct repository_disk_info *find_disk(
 		if (strcmp(point->disks[i].key, key) == 0)
 			return &point->disks[i];
 	return NULL;
-}
-
-static int check_backing(
-	struct repository *repo, const struct repository_disk_info *info, struct err *err)
-{
-	struct qcow2_facts facts;
-	char expect[REPOSITORY_POINT_BYTES + sizeof ".qcow2"] = "";
-	char *AUTO_FREE path = NULL;
-	if (asprintf(&path, "%s/%s", repo->info.path, info->image) < 0)
-		return err_errno(err, ENOMEM, "cannot open %s", info->image);
-	if (qcow2_facts(path, &facts, err) < 0)
-		return -1;
-	if (info->backing)
-		snprintf(expect, sizeof expect, "%s.qcow2", info->backing);
-	if (strcmp(facts.backing_file, expect) == 0 &&
-		facts.size_bytes == round_up(info->size_bytes, 512))
-		return 0;
-	return err_set(err, ERR_CORRUPT,
-		"%s is not the image that its manifest tells of: backing \"%s\" of %" PRIu64
-		" bytes",
-		info->image, facts.backing_file, facts.size_bytes);
-}
-
-/* Sums of the same disk and point, but not those that the manifest was made with. */
-static int check_root(
-	const struct repository_disk_info *info, const struct sums_reader *reader, struct err *err)
-{
-	char hex[DIGEST_ROOT_HEX_BYTES];
-	digest_hex(sums_reader_totals(reader)->root, DIGEST_ROOT_BYTES, hex);
-	if (strcmp(hex, info->root_hex) == 0)
-		return 0;
-	return err_set(err, ERR_CORRUPT,
-		"%s has another root digest than the manifest of its restore point", info->sums);
-}
-
-/* Opens the sums of point and, first, of what lies beneath it. */
-static int open_sums(struct repository_disk *disk, const struct repository_point *top,
-	const struct repository_disk_info *info, struct err *err)
-{
-	struct repository *repo = disk->repo;
-	struct repository_point *beneath[CHAIN_MOST];
-	const struct repository_disk_info *infos[CHAIN_MOST + 1] = {info};
-	size_t nr = 0;
-	int rc = -1;
-	const char *above = top->id;
-	for (const char *id; (id = infos[nr]->backing); nr++) {
-		if (nr == CHAIN_MOST || strcmp(id, above) >= 0) {
-			err_set(err, ERR_CORRUPT,
-				"the chain of disk %s goes in a circle at point %s", info->key, id);
-			goto out;
-		}
-		beneath[nr] = repository_point_load(repo, top->vm, id, err);
-		if (!beneath[nr])
-			goto out;
-		above = beneath[nr]->id;
-		infos[nr + 1] = find_disk(beneath[nr], info->key);
-		if (!infos[nr + 1]) {
-			nr++;
-			err_set(err, ERR_CORRUPT, "point %s has no disk %s, on which others stand",
-				above, info->key);
-			goto out;
-		}
-	}
-	disk->sums = calloc(nr + 1, sizeof(struct sums_reader *));
-	if (!disk->sums) {
-		err_errno(err, ENOMEM, "cannot open the chain of disk %s", info->key);
-		goto out;
-	}
-	for (size_t i = nr + 1; i-- > 0;) {
-		struct sums_facts facts = {.algorithm = repo->info.settings.digest,
-			.size_bytes = infos[i]->size_bytes,
-			.increment = infos[i]->backing != NULL};
-		memcpy(facts.key, infos[i]->key, sizeof facts.key);
-		memcpy(facts.point, i ? beneath[i - 1]->id : top->id, sizeof facts.point);
-		struct sums_reader *parent = disk->nr_sums ? disk->sums[disk->nr_sums - 1] : NULL;
-		struct sums_reader *reader =
-			sums_reader_open(repo->dir_fd, infos[i]->sums, &facts, parent, err);
-		if (!reader)
-			goto out;
-		disk->sums[disk->nr_sums++] = reader;
-		if (check_root(infos[i], reader, err) < 0)
-			goto out;
-		if (check_backing(repo, infos[i], err) < 0)
-			goto out;
-	}
-	rc = 0;
-out:
-	while (nr-- > 0)
-		repository_point_free(beneath[nr]);
-	return rc;
 }
 
 static int open_image(struct repository_disk *disk, struct err *err)
@@ -171,7 +78,7 @@ static int open_image(struct repository_disk *disk, struct err *err)
 
 struct sums_reader *disk_sums(struct repository_disk *disk)
 {
-	return disk->sums[disk->nr_sums - 1];
+	return chain_sums(disk->chain);
 }
 
 static int mismatch(const struct repository_disk *disk, uint64_t chunk, struct err *err)
@@ -511,7 +418,8 @@ struct repository_disk *repository_disk_open(struct repository *repo, const char
 		.context = disk, .chunks = sink_chunks, .zeros = sink_zeros};
 	if (open_point(disk, vm, point, err) < 0 || choose_disk(disk, key, err) < 0)
 		goto fail;
-	if (open_sums(disk, disk->point, disk->info, err) < 0 || open_image(disk, err) < 0) {
+	disk->chain = chain_open(repo, disk->point, disk->info, err);
+	if (!disk->chain || open_image(disk, err) < 0) {
 		err_context(err, "disk %s of restore point %s of VM \"%s\"", disk->info->key,
 			disk->point->id, vm);
 		goto fail;
@@ -557,9 +465,7 @@ void repository_disk_close(struct repository_disk *disk)
 	block_close(disk->verified, &err);
 	if (block_close(disk->image, &err) < 0)
 		log_warning("%s", err.text);
-	while (disk->nr_sums-- > 0)
-		sums_reader_free(disk->sums[disk->nr_sums]);
-	free(disk->sums);
+	chain_free(disk->chain);
 	repository_point_free(disk->point);
 	lock_release(disk->lease);
 	disk->repo->nr_users--;

@@ -189,3 +189,20 @@ struct repository_point *repository_point_load(
 	err_hint(err, "sendense verify tells what else is damaged; sendense ls shows older points");
 	return NULL;
 }
+
+struct repository_point *repository_latest(struct repository *repo, const char *vm, const char *key,
+	const struct repository_disk_info **disk, struct err *err)
+{
+	struct err why = ERR_INIT;
+	struct repository_point *point = repository_point_load(repo, vm, NULL, &why);
+	*disk = NULL;
+	for (size_t i = 0; point && i < point->nr_disks; i++)
+		if (strcmp(point->disks[i].key, key) == 0)
+			*disk = &point->disks[i];
+	if (*disk)
+		return point;
+	if (!point && why.code != ERR_NOT_FOUND)
+		err_copy(err, &why);
+	repository_point_free(point);
+	return NULL;
+}

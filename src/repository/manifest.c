@@ -92,6 +92,47 @@ static bool is_own_file(const char *vm, const char *key, const char *path, const
 	return repository_name_is_point(point) && path_has_suffix(path, ending);
 }
 
+/* A text, null, or not there at all. */
+static int parse_optional(const json_t *object, const char *field, const char **out,
+	const char *name, struct err *err)
+{
+	*out = NULL;
+	return json_object_get(object, field) ? parse_nullable(object, field, out, name, err) : 0;
+}
+
+static const char *const change_names[] = {
+	[REPOSITORY_CHANGE_NONE] = "none",
+	[REPOSITORY_CHANGE_COMPARE] = "compare",
+	[REPOSITORY_CHANGE_BITMAP] = "bitmap",
+	[REPOSITORY_CHANGE_EXTENTS] = "extents",
+};
+
+const char *repository_change_name(enum repository_change change)
+{
+	return change_names[change];
+}
+
+/* What makes increments; older records have none of it. */
+static int parse_change(
+	struct repository_disk_info *disk, const json_t *object, const char *name, struct err *err)
+{
+	const char *changed_by;
+	if (parse_optional(object, "changed_by", &changed_by, name, err) < 0 ||
+		parse_optional(object, "bitmap", &disk->bitmap, name, err) < 0 ||
+		(json_object_get(object, "audited_bytes") &&
+			record_u64(object, "audited_bytes", &disk->audited_bytes, name, err) < 0))
+		return -1;
+	disk->change = REPOSITORY_CHANGE_NONE;
+	for (unsigned i = 1; changed_by && i < ARRAY_LENGTH(change_names); i++)
+		if (strcmp(changed_by, change_names[i]) == 0)
+			disk->change = i;
+	if (changed_by && disk->change == REPOSITORY_CHANGE_NONE)
+		return err_set(err, ERR_UNSUPPORTED,
+			"%s: changes known by \"%s\" are unknown to this program", name,
+			changed_by);
+	return 0;
+}
+
 static int parse_storage(struct repository_point *point, struct repository_disk_info *disk,
 	const json_t *storage, const char *name, struct err *err)
 {
@@ -135,6 +176,8 @@ static int parse_disk(struct repository_point *point, struct repository_disk_inf
 			name, mode);
 	if (disk->size_bytes == 0)
 		return err_set(err, ERR_FORMAT, "%s: disk %s has no size", name, disk->key);
+	if (parse_change(disk, object, name, err) < 0)
+		return -1;
 	disk->mode = mode[0] == 'f' ? REPOSITORY_FULL : REPOSITORY_INCREMENTAL;
 	const json_t *source = record_object(object, "source", name, err);
 	if (!source || parse_source(source, &disk->source, name, err) < 0)
@@ -192,14 +235,17 @@ static int parse_facts(struct repository *repo, struct repository_point *point, 
 		strcmp(repository, repo->info.id) != 0)
 		return err_set(err, ERR_CORRUPT,
 			"%s belongs to another VM, restore point or repository", name);
+	if (parse_optional(facts, "consistency", &point->consistency, name, err) < 0)
+		return -1;
 	const json_t *source = record_object(facts, "source", name, err);
 	return source ? parse_source(source, &point->source, name, err) : -1;
 }
 
-static int load_manifest(struct repository *repo, struct repository_point *point, struct err *err)
+static int load_manifest(
+	struct repository *repo, struct repository_point *point, const char *file, struct err *err)
 {
 	char name[NAME_PATH_BYTES];
-	path_point(point->vm, point->id, "manifest.json", name);
+	path_point(point->vm, point->id, file, name);
 	json_t *manifest = record_load(repo->dir_fd, name, err);
 	if (!manifest)
 		return -1;
@@ -244,8 +290,8 @@ static void load_state(struct repository *repo, struct repository_point *point)
 	json_decref(state);
 }
 
-struct repository_point *manifest_load(
-	struct repository *repo, const char *vm, const char *id, struct err *err)
+static struct repository_point *load_point(
+	struct repository *repo, const char *vm, const char *id, const char *file, struct err *err)
 {
 	struct repository_point *point = calloc(1, sizeof *point);
 	if (point)
@@ -258,13 +304,39 @@ struct repository_point *manifest_load(
 	snprintf(point->vm, sizeof point->vm, "%s", vm);
 	snprintf(point->id, sizeof point->id, "%s", id);
 	struct err why = ERR_INIT;
-	if (load_manifest(repo, point, &why) < 0) {
+	if (load_manifest(repo, point, file, &why) < 0) {
 		point->internal->damage = strdup(why.text);
 		point->damage = point->internal->damage ? point->internal->damage : "out of memory";
 		err_copy(err, &why);
 	}
 	load_state(repo, point);
 	return point;
+}
+
+struct repository_point *manifest_load(
+	struct repository *repo, const char *vm, const char *id, struct err *err)
+{
+	return load_point(repo, vm, id, "manifest.json", err);
+}
+
+struct repository_point *manifest_load_link(
+	struct repository *repo, const char *vm, const char *id, bool *listed, struct err *err)
+{
+	/* A prune that gives up renames it back. */
+	static const char *const files[] = {"manifest.json", "merging.json", "manifest.json"};
+	for (unsigned i = 0; i < ARRAY_LENGTH(files); i++) {
+		struct err why = ERR_INIT;
+		struct repository_point *point = load_point(repo, vm, id, files[i], &why);
+		*listed = i != 1;
+		if (point && !point->damage)
+			return point;
+		repository_point_free(point);
+		if (why.code == ERR_NOT_FOUND && i + 1 < ARRAY_LENGTH(files))
+			continue;
+		err_copy(err, &why);
+		break;
+	}
+	return NULL;
 }
 
 void repository_point_free(struct repository_point *point)

@@ -327,14 +327,6 @@ struct repository_backup *repository_backup_begin(
 const char *repository_backup_job(const struct repository_backup *backup);
 const char *repository_backup_point(const struct repository_backup *backup);
 
-/* The disk to write to, of exactly size_bytes; lent until commit, abort or leave. */
-struct block *repository_backup_block(struct repository_backup *backup, size_t disk);
-/* Where this disk's chunk digests go; lent the same.  A chunk that is never told
- * counts as zeros. */
-const struct copy_chunk_sink *repository_backup_sink(struct repository_backup *backup, size_t disk);
-/* The repository's key, for copy_options; lent the same. */
-const struct digest_key *repository_backup_digest_key(struct repository_backup *backup);
-
 /* Names what goes on now, for status, lock messages and whoever looks after a
  * crash.  A failure to record it is logged, no more.  Refused names assert. */
 void repository_backup_stage(struct repository_backup *backup, const char *stage);

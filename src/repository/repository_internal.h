@@ -195,6 +195,10 @@ json_t *manifest_source_to_json(const struct repository_source *source);
 /* NULL only without memory.  A damaged one has point->damage, and err says it. */
 struct repository_point *manifest_load(
 	struct repository *repo, const char *vm, const char *id, struct err *err);
+/* A link of a chain, which a prune may have taken out of the list (then it is not listed, and
+ * stands in merging.json).  NULL for a damaged one. */
+struct repository_point *manifest_load_link(
+	struct repository *repo, const char *vm, const char *id, bool *listed, struct err *err);
 const json_t *manifest_json(const struct repository_point *point);
 /* The digest of its facts, which it was found to match.  Not for a damaged one. */
 const char *manifest_facts_sha256(const struct repository_point *point);

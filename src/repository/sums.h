@@ -71,7 +71,8 @@ void sums_writer_free(struct sums_writer *writer);
 
 /*
  * Opens a finished file; header, index and trailer are checked, segments when
- * they are read.  expect: what it must be of, else ERR_CORRUPT; may be NULL.
+ * they are read.  expect: what it must be of, else ERR_CORRUPT; may be NULL.  Where an
+ * increment is expected a file that tells all is as good (a merge puts it there first).
  * parent: as above.  ERR_CORRUPT names the file and what is wrong.
  */
 struct sums_reader *sums_reader_open(int dir_fd, const char *path, const struct sums_facts *expect,

@@ -42,10 +42,11 @@ static void fill(struct repository_backup *backup)
 		bytes[i] = byte_at(i);
 	SUPPORT_OK(block_write(source, bytes, 2 * MIB, 0, 0, &err), err);
 	SUPPORT_OK(block_write(source, bytes, 700, 3 * MIB, 0, &err), err);
-	const struct copy_options copy = {.digest_key = repository_backup_digest_key(backup),
-		.sink = repository_backup_sink(backup, 1)};
-	SUPPORT_OK(copy_run(source, repository_backup_block(backup, 1), &copy, &err), err);
-	assert_int_equal(block_info(repository_backup_block(backup, 1))->size_bytes, SIZE_A);
+	struct copy_options copy = {.nr_lanes = 0};
+	struct block *from, *to;
+	SUPPORT_OK(repository_backup_copy(backup, 1, source, &copy, &from, &to, &err), err);
+	SUPPORT_OK(copy_run(from, to, &copy, &err), err);
+	assert_int_equal(block_info(to)->size_bytes, SIZE_A);
 	SUPPORT_OK(block_close(source, &err), err);
 	free(bytes);
 }

@@ -1,0 +1,71 @@
+/* backup: what the files that make a restore point share. */
+#ifndef SENDENSE_BACKUP_INTERNAL_H
+#define SENDENSE_BACKUP_INTERNAL_H
+
+#include "chain.h"
+#include "repository_internal.h"
+#include "sums.h"
+
+enum backup_state { BACKUP_MAKING, BACKUP_COMMITTED };
+
+struct backup_disk {
+	struct repository_backup *backup;
+	char key[REPOSITORY_KEY_BYTES];
+	uint64_t size_bytes;
+	enum repository_disk_mode mode;
+	enum repository_change change; /* NONE for a full */
+	char *reason, *change_id, *bitmap, *source_state; /* all but the first may be NULL */
+	char parent[REPOSITORY_POINT_BYTES]; /* "": none */
+	bool is_filled; /* read as an increment, but stored as a full: the chain is long enough */
+	json_t *source;
+	struct chain *chain; /* of the parent; NULL for a full */
+	struct repository_figures figures;
+	uint64_t audited_bytes;
+	struct block *image;
+	struct sums_writer *sums;
+	struct copy_chunk_sink sink;
+	struct copy_baseline baseline;
+	struct sums_totals totals;
+	bool closed; /* image and sums are complete */
+	char image_path[NAME_PATH_BYTES], image_part[NAME_PATH_BYTES];
+	char sums_path[NAME_PATH_BYTES], sums_part[NAME_PATH_BYTES];
+};
+
+struct repository_backup {
+	struct repository *repo;
+	enum backup_state state;
+	char vm[REPOSITORY_VM_BYTES];
+	char job[REPOSITORY_JOB_BYTES];
+	char point[REPOSITORY_POINT_BYTES];
+	char started[CLOCK_UTC_BYTES];
+	char *software, *consistency; /* the latter may be NULL */
+	json_t *source;
+	json_t *config; /* for the manifest */
+	struct cancel *cancel;
+	void (*on_stage)(void *context, const char *stage); /* may be NULL */
+	void *stage_context;
+	struct lock *lock;
+	struct plan plan;
+	bool planned;
+	struct backup_disk *disks;
+	size_t nr_disks;
+	pthread_mutex_t stage_mutex;
+	uint64_t stage_count;
+};
+
+/* --- backup.c ------------------------------------------------------------------- */
+
+void backup_free(struct repository_backup *backup);
+
+/* --- backup_record.c -------------------------------------------------------------- */
+
+/* The whole plan; the caller releases it. */
+json_t *backup_record_plan(struct repository_backup *backup, struct err *err);
+/* Both NULL without memory; the caller releases them. */
+json_t *backup_record_facts(struct repository_backup *backup);
+json_t *backup_record_storage(struct repository_backup *backup);
+
+/* The point beneath a disk's image: its parent, or NULL for what is stored as a full. */
+const char *backup_record_backing(const struct backup_disk *disk);
+
+#endif
