@@ -42,8 +42,9 @@ def copy_beside(servers, *arguments):
 
 
 def slow(*arguments):
-    """nbdkit's arguments for a server that takes a second or two for the disk."""
-    return ["--filter=rate", *arguments, "rate=100M"]
+    """nbdkit's arguments for a server that moves 4 MB at once and takes minutes for the
+    rest: no copy ends, or flushes its last, before the server is killed."""
+    return ["--filter=rate", *arguments, "rate=1M", "burstiness=32"]
 
 
 def test_source_comes_back(scratch, servers, server):
