@@ -7,7 +7,6 @@
  * With verify, every read is cut at chunks: whole ones are read and digested in
  * place, of others the chunk goes through a small cache of verified chunks.
  */
-#include "chain.h"
 #include "disk_internal.h"
 
 #include <assert.h>
@@ -90,6 +89,11 @@ static int mismatch(const struct repository_disk *disk, uint64_t chunk, struct e
 	if (err)
 		err->sys_errno = EIO;
 	return err_hint(err, "sendense verify tells what else is damaged");
+}
+
+const struct chain *disk_chain(const struct repository_disk *disk)
+{
+	return disk->chain;
 }
 
 int disk_match(struct repository_disk *disk, uint64_t chunk, bool is_zero, const uint8_t *leaf,

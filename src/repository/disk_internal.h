@@ -2,11 +2,13 @@
 #ifndef SENDENSE_DISK_INTERNAL_H
 #define SENDENSE_DISK_INTERNAL_H
 
+#include "chain.h"
 #include "repository_internal.h"
 #include "sums.h"
 
 /* Lent until the disk is closed. */
 struct sums_reader *disk_sums(struct repository_disk *disk);
+const struct chain *disk_chain(const struct repository_disk *disk);
 
 /* Whether a chunk with this leaf (or of zeros) is what the sums say; -1 when they
  * cannot be read. */

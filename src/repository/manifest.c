@@ -13,6 +13,7 @@
 
 struct repository_point_internal {
 	json_t *manifest;
+	json_t *state; /* NULL: none, or damaged */
 	char *damage;
 };
 
@@ -287,7 +288,7 @@ static void load_state(struct repository *repo, struct repository_point *point)
 		point->verified =
 			strcmp(result, "good") == 0 ? REPOSITORY_GOOD : REPOSITORY_DAMAGED;
 	}
-	json_decref(state);
+	point->internal->state = state;
 }
 
 static struct repository_point *load_point(
@@ -349,6 +350,7 @@ void repository_point_free(struct repository_point *point)
 	free(point->disks);
 	if (point->internal) {
 		json_decref(point->internal->manifest);
+		json_decref(point->internal->state);
 		free(point->internal->damage);
 	}
 	free(point->internal);
@@ -363,6 +365,19 @@ const json_t *manifest_json(const struct repository_point *point)
 const char *manifest_facts_sha256(const struct repository_point *point)
 {
 	return json_string_value(json_object_get(point->internal->manifest, "facts_sha256"));
+}
+
+const json_t *manifest_state(const struct repository_point *point)
+{
+	return point->internal->state;
+}
+
+const char *manifest_distrusted(const struct repository_point *point, const char *key)
+{
+	const json_t *disk =
+		json_object_get(json_object_get(point->internal->state, "distrusted"), key);
+	const char *reason = json_string_value(json_object_get(disk, "reason"));
+	return reason || !json_is_object(disk) ? reason : "the record does not say why";
 }
 
 json_t *manifest_seal(

@@ -243,7 +243,9 @@ struct repository_decision {
  * or "incremental" (then what would be a full is ERR_REFUSED with its reason).  The
  * parent counts only if its chain can be opened and no verification or audit found it
  * wrong.  ERR_DENIED when the names agree but strong identities do not ("vm-uuid",
- * "disk-uuid", "source-id" on both sides): a stranger of the same name.
+ * "disk-uuid", "source-id" on both sides): a stranger of the same name; "full" takes it all
+ * the same, with a warning in the log.  Whatever keeps the parent from being read and may pass
+ * (locks, permissions, memory) is an error, and not a full.
  */
 int repository_decide(struct repository *repo, const char *vm, const char *wish,
 	const struct repository_offer *offers, size_t nr_offers,

@@ -200,6 +200,10 @@ struct repository_point *manifest_load(
 struct repository_point *manifest_load_link(
 	struct repository *repo, const char *vm, const char *id, bool *listed, struct err *err);
 const json_t *manifest_json(const struct repository_point *point);
+/* state.json as it was when the point was loaded; NULL: none that can be read. */
+const json_t *manifest_state(const struct repository_point *point);
+/* Why an audit distrusts the disk, or NULL. */
+const char *manifest_distrusted(const struct repository_point *point, const char *key);
 /* The digest of its facts, which it was found to match.  Not for a damaged one. */
 const char *manifest_facts_sha256(const struct repository_point *point);
 /* Takes both; gives the whole manifest and the digest of its facts. */
