@@ -153,7 +153,7 @@ def test_interrupt_leaves_no_restore_point(site, servers):
     before = sorted(glob.glob(f"{site.repo}/**", recursive=True))
     backup = servers.start(SENDENSE, "backup", "--repo", site.repo, "--vm", "web01",
                            *[f"--disk={k}=raw:{p}" for k, p in site.disks.items()],
-                           "--limit-rate=1MiB", "--progress=json")
+                           "--limit-rate=64KiB", "--progress=json")
     backup.wait_err('"stage":"copy"')
     seconds, status = interrupt(backup)
     assert status == 1 and seconds < (5 if support.under_sanitizer() else 1)
@@ -167,7 +167,7 @@ def test_interrupted_restore_leaves_no_file(scratch, site, servers):
     site.backup()
     restore = servers.start(SENDENSE, "restore", "--repo", site.repo, "web01",
                             f"--to=2000=raw:{scratch}/ra", f"--to=2001=raw:{scratch}/rb",
-                            "--limit-rate=1MiB", "--progress=json")
+                            "--limit-rate=64KiB", "--progress=json")
     restore.wait_err('"event":"progress"')
     seconds, status = interrupt(restore)
     assert status == 1 and seconds < (5 if support.under_sanitizer() else 1)
@@ -258,7 +258,7 @@ def test_tables_of_ls(site):
 
 def test_locks_of_the_living_and_the_dead(site, servers):
     words = ["backup", "--repo", site.repo, "--vm", "web01", f"raw:{site.disks['2000']}"]
-    first = servers.start(SENDENSE, *words, "--limit-rate=1MiB", "--progress=json")
+    first = servers.start(SENDENSE, *words, "--limit-rate=64KiB", "--progress=json")
     first.wait_err('"stage":"copy"')
     fails(*words, case="a virtual machine that another job backs up", contains=str(first.pid))
     info = sendense("repo", "info", site.repo).out

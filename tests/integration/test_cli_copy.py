@@ -163,7 +163,7 @@ def test_json_lines_of_a_failure(scratch):
 @pytest.mark.parametrize("target", ["raw", "qcow2"])
 def test_interrupt_ends_within_a_second_and_leaves_nothing(scratch, servers, disk, target):
     copy = servers.start(SENDENSE, "copy", f"raw:{disk}", f"{target}:{scratch}/copy.{target}",
-                         "--limit-rate=1MiB", "--progress=json")
+                         "--limit-rate=64KiB", "--progress=json")
     copy.wait_err('"event":"progress"')
     assert os.path.exists(f"{scratch}/copy.{target}")
     seconds, status = interrupt(copy)
