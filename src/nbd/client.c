@@ -201,6 +201,7 @@ static void free_client(struct client *client)
 {
 	client_lane_free(client->spare);
 	client_uri_free(&client->uri);
+	free(client->changes_context);
 	pthread_mutex_destroy(&client->mutex);
 	block_fini(&client->block);
 	free(client);
@@ -235,6 +236,7 @@ static void set_options(struct client *client, const struct nbd_client_options *
 	struct nbd_client_options *o = &client->options;
 	if (options)
 		*o = *options;
+	o->bitmap = NULL; /* the caller's */
 	if (o->connect_timeout_ms == 0)
 		o->connect_timeout_ms = CONNECT_TIMEOUT_MS;
 	if (o->reconnect_timeout_ms == 0)
@@ -256,7 +258,8 @@ static int set_info(struct client *client, struct err *err)
 	client->block.info = (struct block_info){
 		.size_bytes = id->size_bytes,
 		.read_only = read_only,
-		.has_extents = id->has_extents,
+		.has_extents = id->has_allocation || id->has_changes,
+		.has_changes = id->has_changes,
 		.can_trim = id->can_trim,
 		.can_zero = id->can_zero,
 		.can_fast_zero = id->can_fast_zero,
@@ -295,6 +298,11 @@ struct block *nbd_client_open(const char *uri, const struct nbd_client_options *
 	client->block.info.read_only = client->options.read_only;
 	if (client_uri_parse(&client->uri, uri, err) < 0)
 		goto fail;
+	if (options && options->bitmap) {
+		client->changes_context = client_map_context(options->bitmap, err);
+		if (!client->changes_context)
+			goto fail;
+	}
 	client->block.label = strdup(client->uri.label);
 	if (!client->block.label) {
 		err_errno(err, ENOMEM, "cannot open %s", client->uri.label);

@@ -3,8 +3,9 @@
 
 #include <inttypes.h>
 
-static void identify(struct nbd_handle *h, struct client_identity *id)
+static void identify(const struct client *client, struct nbd_handle *h, struct client_identity *id)
 {
+	const char *changes = client->changes_context;
 	int64_t least = nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM);
 	int64_t preferred = nbd_get_block_size(h, LIBNBD_SIZE_PREFERRED);
 	int64_t most = nbd_get_block_size(h, LIBNBD_SIZE_MAXIMUM);
@@ -18,7 +19,8 @@ static void identify(struct nbd_handle *h, struct client_identity *id)
 		.can_zero = nbd_can_zero(h) > 0,
 		.can_fast_zero = nbd_can_fast_zero(h) > 0,
 		.can_multi_conn = nbd_can_multi_conn(h) > 0,
-		.has_extents = nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0,
+		.has_allocation = nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0,
+		.has_changes = changes && nbd_can_meta_context(h, changes) > 0,
 		.block_min = least > 0 && least <= 65536 ? (uint32_t)least : 1,
 		.block_preferred =
 			preferred >= 512 && preferred <= (2 << 20) ? (uint32_t)preferred : 4096,
@@ -34,14 +36,14 @@ static bool same_flags(const struct client_identity *a, const struct client_iden
 	return a->read_only == b->read_only && a->can_flush == b->can_flush &&
 	       a->can_fua == b->can_fua && a->can_trim == b->can_trim &&
 	       a->can_zero == b->can_zero && a->can_fast_zero == b->can_fast_zero &&
-	       a->can_multi_conn == b->can_multi_conn && a->has_extents == b->has_extents &&
+	       a->can_multi_conn == b->can_multi_conn && a->has_allocation == b->has_allocation &&
 	       a->block_min == b->block_min && a->payload_max == b->payload_max;
 }
 
 int client_identity_check(struct client *client, struct nbd_handle *handle, struct err *err)
 {
 	struct client_identity id;
-	identify(handle, &id);
+	identify(client, handle, &id);
 	if (!client->known) {
 		client->identity = id;
 		client->known = true;
@@ -52,6 +54,13 @@ int client_identity_check(struct client *client, struct nbd_handle *handle, stru
 			"%s has %" PRIu64 " bytes on a new connection, and had %" PRIu64
 			" on the first one: it is not the same disk any more",
 			client->uri.label, id.size_bytes, client->identity.size_bytes);
+	if (id.has_changes != client->identity.has_changes)
+		return err_set(err, ERR_RANGE,
+			"%s %s %s on a new connection, unlike on the first one: what changed is "
+			"not "
+			"known for certain any more",
+			client->uri.label, id.has_changes ? "offers" : "does not offer",
+			client->changes_context);
 	if (!same_flags(&id, &client->identity))
 		return err_set(err, ERR_RANGE,
 			"%s offers other features on a new connection than on the first one: "

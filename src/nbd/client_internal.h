@@ -4,6 +4,7 @@
  *   client_address   URIs, names to addresses, sockets
  *   client_identity  what an export is, the same on each connection
  *   client_lane      one connection: connecting, requests in flight, reconnecting
+ *   client_map       questions for the map: extents, and what changed
  *   client           the block: opens lanes, and lends one to blocking calls
  */
 #ifndef SENDENSE_NBD_CLIENT_INTERNAL_H
@@ -51,7 +52,7 @@ int client_address_connected(int fd, struct err *err);
 struct client_identity {
 	uint64_t size_bytes;
 	bool read_only, can_flush, can_fua, can_trim, can_zero, can_fast_zero, can_multi_conn;
-	bool has_extents;
+	bool has_allocation, has_changes; /* the metadata contexts */
 	uint32_t block_min, block_preferred, payload_max; /* never 0 */
 };
 
@@ -67,7 +68,8 @@ struct client {
 	struct client_uri uri;
 	struct client_address addresses[CLIENT_ADDRESSES_MAX];
 	unsigned nr_addresses;
-	struct nbd_client_options options; /* no zeros left in it */
+	struct nbd_client_options options; /* no zeros left in it; bitmap is not kept */
+	char *changes_context; /* the bitmap's metadata context, or NULL */
 	struct cancel *cancel;
 	struct client_identity identity; /* of the first connection; then constant */
 	bool known; /* identity is filled */
@@ -93,8 +95,7 @@ struct client_request {
 	int64_t lost_ns; /* when its connection was lost first; 0: never */
 	uint8_t *bounce; /* for a read that must be widened */
 	uint64_t bounce_offset;
-	size_t nr_extents; /* got so far */
-	bool bad_extents;
+	struct client_map *map; /* for EXTENTS: what was answered */
 };
 
 enum client_lane_state {
@@ -143,6 +144,18 @@ bool client_lane_idle(const struct client_lane *lane);
 
 /* Whether a change goes to the server in several requests. */
 bool client_lane_has_parts(const struct client *client, const struct block_io *io);
+
+/* --- questions for the map (client_map.c) ------------------------------------- */
+
+/* "qemu:dirty-bitmap:NAME", allocated.  ERR_USAGE for what cannot be a name. */
+char *client_map_context(const char *bitmap, struct err *err);
+
+/* Sends the question, as libnbd's calls: -1 when it did not go out. */
+int64_t client_map_send(
+	struct client_lane *lane, struct client_request *request, nbd_completion_callback done);
+
+/* Fills the request's io from the answer; ERR_PROTOCOL in io->err. */
+void client_map_take(struct client_lane *lane, struct client_request *request);
 
 void client_lane_submit(struct block_lane *head, struct block_io *io);
 struct pollfd client_lane_pollfd(struct block_lane *head);

@@ -29,9 +29,8 @@
 #define PAUSE_FIRST_MS 100u
 #define PAUSE_MOST_MS 5000u
 #define LAST_ATTEMPT_MS 1000u
-/* Zeroing and trimming go out in parts of this size, questions for the map too. */
+/* Zeroing and trimming go out in parts of this size. */
 #define ZERO_PART_BYTES GIB
-#define MAP_PART_BYTES (4 * GIB - MIB)
 #define ZEROS_BYTES (256 * KIB)
 
 static const uint8_t zeros[ZEROS_BYTES];
@@ -79,7 +78,9 @@ static void finish_request(struct client_lane *lane, struct client_request *requ
 {
 	unlink_request(lane, request);
 	free(request->bounce);
+	free(request->map);
 	request->bounce = NULL;
+	request->map = NULL;
 	block_lane_finish(&lane->head, request->io);
 	request->next = lane->unused;
 	lane->unused = request;
@@ -121,30 +122,6 @@ static int on_answer(void *context, int *error)
 	request->next_answered = request->lane->answered;
 	request->lane->answered = request;
 	return 1; /* libnbd forgets the command */
-}
-
-static int on_extents(void *context, const char *metacontext, uint64_t offset, uint32_t *entries,
-	size_t nr_entries, int *error)
-{
-	struct client_request *request = context;
-	struct block_extent *extents = request->io->buffer;
-	(void)error;
-	if (strcmp(metacontext, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0)
-		return 0;
-	uint64_t at = offset, from = request->io->offset, end = from + request->io->length;
-	for (size_t i = 0; i + 1 < nr_entries && at < end; i += 2) {
-		uint64_t next = at + entries[i];
-		uint64_t start = max_u64(at, from), stop = min_u64(next, end);
-		request->bad_extents |= entries[i] == 0;
-		at = next;
-		if (stop <= start)
-			continue;
-		if (request->nr_extents == request->io->nr_extents)
-			break;
-		extents[request->nr_extents++] =
-			(struct block_extent){stop - start, entries[i + 1] & 3};
-	}
-	return 0;
 }
 
 static uint32_t wire_flags(const struct block_io *io)
@@ -213,21 +190,6 @@ static int64_t send_zero(struct client_lane *lane, struct client_request *reques
 		wire_flags(request->io) & LIBNBD_CMD_FLAG_FUA);
 }
 
-static int64_t send_map(
-	struct client_lane *lane, struct client_request *request, nbd_completion_callback done)
-{
-	const struct client_identity *id = &lane->client->identity;
-	const struct block_io *io = request->io;
-	uint64_t from = round_down(io->offset, id->block_min);
-	uint64_t to = io->offset + min_u64(io->length, MAP_PART_BYTES);
-	to = min_u64(round_up(to, id->block_min), id->size_bytes);
-	request->part = request->io->length; /* one part is all: the answer may be shorter */
-	request->nr_extents = 0;
-	request->bad_extents = false;
-	return nbd_aio_block_status(lane->handle, to - from, from,
-		(nbd_extent_callback){.callback = on_extents, .user_data = request}, done, 0);
-}
-
 static int64_t send_part(struct client_lane *lane, struct client_request *request)
 {
 	const struct block_io *io = request->io;
@@ -247,7 +209,7 @@ static int64_t send_part(struct client_lane *lane, struct client_request *reques
 	case BLOCK_OP_FLUSH:
 		return nbd_aio_flush(lane->handle, done, 0);
 	case BLOCK_OP_EXTENTS:
-		return send_map(lane, request, done);
+		return client_map_send(lane, request, done);
 	}
 	return -1;
 }
@@ -291,16 +253,6 @@ static void send_request(struct client_lane *lane, struct client_request *reques
 	finish_request(lane, request);
 }
 
-static int take_map(struct client_lane *lane, struct client_request *request)
-{
-	struct block_io *io = request->io;
-	if (request->nr_extents == 0 || request->bad_extents)
-		return err_set(&io->err, ERR_PROTOCOL, "cannot map %s: the server's answer has %s",
-			label(lane), request->nr_extents == 0 ? "no extents" : "an empty extent");
-	io->nr_extents = request->nr_extents;
-	return 0;
-}
-
 static void take_answer(struct client_lane *lane, struct client_request *request)
 {
 	struct block_io *io = request->io;
@@ -317,7 +269,7 @@ static void take_answer(struct client_lane *lane, struct client_request *request
 		return;
 	}
 	if (io->op == BLOCK_OP_EXTENTS)
-		take_map(lane, request);
+		client_map_take(lane, request);
 	finish_request(lane, request);
 }
 
@@ -402,10 +354,12 @@ static bool set_up_handle(struct client_lane *lane)
 	lane->handle = h;
 	if (!h)
 		return false;
+	const char *changes = lane->client->changes_context;
 	nbd_debug_callback debug = {.callback = on_debug, .user_data = lane};
 	return nbd_set_export_name(h, lane->client->uri.name) == 0 &&
 	       nbd_set_tls(h, LIBNBD_TLS_DISABLE) == 0 && nbd_set_pread_initialize(h, false) == 0 &&
 	       nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 &&
+	       (!changes || nbd_add_meta_context(h, changes) == 0) &&
 	       nbd_set_debug_callback(h, debug) == 0 && nbd_set_debug(h, true) == 0;
 }
 
@@ -785,6 +739,7 @@ void client_lane_free(struct client_lane *lane)
 	for (struct client_request *next, *r = lane->first; r; r = next) {
 		next = r->next;
 		free(r->bounce);
+		free(r->map);
 		free(r);
 	}
 	for (struct client_request *next, *r = lane->unused; r; r = next) {

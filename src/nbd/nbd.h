@@ -76,10 +76,13 @@ struct nbd_client_options {
 	unsigned reconnect_timeout_ms; /* after a lost connection, also for a request's
 					  answer from its first loss on; 0: 60,000 */
 	unsigned io_timeout_ms; /* one request without an answer; 0: 60,000 */
-	const char *bitmap; /* a QEMU dirty bitmap (the metadata context qemu:dirty-bitmap:NAME):
-			       what it does not call dirty is BLOCK_UNCHANGED.  info.has_changes
-			       tells whether the server has it: without it the disk opens all the
-			       same, and all of it counts as changed.  NULL: none.  Copied. */
+	/* A QEMU dirty bitmap (the metadata context qemu:dirty-bitmap:NAME): what it does
+	 * not call dirty is BLOCK_UNCHANGED.  info.has_changes tells whether the server
+	 * has it: without it the disk opens all the same, and all of it counts as changed.
+	 * A server that loses it between two connections is not the same any more
+	 * (ERR_RANGE).  1..1023 bytes without control characters, else ERR_USAGE.  NULL:
+	 * none.  Copied. */
+	const char *bitmap;
 };
 
 /*

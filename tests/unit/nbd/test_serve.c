@@ -56,6 +56,7 @@ static struct nbd_handle *connect_client(struct fixture *f, bool structured)
 	struct nbd_handle *nbd = f->clients[i].nbd = nbd_create();
 	assert_non_null(nbd);
 	assert_int_equal(nbd_set_request_structured_replies(nbd, structured), 0);
+	assert_int_equal(nbd_add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION), 0);
 	assert_int_equal(nbd_connect_socket(nbd, fds[1]), 0);
 	return nbd;
 }
@@ -223,6 +224,32 @@ static void test_stop_answers_what_is_at_the_disk(void **state)
 		(void)nbd_poll(nbd, TEST_TIMEOUT_MS);
 }
 
+static int add_states(void *context, const char *name, uint64_t offset, uint32_t *entries,
+	size_t nr_entries, int *error)
+{
+	(void)name, (void)offset, (void)error;
+	for (size_t i = 0; i < nr_entries; i++)
+		((uint64_t *)context)[i % 2] += entries[i];
+	return 0;
+}
+
+/* What a disk knows of changes is no part of base:allocation, whose other bits mean
+ * something else to a client. */
+static void test_changes_are_not_told(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t sums[2] = {0};
+	f->gate->block.info.has_extents = f->gate->block.info.has_changes = true;
+	struct nbd_handle *nbd = connect_client(f, true);
+	assert_int_equal(nbd_can_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION), 1);
+	assert_int_equal(
+		nbd_block_status(nbd, SIZE, 0,
+			(nbd_extent_callback){.callback = add_states, .user_data = sums}, 0),
+		0);
+	assert_int_equal(sums[0], SIZE);
+	assert_int_equal(sums[1], 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -232,6 +259,7 @@ int main(void)
 			test_a_stuck_request_does_not_hold_up_others, make, drop),
 		cmocka_unit_test_setup_teardown(test_errors_arrive, make, drop),
 		cmocka_unit_test_setup_teardown(test_error_in_the_middle_of_a_read, make, drop),
+		cmocka_unit_test_setup_teardown(test_changes_are_not_told, make, drop),
 		cmocka_unit_test_setup_teardown(test_stop_answers_what_is_at_the_disk, make, drop),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
