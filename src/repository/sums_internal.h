@@ -62,4 +62,100 @@ void sums_segment_seal(uint8_t *bytes, uint32_t capacity, struct sums_entry *ent
 int sums_segment_load(const struct sums_facts *facts, int fd, const char *path,
 	const struct sums_entry *entry, struct sums_segment *segment, struct err *err);
 
+/* Fills entry (but its offset) and the segment from bytes that claim to be one: false when
+ * anything about them is wrong.  The bytes of its checksum are zeroed. */
+bool sums_segment_parse(const struct sums_facts *facts, uint8_t *bytes, size_t length,
+	struct sums_entry *entry, uint32_t *capacity, struct sums_segment *segment);
+
+/* --- unfinished files: sums_slots.c, sums_scan.c --------------------------------- */
+
+/* Behind a segment, in its slot: when it was written, and a checksum over that and the
+ * segment's own. */
+#define SUMS_SEAL 16u
+#define SUMS_SLOT_MOST (round_up(SUMS_SEGMENT_MOST + SUMS_SEAL, SUMS_BLOCK))
+
+/* A list of segments that are zero from end to end. */
+#define SUMS_ZEROS_HEAD 32u
+#define SUMS_ZEROS_RUN 16u
+#define SUMS_ZEROS_RUNS_MOST 1024u
+#define SUMS_ZEROS_MOST (SUMS_ZEROS_HEAD + SUMS_ZEROS_RUNS_MOST * SUMS_ZEROS_RUN)
+
+/* Where a segment lies. */
+struct sums_slot {
+	uint64_t offset; /* 0: nowhere */
+	uint64_t check;
+	uint64_t sequence; /* of its last write; 0: never told */
+	uint32_t capacity, length;
+	uint16_t nr_data, nr_zero;
+	bool told_zero; /* zero from end to end: lies nowhere */
+};
+
+struct sums_space {
+	uint64_t offset;
+	uint32_t capacity;
+};
+
+struct sums_spaces {
+	struct sums_space *items;
+	size_t nr, room;
+};
+
+#define SUMS_SPACE_CLASSES 8u
+
+/* The slots of a file that is being written.  The writer's mutex covers it. */
+struct sums_slots {
+	struct sums_slot **pages; /* made on demand: a disk of any size costs what it holds */
+	uint64_t nr_pages;
+	uint64_t end; /* of all slots */
+	uint64_t sequence; /* of the last write */
+	uint64_t durable; /* what was written up to here is not written over */
+	uint32_t slot_bytes; /* of a segment that is full */
+	struct sums_spaces free[SUMS_SPACE_CLASSES];
+	struct sums_spaces superseded; /* free once what replaced them is durable */
+};
+
+int sums_slots_init(struct sums_slots *slots, const struct sums_facts *facts);
+void sums_slots_destroy(struct sums_slots *slots);
+/* NULL when nothing of the page was ever stored. */
+struct sums_slot *sums_slots_find(const struct sums_slots *slots, uint64_t segment);
+/* NULL without memory. */
+struct sums_slot *sums_slots_make(struct sums_slots *slots, uint64_t segment);
+/* Gives the slot a place for a write of length bytes (its seal not counted) that harms nothing
+ * durable, and the next sequence number.  -1 without memory. */
+int sums_slots_place(struct sums_slots *slots, struct sums_slot *slot, uint32_t length);
+/* The slot lies nowhere any more.  -1 without memory. */
+int sums_slots_leave(struct sums_slots *slots, struct sums_slot *slot);
+/* Nothing uses this place. */
+void sums_slots_free(struct sums_slots *slots, struct sums_space space);
+/* A checkpoint: before the sync, nothing that was written so far is written over any more, and
+ * what it superseded is given out; behind it, that is free (and the list itself freed). */
+struct sums_spaces sums_slots_before_sync(struct sums_slots *slots);
+void sums_slots_behind_sync(struct sums_slots *slots, struct sums_spaces *superseded);
+
+/* Puts the seal behind entry->length bytes. */
+void sums_seal_put(uint8_t *bytes, const struct sums_entry *entry, uint64_t sequence);
+
+/* Packs runs of zero segments (first and number, nr of them) into bytes (SUMS_ZEROS_MOST);
+ * returns the length. */
+struct sums_zeros_run {
+	uint64_t first, nr;
+};
+uint32_t sums_zeros_pack(
+	uint8_t *bytes, const struct sums_zeros_run *runs, unsigned nr, uint64_t sequence);
+
+/* What a scan finds, in the order of the file. */
+struct sums_found {
+	bool zeros;
+	struct sums_zeros_run run; /* zeros */
+	struct sums_entry entry; /* else, with its offset */
+	uint32_t capacity;
+	uint64_t sequence;
+	uint64_t end; /* of what it was found in */
+};
+typedef int sums_scan_callback(void *context, const struct sums_found *found, struct err *err);
+/* Goes through an unfinished file: tells of all that its checksum holds for, and passes over
+ * the rest. */
+int sums_scan(const struct sums_facts *facts, int fd, const char *path,
+	sums_scan_callback *callback, void *context, struct err *err);
+
 #endif

@@ -83,6 +83,28 @@ static const char *unpack(const struct sums_facts *facts, const struct sums_entr
 	return NULL;
 }
 
+bool sums_segment_parse(const struct sums_facts *facts, uint8_t *bytes, size_t length,
+	struct sums_entry *entry, uint32_t *capacity, struct sums_segment *segment)
+{
+	if (length < SUMS_SEGMENT_HEAD + SUMS_KINDS || memcmp(bytes, magic, sizeof magic) != 0)
+		return false;
+	*entry = (struct sums_entry){.segment = be64_get(bytes + 8),
+		.nr_data = be32_get(bytes + 16),
+		.nr_zero = be32_get(bytes + 20),
+		.check = be64_get(bytes + 24)};
+	*capacity = be32_get(bytes + 4);
+	if (entry->segment >= sums_nr_segments(facts))
+		return false;
+	unsigned in_segment = sums_in_segment(facts, entry->segment);
+	if (entry->nr_data > in_segment || entry->nr_zero > in_segment - entry->nr_data)
+		return false;
+	entry->length = SUMS_SEGMENT_HEAD + SUMS_KINDS +
+			entry->nr_data * (uint32_t)digest_leaf_bytes(facts->algorithm);
+	return entry->length <= length && *capacity >= entry->length &&
+	       *capacity <= SUMS_SLOT_MOST && *capacity % SUMS_BLOCK == 0 &&
+	       !unpack(facts, entry, bytes, segment);
+}
+
 int sums_segment_load(const struct sums_facts *facts, int fd, const char *path,
 	const struct sums_entry *entry, struct sums_segment *segment, struct err *err)
 {

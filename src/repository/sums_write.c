@@ -6,11 +6,11 @@
  *
  * A copy goes through a disk in a few places at once, so the least recently used
  * of the open segments is almost always finished when it is stored.  One that is
- * told more later and outgrows its slot gets a new one of full size: an unlucky
- * order costs space, at most once more for each segment, never correctness.
+ * told more later and outgrows its slot gets a new one of full size (sums_slots.c):
+ * an unlucky order costs space, at most once more for each segment, never correctness.
  *
- * Where each segment lies is kept in pages that are made on demand, so a disk of
- * any size costs what it holds.
+ * Until the file is finished a chunk that was never told is not the same as one of
+ * zeros, in a full neither: whoever goes on with it wants to know.
  */
 #include "sums_internal.h"
 
@@ -21,15 +21,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#define PAGE_ENTRIES 4096u
 #define INDEX_BATCH 1024u
-
-struct slot {
-	uint64_t offset; /* 0: absent, or all zero when told_zero */
-	uint64_t check;
-	uint32_t capacity, length, nr_data, nr_zero;
-	bool told_zero;
-};
 
 struct sums_writer {
 	struct sums_facts facts;
@@ -37,31 +29,32 @@ struct sums_writer {
 	char *path;
 	int fd;
 	pthread_mutex_t mutex;
+	pthread_mutex_t checkpoint_mutex; /* one checkpoint at a time; taken before mutex */
 	struct sums_segment *open[SUMS_OPEN_SEGMENTS];
 	uint64_t clock;
-	uint64_t end; /* of the slots */
-	struct slot **pages;
-	uint64_t nr_pages;
+	struct sums_slots slots;
+	struct sums_zeros_run *zeros; /* told since the last checkpoint */
+	size_t nr_zeros, zeros_room;
 	uint8_t *packed;
 };
 
-static int write_header(struct sums_writer *writer, struct err *err)
+static void make_header(const struct sums_facts *facts, uint8_t bytes[SUMS_BLOCK])
 {
-	uint8_t bytes[SUMS_BLOCK] = "SENDSUMS";
+	memset(bytes, 0, SUMS_BLOCK);
+	memcpy(bytes, "SENDSUMS", 8);
 	be32_put(bytes + 8, SUMS_VERSION);
 	be32_put(bytes + 12, SUMS_BLOCK);
-	be32_put(bytes + 16, writer->facts.algorithm);
+	be32_put(bytes + 16, facts->algorithm);
 	be32_put(bytes + 20, DIGEST_CHUNK_BYTES);
-	be64_put(bytes + 24, writer->facts.size_bytes);
+	be64_put(bytes + 24, facts->size_bytes);
 	be32_put(bytes + 32, SUMS_SEGMENT_CHUNKS);
-	be32_put(bytes + 36, writer->facts.increment);
-	memcpy(bytes + 40, writer->facts.key, strlen(writer->facts.key));
-	memcpy(bytes + 104, writer->facts.point, strlen(writer->facts.point));
+	be32_put(bytes + 36, facts->increment);
+	memcpy(bytes + 40, facts->key, strlen(facts->key));
+	memcpy(bytes + 104, facts->point, strlen(facts->point));
 	be64_put(bytes + 504, XXH3_64bits(bytes, 504));
-	return file_pwrite(writer->fd, bytes, sizeof bytes, 0, writer->path, err);
 }
 
-struct sums_writer *sums_writer_create(int dir_fd, const char *path, const struct sums_facts *facts,
+static struct sums_writer *writer_new(const char *path, const struct sums_facts *facts,
 	struct sums_reader *parent, struct err *err)
 {
 	assert(facts->size_bytes > 0 && facts->increment == (parent != NULL));
@@ -70,25 +63,36 @@ struct sums_writer *sums_writer_create(int dir_fd, const char *path, const struc
 		goto no_memory;
 	writer->facts = *facts;
 	writer->parent = parent;
-	writer->end = SUMS_BLOCK;
 	writer->fd = -1;
 	pthread_mutex_init(&writer->mutex, NULL);
-	writer->nr_pages = div_round_up(sums_nr_segments(facts), PAGE_ENTRIES);
-	writer->pages = calloc(writer->nr_pages, sizeof(struct slot *));
-	writer->packed = malloc(SUMS_SEGMENT_MOST);
+	pthread_mutex_init(&writer->checkpoint_mutex, NULL);
+	writer->packed = malloc(SUMS_SLOT_MOST);
 	writer->path = strdup(path);
-	if (!writer->pages || !writer->packed || !writer->path)
+	if (sums_slots_init(&writer->slots, facts) < 0 || !writer->packed || !writer->path)
 		goto no_memory;
+	return writer;
+no_memory:
+	err_errno(err, ENOMEM, "cannot write %s", path);
+	sums_writer_free(writer);
+	return NULL;
+}
+
+struct sums_writer *sums_writer_create(int dir_fd, const char *path, const struct sums_facts *facts,
+	struct sums_reader *parent, struct err *err)
+{
+	uint8_t header[SUMS_BLOCK];
+	struct sums_writer *writer = writer_new(path, facts, parent, err);
+	if (!writer)
+		return NULL;
 	writer->fd = openat(dir_fd, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (writer->fd < 0) {
 		err_errno(err, errno, "cannot create %s", path);
 		goto fail;
 	}
-	if (write_header(writer, err) < 0)
+	make_header(facts, header);
+	if (file_pwrite(writer->fd, header, sizeof header, 0, writer->path, err) < 0)
 		goto fail;
 	return writer;
-no_memory:
-	err_errno(err, ENOMEM, "cannot create %s", path);
 fail:
 	sums_writer_free(writer);
 	return NULL;
@@ -102,10 +106,10 @@ void sums_writer_free(struct sums_writer *writer)
 		close(writer->fd);
 	for (unsigned i = 0; i < SUMS_OPEN_SEGMENTS; i++)
 		free(writer->open[i]);
-	for (uint64_t i = 0; writer->pages && i < writer->nr_pages; i++)
-		free(writer->pages[i]);
+	sums_slots_destroy(&writer->slots);
+	pthread_mutex_destroy(&writer->checkpoint_mutex);
 	pthread_mutex_destroy(&writer->mutex);
-	free(writer->pages);
+	free(writer->zeros);
 	free(writer->packed);
 	free(writer->path);
 	free(writer);
@@ -113,69 +117,76 @@ void sums_writer_free(struct sums_writer *writer)
 
 /* --- slots ------------------------------------------------------------------ */
 
-/* NULL when the segment was never stored. */
-static struct slot *find_slot(struct sums_writer *writer, uint64_t segment)
+static int no_memory(const struct sums_writer *writer, struct err *err)
 {
-	struct slot *page = writer->pages[segment / PAGE_ENTRIES];
-	return page ? &page[segment % PAGE_ENTRIES] : NULL;
+	return err_errno(err, ENOMEM, "cannot write %s", writer->path);
 }
 
-static struct slot *make_slot(struct sums_writer *writer, uint64_t segment, struct err *err)
-{
-	struct slot **page = &writer->pages[segment / PAGE_ENTRIES];
-	if (!*page)
-		*page = calloc(PAGE_ENTRIES, sizeof **page);
-	if (!*page) {
-		err_errno(err, ENOMEM, "cannot write %s", writer->path);
-		return NULL;
-	}
-	return &(*page)[segment % PAGE_ENTRIES];
-}
-
-static bool is_stored(const struct slot *slot)
+static bool is_stored(const struct sums_slot *slot)
 {
 	return slot && (slot->told_zero || slot->length > 0);
 }
 
-/* Gives the slot room for length bytes. */
-static void reserve(struct sums_writer *writer, struct slot *slot, uint32_t length)
+/* Whether it goes into the index: in a full nothing and zeros are the same. */
+static bool is_indexed(const struct sums_writer *writer, const struct sums_slot *slot)
 {
-	if (slot->offset && length <= slot->capacity)
-		return;
-	uint32_t want = length;
-	if (slot->offset)
-		want = (uint32_t)(SUMS_SEGMENT_HEAD + SUMS_KINDS +
-				  SUMS_SEGMENT_CHUNKS * digest_leaf_bytes(writer->facts.algorithm));
-	slot->offset = writer->end;
-	slot->capacity = (uint32_t)round_up(want, SUMS_BLOCK);
-	writer->end += slot->capacity;
+	if (!is_stored(slot))
+		return false;
+	return slot->nr_data > 0 || (writer->facts.increment && slot->nr_zero > 0);
+}
+
+/* Notes that a whole segment is zero: the next checkpoint writes it down. */
+static int mark_zero(
+	struct sums_writer *writer, struct sums_slot *slot, uint64_t number, struct err *err)
+{
+	if (slot->told_zero)
+		return 0;
+	struct sums_zeros_run *last =
+		writer->nr_zeros ? &writer->zeros[writer->nr_zeros - 1] : NULL;
+	if (last && last->first + last->nr == number) {
+		last->nr++;
+	} else {
+		if (writer->nr_zeros == writer->zeros_room) {
+			size_t room = writer->zeros_room ? 2 * writer->zeros_room : 16;
+			struct sums_zeros_run *zeros = realloc(writer->zeros, room * sizeof *zeros);
+			if (!zeros)
+				return no_memory(writer, err);
+			writer->zeros = zeros;
+			writer->zeros_room = room;
+		}
+		writer->zeros[writer->nr_zeros++] = (struct sums_zeros_run){number, 1};
+	}
+	if (sums_slots_leave(&writer->slots, slot) < 0)
+		return no_memory(writer, err);
+	slot->told_zero = true;
+	slot->nr_data = 0;
+	slot->nr_zero = (uint16_t)sums_in_segment(&writer->facts, number);
+	slot->sequence = ++writer->slots.sequence;
+	return 0;
 }
 
 /* Puts an open segment into the file, or notes that it needs no bytes there. */
 static int store(struct sums_writer *writer, struct sums_segment *segment, struct err *err)
 {
-	unsigned in_segment = sums_in_segment(&writer->facts, segment->number);
-	for (unsigned i = 0; i < in_segment && !writer->facts.increment; i++)
-		if (segment->kinds[i] == SUMS_INHERIT)
-			segment->kinds[i] = SUMS_ZERO;
-	struct slot *slot = make_slot(writer, segment->number, err);
+	struct sums_slot *slot = sums_slots_make(&writer->slots, segment->number);
 	if (!slot)
-		return -1;
+		return no_memory(writer, err);
 	struct sums_entry entry;
 	sums_segment_pack(&writer->facts, segment, writer->packed, &entry);
-	slot->nr_data = entry.nr_data;
-	slot->nr_zero = entry.nr_zero;
-	slot->told_zero = writer->facts.increment && entry.nr_zero == in_segment;
-	slot->length = 0;
 	segment->changed = false;
-	if (entry.nr_data == 0 && (slot->told_zero || !writer->facts.increment))
-		return 0;
-	reserve(writer, slot, entry.length);
+	if (entry.nr_zero == sums_in_segment(&writer->facts, segment->number))
+		return mark_zero(writer, slot, segment->number, err);
+	if (sums_slots_place(&writer->slots, slot, entry.length) < 0)
+		return no_memory(writer, err);
 	sums_segment_seal(writer->packed, slot->capacity, &entry);
+	sums_seal_put(writer->packed, &entry, slot->sequence);
+	slot->told_zero = false;
+	slot->nr_data = (uint16_t)entry.nr_data;
+	slot->nr_zero = (uint16_t)entry.nr_zero;
 	slot->length = entry.length;
 	slot->check = entry.check;
-	return file_pwrite(
-		writer->fd, writer->packed, entry.length, slot->offset, writer->path, err);
+	return file_pwrite(writer->fd, writer->packed, entry.length + SUMS_SEAL, slot->offset,
+		writer->path, err);
 }
 
 /* --- open segments ------------------------------------------------------------ */
@@ -183,7 +194,7 @@ static int store(struct sums_writer *writer, struct sums_segment *segment, struc
 static int fill(
 	struct sums_writer *writer, struct sums_segment *segment, uint64_t number, struct err *err)
 {
-	const struct slot *slot = find_slot(writer, number);
+	const struct sums_slot *slot = sums_slots_find(&writer->slots, number);
 	if (is_stored(slot)) {
 		struct sums_entry entry = {.segment = number,
 			.offset = slot->told_zero ? 0 : slot->offset,
@@ -226,7 +237,7 @@ static struct sums_segment *open_segment(
 			*at = sums_segment_new(&writer->facts);
 		segment = *at;
 		if (!segment) {
-			err_errno(err, ENOMEM, "cannot write %s", writer->path);
+			no_memory(writer, err);
 			return NULL;
 		}
 		if (segment->valid && segment->changed && store(writer, segment, err) < 0)
@@ -282,18 +293,9 @@ static int zero_part(
 	struct sums_writer *writer, uint64_t number, unsigned at, unsigned nr, struct err *err)
 {
 	struct sums_segment *segment = find_open(writer, number);
-	bool whole = nr == sums_in_segment(&writer->facts, number);
-	if (!segment && !writer->facts.increment && !is_stored(find_slot(writer, number)))
-		return 0; /* absent is zero */
-	if (!segment && whole) {
-		struct slot *slot = make_slot(writer, number, err);
-		if (!slot)
-			return -1;
-		slot->told_zero = writer->facts.increment;
-		slot->length = 0;
-		slot->nr_data = 0;
-		slot->nr_zero = nr;
-		return 0;
+	if (!segment && nr == sums_in_segment(&writer->facts, number)) {
+		struct sums_slot *slot = sums_slots_make(&writer->slots, number);
+		return slot ? mark_zero(writer, slot, number, err) : no_memory(writer, err);
 	}
 	segment = open_segment(writer, number, err);
 	if (!segment)
@@ -341,7 +343,7 @@ static int flush_index(struct sums_writer *writer, struct index_writer *index, s
 }
 
 static int write_entry(struct sums_writer *writer, struct index_writer *index, uint64_t number,
-	const struct slot *slot, struct sums_totals *totals, struct err *err)
+	const struct sums_slot *slot, struct sums_totals *totals, struct err *err)
 {
 	uint8_t *bytes = index->bytes + (size_t)index->nr * SUMS_ENTRY;
 	memset(bytes, 0, SUMS_ENTRY);
@@ -364,15 +366,14 @@ static int write_entry(struct sums_writer *writer, struct index_writer *index, u
 static int write_index(struct sums_writer *writer, struct index_writer *index,
 	struct sums_totals *totals, struct err *err)
 {
-	index->at = writer->end;
+	uint64_t nr_segments = sums_nr_segments(&writer->facts);
+	index->at = writer->slots.end;
 	XXH3_64bits_reset(index->hash);
-	for (uint64_t page = 0; page < writer->nr_pages; page++) {
-		for (unsigned i = 0; writer->pages[page] && i < PAGE_ENTRIES; i++) {
-			const struct slot *slot = &writer->pages[page][i];
-			if (is_stored(slot) && write_entry(writer, index, page * PAGE_ENTRIES + i,
-						       slot, totals, err) < 0)
-				return -1;
-		}
+	for (uint64_t i = 0; i < nr_segments; i++) {
+		const struct sums_slot *slot = sums_slots_find(&writer->slots, i);
+		if (is_indexed(writer, slot) &&
+			write_entry(writer, index, i, slot, totals, err) < 0)
+			return -1;
 	}
 	return flush_index(writer, index, err);
 }
@@ -383,7 +384,7 @@ static int write_trailer(struct sums_writer *writer, struct index_writer *index,
 	uint8_t bytes[SUMS_BLOCK] = "SUMS-END";
 	be32_put(bytes + 8, SUMS_VERSION);
 	be32_put(bytes + 12, SUMS_BLOCK);
-	be64_put(bytes + 16, writer->end);
+	be64_put(bytes + 16, writer->slots.end);
 	be64_put(bytes + 24, index->total);
 	be64_put(bytes + 32, XXH3_64bits_digest(index->hash));
 	be64_put(bytes + 40, totals->nr_data);
@@ -445,8 +446,8 @@ static int compute_root(
 	digest_tree_init(&tree, writer->facts.algorithm, writer->facts.size_bytes);
 	uint64_t nr_segments = sums_nr_segments(&writer->facts);
 	for (uint64_t number = 0; number < nr_segments; number++) {
-		bool absent = !is_stored(find_slot(writer, number));
-		if (absent && !writer->parent) {
+		const struct sums_slot *slot = sums_slots_find(&writer->slots, number);
+		if (!writer->parent && !is_indexed(writer, slot)) {
 			digest_tree_zeros(&tree, sums_in_segment(&writer->facts, number));
 			continue;
 		}
@@ -458,15 +459,43 @@ static int compute_root(
 	return 0;
 }
 
-int sums_writer_finish(struct sums_writer *writer, struct sums_totals *totals, struct err *err)
+static int store_open(struct sums_writer *writer, struct err *err)
 {
-	memset(totals, 0, sizeof *totals);
 	for (unsigned i = 0; i < SUMS_OPEN_SEGMENTS; i++) {
 		struct sums_segment *segment = writer->open[i];
 		if (segment && segment->valid && segment->changed &&
 			store(writer, segment, err) < 0)
 			return -1;
 	}
+	return 0;
+}
+
+/* In a full, what was never told is zero beside what was. */
+static int complete(struct sums_writer *writer, struct err *err)
+{
+	uint64_t nr_segments = sums_nr_segments(&writer->facts);
+	for (uint64_t number = 0; number < nr_segments; number++) {
+		const struct sums_slot *slot = sums_slots_find(&writer->slots, number);
+		unsigned nr = sums_in_segment(&writer->facts, number);
+		if (!is_indexed(writer, slot) || slot->nr_data + slot->nr_zero == nr)
+			continue;
+		struct sums_segment *segment = open_segment(writer, number, err);
+		if (!segment)
+			return -1;
+		for (unsigned i = 0; i < nr; i++)
+			if (segment->kinds[i] == SUMS_INHERIT)
+				segment->kinds[i] = SUMS_ZERO;
+		if (store(writer, segment, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+int sums_writer_finish(struct sums_writer *writer, struct sums_totals *totals, struct err *err)
+{
+	memset(totals, 0, sizeof *totals);
+	if (store_open(writer, err) < 0 || (!writer->facts.increment && complete(writer, err) < 0))
+		return -1;
 	struct index_writer *index = calloc(1, sizeof *index);
 	XXH3_state_t *hash = XXH3_createState();
 	int rc = -1;
@@ -484,4 +513,229 @@ out:
 	XXH3_freeState(hash);
 	free(index);
 	return rc;
+}
+
+/* --- going on with an unfinished file --------------------------------------------- */
+
+/* What is told from `at` on in one segment: *nr chunks (at most `most`) are alike.  may_load:
+ * whether it may be read for that; else *nr 0 where it would have to be. */
+static int look_in_segment(struct sums_writer *writer, uint64_t number, unsigned at, bool may_load,
+	uint64_t most, enum sums_kind *kind, unsigned *nr, const uint8_t **leaf, struct err *err)
+{
+	unsigned end = (unsigned)min_u64(sums_in_segment(&writer->facts, number), at + most);
+	const struct sums_slot *slot = sums_slots_find(&writer->slots, number);
+	struct sums_segment *segment = find_open(writer, number);
+	if (!segment && (!is_stored(slot) || slot->told_zero)) {
+		*kind = is_stored(slot) ? SUMS_ZERO : SUMS_INHERIT;
+		*nr = end - at;
+		return 0;
+	}
+	*nr = 0;
+	if (!segment && !may_load)
+		return 0;
+	segment = open_segment(writer, number, err);
+	if (!segment)
+		return -1;
+	*kind = segment->kinds[at];
+	*leaf = segment->leaves + at * digest_leaf_bytes(writer->facts.algorithm);
+	for (*nr = 1; *kind != SUMS_DATA && at + *nr < end; (*nr)++)
+		if (segment->kinds[at + *nr] != *kind)
+			break;
+	return 0;
+}
+
+int sums_writer_look(struct sums_writer *writer, uint64_t first, uint64_t most,
+	enum sums_kind *kind, uint64_t *nr, uint8_t leaf[DIGEST_LEAF_BYTES_MAX], struct err *err)
+{
+	assert(most > 0);
+	if (check_range(writer, first, 1, err) < 0)
+		return -1;
+	most = min_u64(most, sums_nr_chunks(&writer->facts) - first);
+	*nr = 0;
+	WITH_LOCK(&writer->mutex);
+	while (*nr < most) {
+		enum sums_kind next;
+		unsigned part;
+		const uint8_t *bytes = NULL;
+		uint64_t number = (first + *nr) / SUMS_SEGMENT_CHUNKS;
+		unsigned at = (first + *nr) % SUMS_SEGMENT_CHUNKS;
+		if (look_in_segment(writer, number, at, *nr == 0, most - *nr, &next, &part, &bytes,
+			    err) < 0)
+			return -1;
+		if (part == 0 || (*nr > 0 && next != *kind))
+			break;
+		*kind = next;
+		*nr += part;
+		if (next == SUMS_DATA) {
+			memcpy(leaf, bytes, digest_leaf_bytes(writer->facts.algorithm));
+			break;
+		}
+		if (at + part < SUMS_SEGMENT_CHUNKS)
+			break;
+	}
+	return 0;
+}
+
+int sums_writer_forget(struct sums_writer *writer, uint64_t chunk, struct err *err)
+{
+	if (check_range(writer, chunk, 1, err) < 0)
+		return -1;
+	WITH_LOCK(&writer->mutex);
+	struct sums_segment *segment = open_segment(writer, chunk / SUMS_SEGMENT_CHUNKS, err);
+	if (!segment)
+		return -1;
+	segment->kinds[chunk % SUMS_SEGMENT_CHUNKS] = SUMS_INHERIT;
+	segment->changed = true;
+	return 0;
+}
+
+static int write_zeros(
+	struct sums_writer *writer, const struct sums_zeros_run *runs, unsigned nr, struct err *err)
+{
+	struct sums_slots *slots = &writer->slots;
+	if (nr == 0)
+		return 0;
+	uint32_t length = sums_zeros_pack(writer->packed, runs, nr, ++slots->sequence);
+	uint64_t offset = slots->end;
+	slots->end += round_up(length, SUMS_BLOCK);
+	return file_pwrite(writer->fd, writer->packed, length, offset, writer->path, err);
+}
+
+/* Writes down which segments are zero from end to end, as far as that is news; what was told
+ * of one after that counts more. */
+static int store_zeros(struct sums_writer *writer, struct err *err)
+{
+	struct sums_zeros_run *AUTO_FREE runs = calloc(SUMS_ZEROS_RUNS_MOST, sizeof *runs);
+	unsigned nr = 0;
+	if (!runs)
+		return no_memory(writer, err);
+	for (size_t i = 0; i < writer->nr_zeros; i++) {
+		const struct sums_zeros_run *told = &writer->zeros[i];
+		for (uint64_t number = told->first; number < told->first + told->nr; number++) {
+			if (!sums_slots_find(&writer->slots, number)->told_zero)
+				continue;
+			if (nr > 0 && runs[nr - 1].first + runs[nr - 1].nr == number) {
+				runs[nr - 1].nr++;
+				continue;
+			}
+			if (nr == SUMS_ZEROS_RUNS_MOST) {
+				if (write_zeros(writer, runs, nr, err) < 0)
+					return -1;
+				nr = 0;
+			}
+			runs[nr++] = (struct sums_zeros_run){number, 1};
+		}
+	}
+	writer->nr_zeros = 0;
+	return write_zeros(writer, runs, nr, err);
+}
+
+static int begin_checkpoint(
+	struct sums_writer *writer, struct sums_spaces *superseded, struct err *err)
+{
+	WITH_LOCK(&writer->mutex);
+	if (store_open(writer, err) < 0 || store_zeros(writer, err) < 0)
+		return -1;
+	*superseded = sums_slots_before_sync(&writer->slots);
+	return 0;
+}
+
+int sums_writer_checkpoint(struct sums_writer *writer, struct err *err)
+{
+	struct sums_spaces superseded;
+	WITH_LOCK(&writer->checkpoint_mutex);
+	if (begin_checkpoint(writer, &superseded, err) < 0)
+		return -1;
+	if (fdatasync(writer->fd) < 0) {
+		free(superseded.items);
+		return err_errno(err, errno, "cannot sync %s", writer->path);
+	}
+	pthread_mutex_lock(&writer->mutex);
+	sums_slots_behind_sync(&writer->slots, &superseded);
+	pthread_mutex_unlock(&writer->mutex);
+	return 0;
+}
+
+/* Of two that tell of the same segment the later counts; the other's place is free. */
+static void take_found(
+	struct sums_writer *writer, struct sums_slot *slot, const struct sums_slot *found)
+{
+	bool later = !is_stored(slot) || found->sequence > slot->sequence ||
+		     (found->sequence == slot->sequence &&
+			     found->nr_data + found->nr_zero > slot->nr_data + slot->nr_zero);
+	const struct sums_slot *loser = later ? slot : found;
+	if (loser->offset)
+		sums_slots_free(
+			&writer->slots, (struct sums_space){loser->offset, loser->capacity});
+	if (later)
+		*slot = *found;
+}
+
+static int found_one(void *context, const struct sums_found *found, struct err *err)
+{
+	struct sums_writer *writer = context;
+	struct sums_slots *slots = &writer->slots;
+	uint64_t first = found->zeros ? found->run.first : found->entry.segment;
+	uint64_t nr = found->zeros ? found->run.nr : 1;
+	slots->end = max_u64(slots->end, found->end);
+	slots->sequence = max_u64(slots->sequence, found->sequence);
+	for (uint64_t number = first; number < first + nr; number++) {
+		struct sums_slot *slot = sums_slots_make(slots, number);
+		struct sums_slot told = {.sequence = found->sequence,
+			.told_zero = found->zeros,
+			.nr_zero = (uint16_t)sums_in_segment(&writer->facts, number)};
+		if (!found->zeros) {
+			told.offset = found->entry.offset;
+			told.check = found->entry.check;
+			told.capacity = found->capacity;
+			told.length = found->entry.length;
+			told.nr_data = (uint16_t)found->entry.nr_data;
+			told.nr_zero = (uint16_t)found->entry.nr_zero;
+		}
+		if (!slot)
+			return no_memory(writer, err);
+		take_found(writer, slot, &told);
+	}
+	return 0;
+}
+
+/* What is told is taken as it stands in the file, so it must not be lost now: a crash of the
+ * one who wrote it may have come before its sync. */
+static int take_over(struct sums_writer *writer, struct err *err)
+{
+	uint8_t expect[SUMS_BLOCK], header[SUMS_BLOCK];
+	struct err why = ERR_INIT;
+	make_header(&writer->facts, expect);
+	if (file_pread(writer->fd, header, sizeof header, 0, writer->path, &why) < 0 ||
+		memcmp(header, expect, sizeof header) != 0)
+		return err_set(err, ERR_CORRUPT, "%s does not begin as the sums of this disk",
+			writer->path);
+	if (sums_scan(&writer->facts, writer->fd, writer->path, found_one, writer, err) < 0)
+		return -1;
+	if (ftruncate(writer->fd, (off_t)writer->slots.end) < 0)
+		return err_errno(err, errno, "cannot cut %s", writer->path);
+	if (fdatasync(writer->fd) < 0)
+		return err_errno(err, errno, "cannot sync %s", writer->path);
+	struct sums_spaces none = sums_slots_before_sync(&writer->slots);
+	sums_slots_behind_sync(&writer->slots, &none);
+	return 0;
+}
+
+struct sums_writer *sums_writer_reopen(int dir_fd, const char *path, const struct sums_facts *facts,
+	struct sums_reader *parent, struct err *err)
+{
+	struct sums_writer *writer = writer_new(path, facts, parent, err);
+	if (!writer)
+		return NULL;
+	writer->fd = openat(dir_fd, path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	if (writer->fd < 0) {
+		err_errno(err, errno, "cannot open %s", path);
+		goto fail;
+	}
+	if (take_over(writer, err) < 0)
+		goto fail;
+	return writer;
+fail:
+	sums_writer_free(writer);
+	return NULL;
 }
