@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 /* --- common options ----------------------------------------------------------- */
 
@@ -168,11 +169,17 @@ static int unknown_command(int argc, const char *const *argv, struct err *err)
 /* --- signals and logging ------------------------------------------------------------ */
 
 static struct cancel *signal_cancel;
+static volatile sig_atomic_t stop_signal;
 
 static void on_signal(int number)
 {
-	(void)number;
+	stop_signal = number;
 	cancel_request(signal_cancel);
+}
+
+int cli_stop_signal(void)
+{
+	return stop_signal;
 }
 
 /* The first signal asks to stop; a second one kills. */
@@ -191,6 +198,16 @@ static void catch_signals(struct cancel *cancel)
 	signal(SIGPIPE, SIG_IGN);
 	/* A full file size limit is an error of the write, not the end. */
 	signal(SIGXFSZ, SIG_IGN);
+}
+
+/* A chain of 500 images, and several disks at once, are more files than the usual limit. */
+static void raise_limits(void)
+{
+	struct rlimit files;
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
 }
 
 static void log_to_console(void *context, enum log_level level, const char *text)
@@ -283,6 +300,7 @@ static int main_of(const struct command *command, int argc, const char *const *a
 int cli_main(int argc, const char *const *argv)
 {
 	struct err err = ERR_INIT;
+	raise_limits();
 	argc--;
 	argv++;
 	/* "sendense help copy" is "sendense copy --help". */

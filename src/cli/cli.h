@@ -62,6 +62,9 @@ extern const size_t cli_nr_common_options;
 /* Whether this common option belongs to the command. */
 bool cli_has_common(const struct command *command, const struct option_spec *spec);
 
+/* The signal that requested the cancel; 0: none did. */
+int cli_stop_signal(void);
+
 /* Finds, parses, runs, reports; returns the exit status. */
 int cli_main(int argc, const char *const *argv);
 

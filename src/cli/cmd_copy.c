@@ -69,7 +69,12 @@ static struct block *open_both(
 	struct cli *cli, const struct values *v, struct target *target, struct err *err)
 {
 	const char *from = cli->arguments.items[0], *to = cli->arguments.items[1];
-	struct block *source = source_open(from, true, &v->allow_backing, cli->cancel, err);
+	struct source_options open = {
+		.read_only = true,
+		.allow_backing = &v->allow_backing,
+		.cancel = cli->cancel,
+	};
+	struct block *source = source_open(from, &open, err);
 	if (source && target_open(target, to, &v->target, block_info(source)->size_bytes,
 			      cli->cancel, err) == 0)
 		return source;

@@ -42,7 +42,12 @@ static int run(struct cli *cli, const void *values, struct err *err)
 		log_info("%s lies in a repository: exported read-only", name);
 		read_only = true;
 	}
-	struct block *block = source_open(name, read_only, &v->allow_backing, cli->cancel, err);
+	struct source_options open = {
+		.read_only = read_only,
+		.allow_backing = &v->allow_backing,
+		.cancel = cli->cancel,
+	};
+	struct block *block = source_open(name, &open, err);
 	if (!block)
 		return err_context(err, "cannot export %s", name);
 	struct nbd_export export = {

@@ -2,6 +2,7 @@
 #include "commands.h"
 #include "disks.h"
 
+#include <errno.h>
 #include <string.h>
 
 struct values {
@@ -22,21 +23,88 @@ static const char *verified_text(const struct repository_point *point)
 	return texts[point->verified];
 }
 
+/* "full", "incremental", or "mixed" when its disks differ in that. */
+static const char *mode_text(const struct repository_point *point)
+{
+	for (size_t i = 1; i < point->nr_disks; i++)
+		if (point->disks[i].mode != point->disks[0].mode)
+			return "mixed";
+	return point->nr_disks > 0 ? disks_mode_name(point->disks[0].mode) : "-";
+}
+
+/* --- lengths of chains -------------------------------------------------------------- */
+
+/* Of each disk, how many images the chain of the point told last has.  Points are told by
+ * time, and what stands beneath a point is the one that the disk had before. */
+struct chains {
+	struct chain {
+		char key[REPOSITORY_KEY_BYTES];
+		char point[REPOSITORY_POINT_BYTES];
+		unsigned length; /* 0: not known */
+	} chain[REPOSITORY_DISKS_MAX];
+	size_t nr;
+};
+
+static struct chain *chain_of(struct chains *chains, const char *key)
+{
+	for (size_t i = 0; i < chains->nr; i++)
+		if (strcmp(chains->chain[i].key, key) == 0)
+			return &chains->chain[i];
+	return NULL;
+}
+
+/* NULL: more keys over the years than this follows; their chains' lengths are not told. */
+static struct chain *chain_new(struct chains *chains, const char *key)
+{
+	if (chains->nr == ARRAY_LENGTH(chains->chain))
+		return NULL;
+	struct chain *chain = &chains->chain[chains->nr++];
+	snprintf(chain->key, sizeof chain->key, "%s", key);
+	return chain;
+}
+
+static void chains_follow(struct chains *chains, const struct repository_point *point)
+{
+	for (size_t i = 0; !point->damage && i < point->nr_disks; i++) {
+		const struct repository_disk_info *disk = &point->disks[i];
+		struct chain *chain = chain_of(chains, disk->key);
+		unsigned length = 1;
+		if (disk->backing)
+			length = chain && chain->length > 0 &&
+						 strcmp(chain->point, disk->backing) == 0
+					 ? chain->length + 1
+					 : 0;
+		if (!chain)
+			chain = chain_new(chains, disk->key);
+		if (!chain)
+			continue;
+		snprintf(chain->point, sizeof chain->point, "%s", point->id);
+		chain->length = length;
+	}
+}
+
+/* Of the point that was followed last; 0 when it cannot be told. */
+static unsigned chain_length(struct chains *chains, const char *key)
+{
+	const struct chain *chain = chain_of(chains, key);
+	return chain ? chain->length : 0;
+}
+
 /* --- one restore point ------------------------------------------------------------ */
 
-static json_t *disk_json(const struct repository_disk_info *disk)
+static json_t *disk_json(const struct repository_disk_info *disk, unsigned length)
 {
-	json_t *object = json_pack("{s:s, s:I, s:s, s:s, s:s, s:I, s:s, s:s, s:s}", "key",
-		disk->key, "size", (json_int_t)disk->size_bytes, "mode",
-		disk->mode == REPOSITORY_FULL ? "full" : "incremental", "reason", disk->reason,
-		"root", disk->root_hex, "stored", (json_int_t)disk->figures.stored_bytes, "image",
-		disk->image, "source_kind", disk->source.kind, "source", disk->source.label);
-	if (disk->backing)
-		json_object_set_new(object, "backing", json_string(disk->backing));
+	json_t *object = json_pack("{s:s, s:I, s:s, s:I, s:s, s:s, s:s}", "key", disk->key, "size",
+		(json_int_t)disk->size_bytes, "root", disk->root_hex, "stored",
+		(json_int_t)disk->figures.stored_bytes, "image", disk->image, "source_kind",
+		disk->source.kind, "source", disk->source.label);
+	disks_json_history(object, disk);
+	if (length > 0)
+		json_object_set_new(object, "chain_length", json_integer(length));
 	return object;
 }
 
-static json_t *point_json(const struct repository_point *point)
+static json_t *point_json(const struct repository_point *point, struct chains *chains)
 {
 	json_t *object = json_pack("{s:s, s:s}", "vm", point->vm, "point", point->id);
 	if (point->damage) {
@@ -45,38 +113,80 @@ static json_t *point_json(const struct repository_point *point)
 	}
 	json_t *disks = json_array();
 	for (size_t i = 0; i < point->nr_disks; i++)
-		json_array_append_new(disks, disk_json(&point->disks[i]));
+		json_array_append_new(disks,
+			disk_json(&point->disks[i], chain_length(chains, point->disks[i].key)));
 	json_object_set_new(object, "started", json_string(point->started));
 	json_object_set_new(object, "finished", json_string(point->finished));
+	json_object_set_new(object, "mode", json_string(mode_text(point)));
 	json_object_set_new(object, "stored", json_integer((json_int_t)point->stored_bytes));
 	json_object_set_new(object, "verified", json_string(verified_text(point)));
 	if (point->verified_at[0])
 		json_object_set_new(object, "verified_at", json_string(point->verified_at));
 	json_object_set_new(object, "protected", json_boolean(point->is_protected));
+	if (point->protected_until[0])
+		json_object_set_new(object, "protected_until", json_string(point->protected_until));
+	if (point->consistency)
+		json_object_set_new(object, "consistency", json_string(point->consistency));
 	json_object_set_new(object, "disks", disks);
 	return object;
 }
 
-static void print_point(const struct repository_point *point)
+static void print_disk(const struct repository_disk_info *disk, unsigned length)
 {
-	char size[SIZE_TEXT_BYTES], stored[SIZE_TEXT_BYTES];
+	char size[SIZE_TEXT_BYTES];
+	printf("  disk %s\n", disk->key);
+	printf("    size     %s (%llu bytes)\n", cli_size_text(disk->size_bytes, size),
+		(unsigned long long)disk->size_bytes);
+	printf("    stored   %s\n", cli_size_text(disk->figures.stored_bytes, size));
+	printf("    mode     %s (%s)\n", disks_mode_name(disk->mode), disk->reason);
+	if (disk->parent)
+		printf("    parent   %s, changes known by %s\n", disk->parent,
+			repository_change_name(disk->change));
+	if (disk->audited_bytes > 0)
+		printf("    audited  %s\n", cli_size_text(disk->audited_bytes, size));
+	if (length > 0)
+		printf("    chain    %u image%s\n", length, length == 1 ? "" : "s");
+	if (disk->backing)
+		printf("    on       %s\n", disk->backing);
+	if (disk->change_id)
+		printf("    state    %s\n", disk->change_id);
+	if (disk->bitmap)
+		printf("    bitmap   %s\n", disk->bitmap);
+	printf("    source   %s\n", disk->source.label);
+	printf("    digest   %s\n", disk->root_hex);
+	printf("    image    %s\n", disk->image);
+}
+
+static void print_point(const struct repository_point *point, struct chains *chains)
+{
 	printf("Restore point %s@%s\n", point->vm, point->id);
 	printf("  started    %s\n  finished   %s\n", point->started, point->finished);
 	printf("  made by    %s\n", point->software);
+	printf("  mode       %s\n", mode_text(point));
+	if (point->consistency)
+		printf("  consistent %s\n",
+			strcmp(point->consistency, "application") == 0
+				? "for applications: the guest's file systems were frozen"
+				: "as after a crash: nothing was frozen");
 	printf("  verified   %s%s%s\n", verified_text(point), point->verified_at[0] ? ", " : "",
 		point->verified_at);
-	for (size_t i = 0; i < point->nr_disks; i++) {
-		const struct repository_disk_info *disk = &point->disks[i];
-		printf("  disk %s\n", disk->key);
-		printf("    size     %s (%llu bytes)\n", cli_size_text(disk->size_bytes, size),
-			(unsigned long long)disk->size_bytes);
-		printf("    stored   %s\n", cli_size_text(disk->figures.stored_bytes, stored));
-		printf("    mode     %s (%s)\n",
-			disk->mode == REPOSITORY_FULL ? "full" : "incremental", disk->reason);
-		printf("    source   %s\n", disk->source.label);
-		printf("    digest   %s\n", disk->root_hex);
-		printf("    image    %s\n", disk->image);
-	}
+	if (point->is_protected)
+		printf("  protected  %s%s\n", point->protected_until[0] ? "until " : "without end",
+			point->protected_until);
+	for (size_t i = 0; i < point->nr_disks; i++)
+		print_disk(&point->disks[i], chain_length(chains, point->disks[i].key));
+}
+
+struct search {
+	const char *id;
+	struct chains chains;
+};
+
+static int follow_to(void *context, const struct repository_point *point)
+{
+	struct search *search = context;
+	chains_follow(&search->chains, point);
+	return strcmp(point->id, search->id) == 0;
 }
 
 static int list_point(
@@ -85,13 +195,20 @@ static int list_point(
 	struct repository_point *point = repository_point_load(repo, vm, id, err);
 	if (!point)
 		return -1;
-	int rc;
-	if (cli->common.json) {
-		rc = cli_print_json(point_json(point), err);
-	} else {
-		print_point(point);
+	struct search *search = calloc(1, sizeof *search);
+	if (!search) {
+		repository_point_free(point);
+		return err_errno(err, ENOMEM, "cannot list %s@%s", vm, id);
+	}
+	search->id = id;
+	int rc = repository_list_points(repo, vm, follow_to, search, err);
+	if (rc == 0 && cli->common.json) {
+		rc = cli_print_json(point_json(point, &search->chains), err);
+	} else if (rc == 0) {
+		print_point(point, &search->chains);
 		rc = cli_flush(err);
 	}
+	free(search);
 	repository_point_free(point);
 	return rc;
 }
@@ -101,21 +218,23 @@ static int list_point(
 struct point_list {
 	json_t *points; /* NULL: as text */
 	bool has_heading;
+	struct chains chains;
 };
 
 static void print_points_heading(struct point_list *list)
 {
 	if (!list->has_heading)
-		printf("%-24s %-12s %5s %12s %12s  %s\n", "restore point", "mode", "disks", "size",
-			"stored", "verified");
+		printf("%-24s %-12s %5s %5s %12s %12s  %s\n", "restore point", "mode", "chain",
+			"disks", "size", "stored", "verified");
 	list->has_heading = true;
 }
 
 static int print_row(void *context, const struct repository_point *point)
 {
 	struct point_list *list = context;
+	chains_follow(&list->chains, point);
 	if (list->points) {
-		json_array_append_new(list->points, point_json(point));
+		json_array_append_new(list->points, point_json(point, &list->chains));
 		return 0;
 	}
 	print_points_heading(list);
@@ -124,13 +243,14 @@ static int print_row(void *context, const struct repository_point *point)
 		return 0;
 	}
 	uint64_t size_bytes = 0;
-	bool is_full = true;
+	unsigned longest = 0;
 	for (size_t i = 0; i < point->nr_disks; i++) {
+		unsigned length = chain_length(&list->chains, point->disks[i].key);
 		size_bytes += point->disks[i].size_bytes;
-		is_full = is_full && point->disks[i].mode == REPOSITORY_FULL;
+		longest = length > longest ? length : longest;
 	}
 	char size[SIZE_TEXT_BYTES], stored[SIZE_TEXT_BYTES];
-	printf("%-24s %-12s %5zu %12s %12s  %s%s\n", point->id, is_full ? "full" : "incremental",
+	printf("%-24s %-12s %5u %5zu %12s %12s  %s%s\n", point->id, mode_text(point), longest,
 		point->nr_disks, cli_size_text(size_bytes, size),
 		cli_size_text(point->stored_bytes, stored), verified_text(point),
 		point->is_protected ? ", protected" : "");
@@ -139,16 +259,21 @@ static int print_row(void *context, const struct repository_point *point)
 
 static int list_points(struct cli *cli, struct repository *repo, const char *vm, struct err *err)
 {
-	struct point_list list = {.points = cli->common.json ? json_array() : NULL};
-	if (repository_list_points(repo, vm, print_row, &list, err) < 0) {
-		json_decref(list.points);
-		return -1;
+	struct point_list *list = calloc(1, sizeof *list);
+	if (!list)
+		return err_errno(err, ENOMEM, "cannot list %s", vm);
+	list->points = cli->common.json ? json_array() : NULL;
+	int rc = repository_list_points(repo, vm, print_row, list, err);
+	if (rc < 0) {
+		json_decref(list->points);
+	} else if (list->points) {
+		rc = cli_print_json(json_pack("{s:s, s:o}", "vm", vm, "points", list->points), err);
+	} else {
+		print_points_heading(list);
+		rc = cli_flush(err);
 	}
-	if (list.points)
-		return cli_print_json(
-			json_pack("{s:s, s:o}", "vm", vm, "points", list.points), err);
-	print_points_heading(&list);
-	return cli_flush(err);
+	free(list);
+	return rc;
 }
 
 /* --- the VMs -------------------------------------------------------------------------- */

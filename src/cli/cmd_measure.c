@@ -244,7 +244,12 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	if (v->exact && v->time_box.given)
 		return err_set(err, ERR_USAGE, "--exact and --time-box: only one of them");
 	struct measure m = {.cancel = cli->cancel};
-	m.disk = source_open(name, true, &v->allow_backing, cli->cancel, err);
+	struct source_options open = {
+		.read_only = true,
+		.allow_backing = &v->allow_backing,
+		.cancel = cli->cancel,
+	};
+	m.disk = source_open(name, &open, err);
 	if (!m.disk)
 		return err_context(err, "cannot measure %s", name);
 	int rc = measure_init(&m, v, err);

@@ -36,6 +36,34 @@ struct repository *disks_open_repository(
 	return repository_open(repo, mode, err);
 }
 
+/* --- telling of disks ------------------------------------------------------------ */
+
+const char *disks_mode_name(enum repository_disk_mode mode)
+{
+	return mode == REPOSITORY_FULL ? "full" : "incremental";
+}
+
+void disks_json_history(json_t *object, const struct repository_disk_info *disk)
+{
+	const struct {
+		const char *name, *text; /* NULL: left out */
+	} members[] = {
+		{"mode", disks_mode_name(disk->mode)},
+		{"reason", disk->reason},
+		{"parent", disk->parent},
+		{"changed_by", disk->change == REPOSITORY_CHANGE_NONE
+				       ? NULL
+				       : repository_change_name(disk->change)},
+		{"change_id", disk->change_id},
+		{"bitmap", disk->bitmap},
+		{"backing", disk->backing},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(members); i++)
+		if (members[i].text)
+			json_object_set_new(object, members[i].name, json_string(members[i].text));
+	json_object_set_new(object, "audited", json_integer((json_int_t)disk->audited_bytes));
+}
+
 /* --- copying several at once --------------------------------------------------- */
 
 struct crew {

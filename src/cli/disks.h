@@ -19,8 +19,7 @@ void disks_split_key(const char *text, char key[REPOSITORY_KEY_BYTES], const cha
 struct disks_copy {
 	const char *label; /* for messages: "disk 2000"; NULL: none */
 	struct block *source, *target;
-	struct copy_options
-		options; /* digests, baseline, changed_only; disks_copy() adds the rest */
+	struct copy_options options; /* digests, baseline, changed_only: the rest is filled in */
 	struct copy_progress figures;
 };
 
@@ -33,6 +32,12 @@ struct disks_copy {
  */
 int disks_copy(struct disks_copy *copies, size_t nr_copies, unsigned nr_parallel,
 	uint64_t rate_bytes_per_s, struct cancel *cancel, struct err *err);
+
+/* What a restore point tells of how a disk in it was made, as members of object. */
+void disks_json_history(json_t *object, const struct repository_disk_info *disk);
+
+/* "full" or "incremental". */
+const char *disks_mode_name(enum repository_disk_mode mode);
 
 /* Opens the repository that --repo names; ERR_USAGE when there is none. */
 struct repository *disks_open_repository(

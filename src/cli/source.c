@@ -20,10 +20,10 @@ static void warn_of_image(const char *name, struct block *block)
 			name, path);
 }
 
-struct block *source_open(const char *name, bool read_only, const struct option_list *allow_backing,
-	struct cancel *cancel, struct err *err)
+struct block *source_open(const char *name, const struct source_options *options, struct err *err)
 {
 	struct block *block = NULL;
+	const struct option_list *allow_backing = options->allow_backing;
 	char **folders = calloc(allow_backing->nr + 1, sizeof *folders);
 	if (!folders) {
 		err_errno(err, ENOMEM, "cannot open %s", name);
@@ -36,12 +36,13 @@ struct block *source_open(const char *name, bool read_only, const struct option_
 			goto out;
 		}
 	}
-	struct locator_options options = {
-		.read_only = read_only,
+	struct locator_options open = {
+		.read_only = options->read_only,
 		.allow_backing = (const char *const *)folders,
-		.cancel = cancel,
+		.nbd = {.bitmap = options->bitmap},
+		.cancel = options->cancel,
 	};
-	block = locator_open(name, &options, err);
+	block = locator_open(name, &open, err);
 	if (block)
 		warn_of_image(name, block);
 out:

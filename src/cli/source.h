@@ -12,8 +12,13 @@
 		.help = "follow backing files of a QCOW2 image below this folder too"             \
 	}
 
-/* Opens it read-only, or for writing too.  allow_backing: folders as given. */
-struct block *source_open(const char *name, bool read_only, const struct option_list *allow_backing,
-	struct cancel *cancel, struct err *err);
+struct source_options {
+	bool read_only;
+	const char *bitmap; /* of an NBD export, see nbd_client_options; NULL: none */
+	const struct option_list *allow_backing; /* folders as given */
+	struct cancel *cancel;
+};
+
+struct block *source_open(const char *name, const struct source_options *options, struct err *err);
 
 #endif

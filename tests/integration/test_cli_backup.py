@@ -58,7 +58,7 @@ def site(scratch):
 def test_two_disks_there_and_back(scratch, site):
     text = site.backup().out
     assert text.startswith("Restore point web01@") and "first backup" in text
-    report = site.backup("--json").json
+    report = site.backup("--json", "--mode=full").json
     assert [disk["key"] for disk in report["disks"]] == ["2000", "2001"]
     assert [disk["mode"] for disk in report["disks"]] == ["full", "full"]
     disk = report["disks"][0]
@@ -295,8 +295,8 @@ def test_bad_names_and_disks(scratch, site):
     fails(*words, "v", f"--disk=a={disk}", disk, status=2, contains="--disk KEY=")
     fails(*words, "v", status=2, contains="which disk?")
     fails("backup", "--repo", site.repo, disk, status=2, contains="--vm NAME")
-    fails(*words, "v", disk, "--mode=incremental", status=2, case="--mode incremental",
-          contains="full")
+    fails(*words, "v", disk, "--mode=incremental", contains=["disk disk0", "first backup"],
+          case="--mode incremental without a restore point")
     fails(*words, "v", f"--disk=a={disk}", f"--disk=b=raw:{scratch}/none",
           case="a second disk that does not exist", contains=["disk b", "No such file"])
     make_disk(f"{scratch}/empty", 0)

@@ -1,0 +1,83 @@
+/*
+ * backup: what the files of "sendense backup" share.
+ *
+ *   backup_args     words of the command line ─► disks, and what is known of each
+ *   backup_sources  disks opened; what each offers; what was decided about it
+ *   backup_state    shows that a file is in the same state as before
+ *   cmd_backup      the flow: sources ─► decide ─► begin ─► audit ─► copy ─► commit
+ *   backup_report   what was made, as text and as JSON
+ */
+#ifndef SENDENSE_CLI_BACKUP_H
+#define SENDENSE_CLI_BACKUP_H
+
+#include "cli.h"
+#include "disks.h"
+#include "progress.h"
+#include "repository.h"
+
+struct backup_values {
+	const char *repo, *vm, *mode, *audit;
+	struct option_list disks, allow_backing, changed_by, change_ids, source_ids, bitmaps;
+	struct option_number rate, parallel, wait;
+	bool resume, no_resume;
+};
+
+struct backup_disk {
+	char key[REPOSITORY_KEY_BYTES];
+	char label[REPOSITORY_KEY_BYTES + 8]; /* "disk KEY" */
+	const char *name; /* of the source */
+
+	/* As given; NULL: not. */
+	enum repository_change change;
+	const char *change_argument; /* name of the bitmap, path of the list */
+	const char *change_id, *source_id, *bitmap;
+
+	struct block *opened; /* the source */
+	struct block *source; /* the same, seen through the list of changes if there is one */
+	char *path; /* of a local source, absolute */
+	char *state; /* repository_disk_spec.source_state; NULL */
+	char unusable[160]; /* repository_offer.unusable; "" */
+	struct repository_pair identity;
+
+	/* What became of it. */
+	enum repository_resumed resumed;
+	uint64_t kept_bytes;
+};
+
+struct backup {
+	struct cli *cli;
+	const struct backup_values *values;
+	unsigned audit_per_mille; /* 0: none */
+	struct repository *repo;
+	struct backup_disk *disks;
+	struct repository_offer *offers;
+	struct repository_decision *decisions;
+	struct repository_disk_spec *specs;
+	struct disks_copy *copies;
+	size_t nr_disks;
+	struct progress *progress;
+	char point[REPOSITORY_POINT_BYTES];
+};
+
+/* Reads all of the command line; allocates the arrays. */
+int backup_args_read(struct backup *b, struct err *err);
+
+/* Opens every disk with what tells of its changes. */
+int backup_sources_open(struct backup *b, struct err *err);
+/* Decides each disk against the latest restore point, and fills the specs. */
+int backup_sources_decide(struct backup *b, struct err *err);
+/* Tells of the disks that became full although they need not have, in the log. */
+void backup_sources_warn(const struct backup *b);
+void backup_sources_close(struct backup *b);
+
+/*
+ * What shows that a local disk is the same file in the same state ("file ..."): of each
+ * file of a QCOW2 image's chain its device, inode, size and times.  Gives an allocated text;
+ * NULL when that cannot be shown: no regular file, or written to just now, so that one
+ * more write might leave its times as they are.
+ */
+char *backup_state_of_file(const char *path, bool is_qcow2);
+
+int backup_report_print(const struct backup *b, int64_t took_ns, struct err *err);
+
+#endif

@@ -1,0 +1,212 @@
+/* The command line of "sendense backup"; see backup.h. */
+#include "backup.h"
+
+#include "locator.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <string.h>
+
+/* As in a list of changes. */
+#define CHANGE_ID_BYTES_MOST 1023u
+
+/* --- disks ------------------------------------------------------------------------ */
+
+static int add_disk(struct backup *b, const char *key, const char *name, struct err *err)
+{
+	if (repository_name_check_key(key, err) < 0)
+		return -1;
+	for (size_t i = 0; i < b->nr_disks; i++) {
+		if (strcmp(b->disks[i].key, key) == 0)
+			return err_set(err, ERR_USAGE, "disk key %s is given twice", key);
+		if (locator_same(b->disks[i].name, name))
+			return err_set(err, ERR_USAGE, "disks %s and %s are the same source: %s",
+				b->disks[i].key, key, name);
+	}
+	struct backup_disk *disk = &b->disks[b->nr_disks++];
+	snprintf(disk->key, sizeof disk->key, "%s", key);
+	snprintf(disk->label, sizeof disk->label, "disk %s", key);
+	disk->name = name;
+	return 0;
+}
+
+/* KEY of KEY=SOURCE as it was written, also when it is no good key. */
+static int add_keyed_disk(struct backup *b, const char *text, struct err *err)
+{
+	size_t length = strcspn(text, "=:");
+	if (text[length] != '=')
+		return err_set(err, ERR_USAGE, "--disk %s: no key (--disk KEY=SOURCE)", text);
+	/* One more than a key may have: a longer one is refused, not cut. */
+	char key[REPOSITORY_KEY_BYTES + 1];
+	snprintf(key, sizeof key, "%.*s", (int)min_size(length, sizeof key - 1), text);
+	return add_disk(b, key, text + length + 1, err);
+}
+
+static int read_disks(struct backup *b, struct err *err)
+{
+	const struct option_list *keyed = &b->values->disks, *sources = &b->cli->arguments;
+	if (keyed->nr > 0 && sources->nr > 0)
+		return err_set(err, ERR_USAGE,
+			"%s has no key, but other disks have one (--disk KEY=%s)",
+			sources->items[0], sources->items[0]);
+	if (keyed->nr == 0 && sources->nr == 0)
+		return err_set(
+			err, ERR_USAGE, "which disk? (SOURCE, or --disk KEY=SOURCE for each)");
+	size_t nr = keyed->nr + sources->nr;
+	if (nr > REPOSITORY_DISKS_MAX)
+		return err_set(err, ERR_USAGE,
+			"%zu disks are more than the %d of one restore point", nr,
+			REPOSITORY_DISKS_MAX);
+	b->disks = calloc(nr, sizeof *b->disks);
+	b->offers = calloc(nr, sizeof *b->offers);
+	b->decisions = calloc(nr, sizeof *b->decisions);
+	b->specs = calloc(nr, sizeof *b->specs);
+	b->copies = calloc(nr, sizeof *b->copies);
+	if (!b->disks || !b->offers || !b->decisions || !b->specs || !b->copies)
+		return err_errno(err, ENOMEM, "cannot back up");
+	for (size_t i = 0; i < keyed->nr; i++)
+		if (add_keyed_disk(b, keyed->items[i], err) < 0)
+			return -1;
+	return sources->nr > 0 ? add_disk(b, "disk0", sources->items[0], err) : 0;
+}
+
+/* --- what belongs to a disk --------------------------------------------------------- */
+
+/*
+ * Splits [KEY=]VALUE: *disk is that of the key, or, without a key, the only one; NULL
+ * without a key when there are several.
+ */
+static int split(struct backup *b, const char *option, const char *text, struct backup_disk **disk,
+	const char **value, struct err *err)
+{
+	char key[REPOSITORY_KEY_BYTES];
+	disks_split_key(text, key, value);
+	*disk = b->nr_disks == 1 ? b->disks : NULL;
+	if (*value == text)
+		return 0;
+	for (size_t i = 0; i < b->nr_disks; i++) {
+		*disk = &b->disks[i];
+		if (strcmp(b->disks[i].key, key) == 0)
+			return 0;
+	}
+	return err_set(
+		err, ERR_USAGE, "--%s %s: there is no disk %s in this backup", option, text, key);
+}
+
+/* The options that give each disk a text. */
+static int read_texts(struct backup *b, const char *option, const struct option_list *list,
+	size_t member, struct err *err)
+{
+	for (size_t i = 0; i < list->nr; i++) {
+		struct backup_disk *disk;
+		const char *value;
+		if (split(b, option, list->items[i], &disk, &value, err) < 0)
+			return -1;
+		if (!disk)
+			return err_set(err, ERR_USAGE, "--%s %s: of which disk? (--%s KEY=%s)",
+				option, value, option, value);
+		const char **text = (const char **)((char *)disk + member);
+		if (*text)
+			return err_set(
+				err, ERR_USAGE, "--%s: %s has one already", option, disk->label);
+		size_t length = strlen(value);
+		for (size_t k = 0; k < length; k++)
+			if (iscntrl((unsigned char)value[k]))
+				length = 0;
+		if (length == 0 || length > CHANGE_ID_BYTES_MOST)
+			return err_set(err, ERR_USAGE,
+				"--%s: of %s: it needs 1 to %u bytes, none of them a control "
+				"character",
+				option, disk->label, CHANGE_ID_BYTES_MOST);
+		*text = value;
+	}
+	return 0;
+}
+
+static int parse_change(
+	const char *text, enum repository_change *change, const char **argument, struct err *err)
+{
+	static const struct {
+		const char *scheme;
+		enum repository_change change;
+	} kinds[] = {
+		{"bitmap:", REPOSITORY_CHANGE_BITMAP},
+	};
+	*argument = NULL;
+	*change = REPOSITORY_CHANGE_COMPARE;
+	if (strcmp(text, "compare") == 0)
+		return 0;
+	for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
+		size_t length = strlen(kinds[i].scheme);
+		if (strncmp(text, kinds[i].scheme, length) == 0 && text[length]) {
+			*argument = text + length;
+			*change = kinds[i].change;
+			return 0;
+		}
+	}
+	return err_set(err, ERR_USAGE, "--changed-by %s: it is none of compare, bitmap:NAME", text);
+}
+
+static int take_change(struct backup_disk *disk, const char *text, struct err *err)
+{
+	if (parse_change(text, &disk->change, &disk->change_argument, err) < 0)
+		return -1;
+	if (disk->change == REPOSITORY_CHANGE_BITMAP && strncmp(disk->name, "nbd", 3) != 0)
+		return err_set(err, ERR_USAGE,
+			"--changed-by %s: %s is no NBD export, and only those have bitmaps: %s",
+			text, disk->label, disk->name);
+	return 0;
+}
+
+/* What is said of one disk goes before what is said of all. */
+static int read_changes(struct backup *b, struct err *err)
+{
+	const struct option_list *list = &b->values->changed_by;
+	const char *for_all = NULL;
+	for (size_t i = 0; i < list->nr; i++) {
+		struct backup_disk *disk;
+		const char *value;
+		if (split(b, "changed-by", list->items[i], &disk, &value, err) < 0)
+			return -1;
+		if (disk ? disk->change != REPOSITORY_CHANGE_NONE : for_all != NULL)
+			return err_set(err, ERR_USAGE, "--changed-by: given twice for %s",
+				disk ? disk->label : "all disks");
+		if (!disk)
+			for_all = value;
+		else if (take_change(disk, value, err) < 0)
+			return -1;
+	}
+	for (size_t i = 0; for_all && i < b->nr_disks; i++)
+		if (b->disks[i].change == REPOSITORY_CHANGE_NONE &&
+			take_change(&b->disks[i], for_all, err) < 0)
+			return -1;
+	return 0;
+}
+
+/* --- all of it ---------------------------------------------------------------------- */
+
+int backup_args_read(struct backup *b, struct err *err)
+{
+	const struct backup_values *v = b->values;
+	if (!v->vm)
+		return err_set(err, ERR_USAGE, "of which virtual machine? (--vm NAME)");
+	if (repository_name_check_vm(v->vm, err) < 0)
+		return -1;
+	if (v->resume && v->no_resume)
+		return err_set(err, ERR_USAGE, "--resume and --no-resume: only one of them");
+	if (read_disks(b, err) < 0 || read_changes(b, err) < 0)
+		return -1;
+	const struct {
+		const char *option;
+		const struct option_list *list;
+		size_t member;
+	} texts[] = {
+		{"change-id", &v->change_ids, offsetof(struct backup_disk, change_id)},
+		{"source-id", &v->source_ids, offsetof(struct backup_disk, source_id)},
+		{"bitmap", &v->bitmaps, offsetof(struct backup_disk, bitmap)},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(texts); i++)
+		if (read_texts(b, texts[i].option, texts[i].list, texts[i].member, err) < 0)
+			return -1;
+	return 0;
+}

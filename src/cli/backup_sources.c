@@ -1,0 +1,184 @@
+/* The disks of "sendense backup" and what is decided about them; see backup.h. */
+#include "backup.h"
+
+#include "source.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define ESTIMATE_CALLS_MOST 4096u
+
+/* --- opening --------------------------------------------------------------------- */
+
+static enum locator_kind kind_of(const char *name)
+{
+	enum locator_kind kind = LOCATOR_RAW;
+	const char *rest;
+	locator_parse(name, &kind, &rest, NULL); /* it has been opened: the name is good */
+	return kind;
+}
+
+static const char *kind_name(const char *name)
+{
+	static const char *const names[] = {
+		[LOCATOR_RAW] = "raw",
+		[LOCATOR_QCOW2] = "qcow2",
+		[LOCATOR_NBD] = "nbd",
+		[LOCATOR_NULL] = "null",
+	};
+	return names[kind_of(name)];
+}
+
+/* What shows later that the source is still in the state that is read now. */
+static void find_state(struct backup_disk *disk)
+{
+	const char *source_id = disk->source_id ? disk->source_id : "";
+	const char *change_id = disk->change_id ? disk->change_id : "";
+	if (disk->source_id || disk->change_id) {
+		if (asprintf(&disk->state, "id %zu %s %s", strlen(source_id), source_id,
+			    change_id) < 0)
+			disk->state = NULL;
+	} else if (disk->path) {
+		disk->state =
+			backup_state_of_file(disk->path, kind_of(disk->name) == LOCATOR_QCOW2);
+	}
+}
+
+static int open_disk(struct backup *b, struct backup_disk *disk, struct err *err)
+{
+	bool has_bitmap = disk->change == REPOSITORY_CHANGE_BITMAP;
+	struct source_options options = {
+		.read_only = true,
+		.bitmap = has_bitmap ? disk->change_argument : NULL,
+		.allow_backing = &b->values->allow_backing,
+		.cancel = b->cli->cancel,
+	};
+	disk->source = disk->opened = source_open(disk->name, &options, err);
+	if (!disk->opened)
+		return -1;
+	if (block_info(disk->opened)->size_bytes == 0)
+		return err_set(err, ERR_RANGE, "%s has no bytes", disk->name);
+	if (has_bitmap && !block_info(disk->opened)->has_changes)
+		snprintf(disk->unusable, sizeof disk->unusable, "the export has no bitmap %s",
+			disk->change_argument);
+	const char *path = locator_path(disk->name);
+	disk->path = path ? realpath(path, NULL) : NULL;
+	disk->identity = disk->path ? (struct repository_pair){"path", disk->path}
+				    : (struct repository_pair){"uri", block_label(disk->opened)};
+	find_state(disk);
+	return 0;
+}
+
+int backup_sources_open(struct backup *b, struct err *err)
+{
+	for (size_t i = 0; i < b->nr_disks; i++) {
+		struct backup_disk *disk = &b->disks[i];
+		if (open_disk(b, disk, err) < 0)
+			return err_context(err, "%s", disk->label);
+		b->offers[i] = (struct repository_offer){
+			.key = disk->key,
+			.size_bytes = block_info(disk->source)->size_bytes,
+			.change = disk->change,
+			.bitmap = disk->change == REPOSITORY_CHANGE_BITMAP ? disk->change_argument
+									   : NULL,
+			.unusable = disk->unusable[0] ? disk->unusable : NULL,
+			.source =
+				{
+					.kind = kind_name(disk->name),
+					.label = block_label(disk->opened),
+					.identity = &disk->identity,
+					.nr_identity = 1,
+				},
+		};
+	}
+	return 0;
+}
+
+void backup_sources_close(struct backup *b)
+{
+	for (size_t i = 0; i < b->nr_disks; i++) {
+		struct backup_disk *disk = &b->disks[i];
+		if (disk->source != disk->opened)
+			block_close(disk->source, NULL);
+		block_close(disk->opened, NULL);
+		free(disk->path);
+		free(disk->state);
+	}
+}
+
+/* --- deciding ---------------------------------------------------------------------- */
+
+/*
+ * What the disk can take at most in an image without compression: the extents that will be
+ * read and may hold data, widened to clusters.  0 when that is not known, or too long to
+ * find out.
+ */
+static uint64_t estimate(const struct backup_disk *disk, const struct repository_decision *decision,
+	const struct repository_settings *settings)
+{
+	struct block_extent extents[64];
+	uint64_t size_bytes = block_info(disk->source)->size_bytes, offset = 0, sum = 0, end = 0;
+	bool is_full = decision->mode == REPOSITORY_FULL;
+	uint64_t unit = is_full ? settings->cluster_bytes
+				: max_u64(settings->cluster_bytes, DIGEST_CHUNK_BYTES);
+	uint32_t nothing = BLOCK_ZERO | (is_full ? 0 : BLOCK_UNCHANGED);
+	struct stat st;
+	if (settings->compression != REPOSITORY_COMPRESS_NONE ||
+		(is_full ? kind_of(disk->name) != LOCATOR_RAW || !disk->path ||
+					stat(disk->path, &st) < 0 || !S_ISREG(st.st_mode)
+			 : decision->change == REPOSITORY_CHANGE_COMPARE))
+		return 0;
+	for (unsigned calls = 0; offset < size_bytes; calls++) {
+		size_t nr;
+		if (calls == ESTIMATE_CALLS_MOST ||
+			block_extents(disk->source, offset, size_bytes - offset, extents,
+				ARRAY_LENGTH(extents), &nr, NULL) < 0)
+			return 0;
+		for (size_t i = 0; i < nr; offset += extents[i++].length) {
+			if (extents[i].flags & nothing)
+				continue;
+			uint64_t start = max_u64(end, round_down(offset, unit));
+			end = round_up(offset + extents[i].length, unit);
+			sum += end > start ? end - start : 0;
+		}
+	}
+	return sum;
+}
+
+int backup_sources_decide(struct backup *b, struct err *err)
+{
+	struct repository_info info;
+	const char *wish = b->values->mode ? b->values->mode : "auto";
+	if (repository_info(b->repo, &info, err) < 0 ||
+		repository_decide(b->repo, b->values->vm, wish, b->offers, b->nr_disks,
+			b->decisions, err) < 0)
+		return -1;
+	for (size_t i = 0; i < b->nr_disks; i++) {
+		const struct backup_disk *disk = &b->disks[i];
+		const struct repository_decision *decision = &b->decisions[i];
+		bool is_full = decision->mode == REPOSITORY_FULL;
+		b->specs[i] = (struct repository_disk_spec){
+			.key = disk->key,
+			.size_bytes = b->offers[i].size_bytes,
+			.mode = decision->mode,
+			.reason = decision->reason,
+			.parent = is_full ? NULL : decision->parent,
+			.change = is_full ? REPOSITORY_CHANGE_NONE : decision->change,
+			.change_id = disk->change_id,
+			.bitmap = disk->bitmap,
+			.source_state = disk->state,
+			.source = b->offers[i].source,
+			.estimate_bytes = estimate(disk, decision, &info.settings),
+		};
+	}
+	return 0;
+}
+
+void backup_sources_warn(const struct backup *b)
+{
+	for (size_t i = 0; i < b->nr_disks; i++)
+		if (b->decisions[i].fallback)
+			log_warning("%s: a full backup in place of an incremental one: %s",
+				b->disks[i].label, b->decisions[i].reason);
+}
