@@ -205,7 +205,12 @@ static int load_first_cluster(struct parse *p, struct err *err)
 	p->first = malloc(p->first_bytes);
 	if (!p->first)
 		return err_errno(err, ENOMEM, "cannot open %s", p->name);
-	return file_pread(p->fd, p->first, p->first_bytes, 0, p->name, err);
+	if (file_pread(p->fd, p->first, p->first_bytes, 0, p->name, err) < 0)
+		return -1;
+	/* Who writes beneath us may have moved a table to where the file ends only now. */
+	end = lseek(p->fd, 0, SEEK_END);
+	p->h->file_bytes = max_u64(p->h->file_bytes, end < 0 ? 0 : (uint64_t)end);
+	return 0;
 }
 
 static void parse_version_3(struct qcow2_header *h, struct cursor *c)

@@ -34,6 +34,19 @@ int qcow2_image_corrupt(const struct qcow2_image *image, struct err *err, const 
 	return err_set(err, ERR_CORRUPT, "%s is damaged: %s", image->path, text);
 }
 
+bool qcow2_image_fits(struct qcow2_image *image, uint64_t offset, uint64_t length)
+{
+	struct stat st;
+	if (range_fits(offset, length, image->host_end))
+		return true;
+	if (!image->merged || fstat(image->fd, &st) < 0)
+		return false;
+	/* It may have grown; what was within it stays. */
+	uint64_t end = round_up((uint64_t)st.st_size, image->h.cluster_bytes);
+	image->host_end = max_u64(image->host_end, end);
+	return range_fits(offset, length, image->host_end);
+}
+
 /* --- closing --------------------------------------------------------------------- */
 
 static void free_writer(struct qcow2_writer *w)
@@ -134,11 +147,19 @@ static int refuse_loop(
 	return 0;
 }
 
+static enum filelock_kind lock_of(const struct qcow2_open_options *options, bool read_only)
+{
+	if (!read_only)
+		return options->merge ? FILELOCK_MERGE : FILELOCK_WRITE;
+	return options->read_only && options->merged ? FILELOCK_READ_MERGED : FILELOCK_READ;
+}
+
 /* top: of the chain that the image is opened for, NULL when it is the top itself. */
-static int open_file(
-	struct qcow2_image *image, const struct qcow2_image *top, bool read_only, struct err *err)
+static int open_file(struct qcow2_image *image, const struct qcow2_image *top,
+	const struct qcow2_open_options *options, struct err *err)
 {
 	struct stat st;
+	bool read_only = top || options->read_only;
 	/* O_NONBLOCK: a FIFO must not hang the open; it has no effect on files. */
 	int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 	image->fd = open(image->path, flags);
@@ -147,8 +168,7 @@ static int open_file(
 	image->device = st.st_dev;
 	image->inode = st.st_ino;
 	if (refuse_loop(top, image->path, st.st_dev, st.st_ino, err) < 0 ||
-		filelock_take(image->fd, image->path, read_only ? FILELOCK_READ : FILELOCK_WRITE,
-			err) < 0 ||
+		filelock_take(image->fd, image->path, lock_of(options, read_only), err) < 0 ||
 		qcow2_header_load(image->fd, image->path, &image->h, err) < 0)
 		return -1;
 	if (!read_only && !S_ISREG(st.st_mode))
@@ -160,6 +180,7 @@ static int open_file(
 		return err_errno(err, errno, "cannot resolve the path of %s", image->path);
 	slash[slash == resolved] = '\0';
 	image->folder = strdup(resolved);
+	image->merged = options->read_only && options->merged;
 	return image->folder ? 0 : err_errno(err, ENOMEM, "cannot open %s", image->path);
 }
 
@@ -311,7 +332,7 @@ static int open_next(struct qcow2_image *top, struct qcow2_image *image,
 	struct qcow2_image *next = new_image(path, image->shared, err);
 	if (!next)
 		return -1;
-	if (open_file(next, top, true, err) < 0)
+	if (open_file(next, top, options, err) < 0)
 		goto fail;
 	derive(next, true);
 	/* Tables of a size that the file chooses, and of no use here. */
@@ -362,6 +383,18 @@ static bool starts_zero(const struct qcow2_image *image)
 	return true;
 }
 
+/* Readers may know where an L2 table is: none may move. */
+static int refuse_shared_tables(const struct qcow2_image *image, struct err *err)
+{
+	for (uint32_t i = 0; i < image->h.nr_l1_entries; i++)
+		if ((image->l1[i] & QCOW2_OFFSET_MASK) != 0 && !(image->l1[i] & QCOW2_COPIED))
+			return err_set(err, ERR_UNSUPPORTED,
+				"%s shares tables with its snapshots: nothing can be merged into "
+				"it",
+				image->path);
+	return 0;
+}
+
 static int make_writer(
 	struct qcow2_image *image, const struct qcow2_open_options *options, struct err *err)
 {
@@ -382,6 +415,9 @@ static int make_writer(
 		if (!w->assembly)
 			return -1;
 	}
+	image->merge = options->merge;
+	if (image->merge && refuse_shared_tables(image, err) < 0)
+		return -1;
 	bool v3 = image->h.version >= 3, bare = image->backing_bytes == 0;
 	image->block.info.can_trim = v3 || bare;
 	image->block.info.can_zero = image->block.info.can_fast_zero = v3;
@@ -425,7 +461,7 @@ static int present_size(struct qcow2_image *image, uint64_t size_bytes, struct e
 static int open_top(
 	struct qcow2_image *image, const struct qcow2_open_options *options, struct err *err)
 {
-	if (open_file(image, NULL, options->read_only, err) < 0)
+	if (open_file(image, NULL, options, err) < 0)
 		return -1;
 	if (!options->read_only && recover(image, err) < 0)
 		return -1;

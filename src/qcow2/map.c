@@ -33,7 +33,7 @@ static int check_l1(struct qcow2_image *image, uint64_t index, uint64_t entry, s
 {
 	uint64_t table = entry & QCOW2_OFFSET_MASK;
 	if (table % image->h.cluster_bytes != 0 ||
-		!range_fits(table, image->h.cluster_bytes, image->host_end))
+		!qcow2_image_fits(image, table, image->h.cluster_bytes))
 		return qcow2_image_corrupt(image, err,
 			"entry %" PRIu64 " of its L1 table points to offset %" PRIu64
 			", which is no cluster of the file",
@@ -144,6 +144,7 @@ static int make_table(struct qcow2_image *image, uint64_t l1_index, struct err *
 	bool fresh;
 	if (old != 0 && check_l1(image, l1_index, old, err) < 0)
 		return -1;
+	assert(old == 0 || !image->merge); /* readers may know the old one */
 	if (qcow2_refcount_alloc(image, 1, &cluster, &nr, &fresh, err) < 0)
 		return -1;
 	uint64_t table = cluster << image->h.cluster_bits;
@@ -209,7 +210,7 @@ static int check_compressed(
 {
 	uint64_t offset, length;
 	qcow2_compressed_range(&image->h, entry, &offset, &length);
-	if (offset >= image->host_end)
+	if (!qcow2_image_fits(image, offset, 1))
 		return qcow2_image_corrupt(image, err,
 			"compressed guest cluster %" PRIu64 " lies at offset %" PRIu64
 			", beyond the file's end",
@@ -226,7 +227,7 @@ int qcow2_map_check(struct qcow2_image *image, uint64_t cluster, struct qcow2_en
 		return check_compressed(image, cluster, entry.l2, err);
 	}
 	if (host != 0 && (host % image->h.cluster_bytes != 0 ||
-				 !range_fits(host, image->h.cluster_bytes, image->host_end)))
+				 !qcow2_image_fits(image, host, image->h.cluster_bytes)))
 		return qcow2_image_corrupt(image, err,
 			"guest cluster %" PRIu64 " lies at offset %" PRIu64
 			", which is no cluster of the file",

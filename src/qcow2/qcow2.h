@@ -42,8 +42,13 @@ struct qcow2_open_options {
 
 	/*
 	 * merge: for writing, while readers that opened with `merged` read images above
-	 * this one: the caller promises to write only to what those images hide.
-	 * merged: for reading, beside such a writer of an image of the chain.
+	 * this one: the caller promises to write only to what those images hide, whole
+	 * clusters of theirs.  Only whole clusters of this image are taken (ERR_USAGE, the
+	 * disk's last one ends with it), so it must not have larger ones than theirs.  The
+	 * backing chain is read as any other.  ERR_UNSUPPORTED when tables are shared with
+	 * snapshots.
+	 * merged: for reading, beside such a writer of an image of the chain, opened before,
+	 * while or after it is at work, whatever state it left its image in.
 	 */
 	bool merge, merged;
 

@@ -316,8 +316,10 @@ struct qcow2_image {
 	uint32_t page_bytes;
 	unsigned entry_bytes;
 	unsigned l2_bits; /* log2 of the entries of an L2 table */
-	uint64_t host_end; /* no valid offset leads beyond; guarded by the lock when writable */
+	uint64_t host_end; /* no valid offset leads beyond; guarded by the lock */
 	bool own_layer; /* extents tell of this image alone */
+	bool merge; /* written to beneath readers that are `merged` */
+	bool merged; /* read while such a writer may be at work: the file may grow */
 	struct qcow2_writer *writer; /* NULL: read-only */
 };
 
@@ -343,6 +345,8 @@ static inline pthread_mutex_t *qcow2_lock(struct qcow2_image *image)
 /* "... is damaged: <text>", ERR_CORRUPT. */
 int qcow2_image_corrupt(const struct qcow2_image *image, struct err *err, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+/* Whether a range lies within the file.  Holding the lock. */
+bool qcow2_image_fits(struct qcow2_image *image, uint64_t offset, uint64_t length);
 #ifdef __clang_analyzer__ /* as in err.h */
 #define qcow2_image_corrupt(...) (qcow2_image_corrupt(__VA_ARGS__), -1)
 #endif
@@ -512,6 +516,12 @@ int qcow2_write_held(struct qcow2_image *image, const uint8_t *buffer, size_t le
  * false when there are none. */
 bool qcow2_write_covers(const struct qcow2_image *image, uint64_t offset, uint64_t length,
 	uint64_t *first, uint64_t *end);
+
+/* An image that is merged into takes whole clusters (the disk's last one up to its end)
+ * and nothing else: what beside them is in the same cluster may be seen by readers, and
+ * would move.  ERR_USAGE. */
+int qcow2_write_refuse_part(
+	const struct qcow2_image *image, uint64_t offset, uint64_t length, struct err *err);
 
 /* The cluster-aligned range around offset..offset+length. */
 void qcow2_write_hold(struct qcow2_image *image, struct rangelock_hold *hold, uint64_t offset,

@@ -477,6 +477,22 @@ bool qcow2_write_covers(const struct qcow2_image *image, uint64_t offset, uint64
 	return *end > *first;
 }
 
+int qcow2_write_refuse_part(
+	const struct qcow2_image *image, uint64_t offset, uint64_t length, struct err *err)
+{
+	uint64_t first, end;
+	if (!image->merge)
+		return 0;
+	bool covers = qcow2_write_covers(image, offset, length, &first, &end);
+	if (covers && first << image->h.cluster_bits == offset &&
+		end == div_round_up(offset + length, image->h.cluster_bytes))
+		return 0;
+	return err_set(err, ERR_USAGE,
+		"cannot merge %llu bytes at offset %llu into %s: readers may see the rest of their "
+		"clusters",
+		(unsigned long long)length, (unsigned long long)offset, image->path);
+}
+
 static int write_piece(struct qcow2_image *image, const uint8_t *buffer, size_t length,
 	uint64_t offset, struct err *err)
 {
@@ -557,6 +573,8 @@ int qcow2_write(struct block *block, const void *buffer, size_t length, uint64_t
 {
 	(void)flags;
 	struct qcow2_image *image = qcow2_image_of(block);
+	if (qcow2_write_refuse_part(image, offset, length, err) < 0)
+		return -1;
 	if (image->writer->assembly)
 		return write_assembling(image, buffer, length, offset, err);
 	return qcow2_write_through(image, buffer, length, offset, err);

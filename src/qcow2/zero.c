@@ -220,6 +220,8 @@ int qcow2_zero(
 {
 	struct qcow2_image *image = qcow2_image_of(block);
 	uint64_t end = offset + length, first, last;
+	if (qcow2_write_refuse_part(image, offset, length, err) < 0)
+		return -1;
 	if (!qcow2_write_covers(image, offset, length, &first, &last)) {
 		/* within one cluster, or two */
 		uint64_t middle = min_u64(first << image->h.cluster_bits, end);

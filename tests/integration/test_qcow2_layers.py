@@ -1,7 +1,9 @@
 """Layers of a chain: what an image holds itself, beside what qemu-img says of it."""
 
+import contextlib
 import itertools
 import os
+import subprocess
 
 import pytest
 
@@ -60,3 +62,53 @@ def test_what_an_image_holds_itself(scratch, kind, backing):
     assert joined((at, n, bool(flags & ZERO)) for at, n, flags in ours
                   if flags != HOLE | UNCHANGED) == joined(zeros)
     assert not any(flags & ZERO and flags & UNCHANGED for _, _, flags in ours)
+
+
+@contextlib.contextmanager
+def held(image, *how):
+    """The image open in another process of ours."""
+    with subprocess.Popen([TOOL, "hold", image, *how], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield
+        finally:
+            process.stdin.close()
+            assert process.wait(60) == 0
+
+
+# Who comes while an image is merged into, read beneath a merge, only read, written to.
+@pytest.mark.parametrize("how, merged, merge, reader, writer", [
+    (["merge"], True, False, False, False),
+    (["read-only", "merged"], True, True, True, False),
+    (["read-only"], True, False, True, False),
+    ([], False, False, False, False),
+])
+def test_qemu_and_we_keep_out_of_each_others_way(scratch, how, merged, merge, reader, writer):
+    image = create(f"{scratch}/x", "4M")
+    with held(image, *how):
+        for comes, words in ((merged, ["read-only", "merged"]), (merge, ["merge"]),
+                             (reader, ["read-only"]), (writer, [])):
+            tried = run(TOOL, "hold", image, *words, status=None)
+            assert tried.status == (0 if comes else 1), (words, tried)
+            assert comes or "another program" in tried.err
+        for comes, words in ((reader, ["-r", "-c", "read 0 64k"]), (writer, ["-c", "write 0 64k"])):
+            tried = run("qemu-io", "-f", "qcow2", *words, image, status=None)
+            assert tried.status == (0 if comes else 1), (words, tried)
+            assert comes or "lock" in tried.err
+
+
+def test_qemu_reads_the_backing_file_of_what_is_merged_into(scratch):
+    base = create(f"{scratch}/base", "4M")
+    image = create(f"{scratch}/x", "4M", backing=base)
+    with held(image, "merge"):
+        run("qemu-io", "-f", "qcow2", "-r", "-c", "read 0 64k", base)
+        assert run("qemu-io", "-f", "qcow2", "-c", "write 0 64k", base, status=None).status == 1
+
+
+def test_what_snapshots_share_is_not_merged_into(scratch):
+    image = create(f"{scratch}/x", "4M")
+    io(image, "write 0 64k")
+    run("qemu-img", "snapshot", "-c", "one", image)
+    tried = run(TOOL, "hold", image, "merge", status=None)
+    assert tried.status == 1 and "snapshots" in tried.err

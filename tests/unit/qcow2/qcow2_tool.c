@@ -10,8 +10,10 @@
  *                                        the image holds, before and after
  *   qcow2_tool crash IMAGE [seed=N]      writes until it is killed, telling flushes
  *   qcow2_tool survived IMAGE LOG [seed=N]            what crash flushed is there
+ *   qcow2_tool hold IMAGE                opens it, says so, closes it when its input ends
  *
  * Options of all: threads=N compress level=N size=N cache=N assembly=N allow=DIR own
+ *                 read-only merge merged
  */
 #include "qcow2.h"
 
@@ -148,6 +150,16 @@ static int held_all(struct block *disk)
 			return fail(&err);
 		printf("%" PRIu64 " %" PRIu64 " %d\n", at, length, held);
 	}
+	return 0;
+}
+
+static int hold(void)
+{
+	char byte;
+	puts("held");
+	fflush(stdout);
+	while (read(STDIN_FILENO, &byte, 1) > 0)
+		;
 	return 0;
 }
 
@@ -451,6 +463,12 @@ static bool parse_option(const char *arg)
 		o->open.compress = true;
 	else if (strcmp(arg, "own") == 0)
 		o->open.own_layer = true;
+	else if (strcmp(arg, "read-only") == 0)
+		o->open.read_only = true;
+	else if (strcmp(arg, "merge") == 0)
+		o->open.merge = true;
+	else if (strcmp(arg, "merged") == 0)
+		o->open.merged = true;
 	else if (strcmp(arg, "shuffle") == 0)
 		o->shuffle = true;
 	else if (strcmp(arg, "zstd") == 0)
@@ -485,6 +503,8 @@ static int run(const char *verb, struct block *disk, const char *file)
 		return map_all(disk);
 	if (strcmp(verb, "held") == 0)
 		return held_all(disk);
+	if (strcmp(verb, "hold") == 0)
+		return hold();
 	if (strcmp(verb, "write") == 0)
 		return write_all(disk, file);
 	if (strcmp(verb, "stress") == 0)
@@ -508,8 +528,9 @@ int main(int argc, char **argv)
 	if (argc < 3)
 		return 2;
 	const char *verb = argv[1], *file = "";
-	if (strcmp(verb, "map") != 0 && strcmp(verb, "held") != 0 && strcmp(verb, "crash") != 0 &&
-		at < argc)
+	bool no_file = strcmp(verb, "map") == 0 || strcmp(verb, "held") == 0 ||
+		       strcmp(verb, "hold") == 0 || strcmp(verb, "crash") == 0;
+	if (!no_file && at < argc)
 		file = argv[at++];
 	for (; at < argc; at++)
 		if (!parse_option(argv[at]))
@@ -518,7 +539,8 @@ int main(int argc, char **argv)
 	if (strcmp(verb, "create") == 0)
 		return create(argv[2], file);
 	options.open.allow_backing = options.allow;
-	options.open.read_only = strcmp(verb, "read") == 0 || strcmp(verb, "map") == 0;
+	if (strcmp(verb, "read") == 0 || strcmp(verb, "map") == 0)
+		options.open.read_only = true;
 	struct block *disk = qcow2_open(argv[2], &options.open, &err);
 	if (!disk)
 		return fail(&err);
