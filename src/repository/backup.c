@@ -269,6 +269,7 @@ static int make_disk(struct repository_backup *backup, struct backup_disk *disk,
 
 void backup_free(struct repository_backup *backup)
 {
+	(void)checkpoint_stop(backup, NULL);
 	for (size_t i = 0; i < backup->nr_disks; i++) {
 		struct backup_disk *disk = &backup->disks[i];
 		struct err err = ERR_INIT;
@@ -286,6 +287,7 @@ void backup_free(struct repository_backup *backup)
 	plan_free(&backup->plan);
 	json_decref(backup->source);
 	json_decref(backup->config);
+	checkpoint_destroy(&backup->checkpoints);
 	pthread_mutex_destroy(&backup->stage_mutex);
 	backup->repo->nr_users--;
 	free(backup->disks);
@@ -308,6 +310,7 @@ static struct repository_backup *backup_new(
 	backup->on_stage = options->stage;
 	backup->stage_context = options->stage_context;
 	pthread_mutex_init(&backup->stage_mutex, NULL);
+	checkpoint_init(&backup->checkpoints);
 	snprintf(backup->vm, sizeof backup->vm, "%s", options->vm);
 	backup->software = strdup(options->software ? options->software : "sendense");
 	backup->source = manifest_source_to_json(&options->source);
@@ -481,6 +484,7 @@ void repository_backup_abort(struct repository_backup *backup)
 	struct err err = ERR_INIT;
 	if (backup->planned && backup->state == BACKUP_MAKING && backup->plan.json) {
 		repository_backup_stage(backup, REPOSITORY_STAGE_ABORT);
+		(void)checkpoint_stop(backup, NULL);
 		close_disks(backup);
 		/* Whoever declared us dead cleans up, too; its lock is not ours. */
 		if (lock_still_ours(backup->lock, &err) < 0 ||
@@ -493,5 +497,9 @@ void repository_backup_abort(struct repository_backup *backup)
 
 void repository_backup_leave(struct repository_backup *backup)
 {
+	struct err err = ERR_INIT;
+	/* Whoever goes on with it finds all of it. */
+	if (checkpoint_stop(backup, &err) < 0 || checkpoint_now(backup, &err) < 0)
+		log_warning("job %s: %s", backup->job, err.text);
 	backup_free(backup);
 }

@@ -16,14 +16,18 @@
 static int sink_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
 	uint64_t zero_mask, struct err *err)
 {
-	const struct backup_disk *disk = context;
-	return sums_writer_chunks(disk->sums, first, nr, leaves, zero_mask, err);
+	struct backup_disk *disk = context;
+	if (sums_writer_chunks(disk->sums, first, nr, leaves, zero_mask, err) < 0)
+		return -1;
+	return checkpoint_told(disk, (uint64_t)nr * DIGEST_CHUNK_BYTES, err);
 }
 
 static int sink_zeros(void *context, uint64_t first, uint64_t nr, struct err *err)
 {
-	const struct backup_disk *disk = context;
-	return sums_writer_zeros(disk->sums, first, nr, err);
+	struct backup_disk *disk = context;
+	if (sums_writer_zeros(disk->sums, first, nr, err) < 0)
+		return -1;
+	return checkpoint_told(disk, 0, err);
 }
 
 static int parent_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
@@ -80,6 +84,8 @@ int repository_backup_copy(struct repository_backup *backup, size_t index, struc
 		return err_set(err, ERR_RANGE,
 			"disk %s was to be %" PRIu64 " bytes, and %s has %" PRIu64, disk->key,
 			disk->size_bytes, block_label(source), size_bytes);
+	if (checkpoint_start(backup, err) < 0)
+		return -1;
 	disk->sink = (struct copy_chunk_sink){
 		.context = disk, .chunks = sink_chunks, .zeros = sink_zeros};
 	disk->baseline = (struct copy_baseline){

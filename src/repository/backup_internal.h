@@ -27,8 +27,19 @@ struct backup_disk {
 	struct copy_baseline baseline;
 	struct sums_totals totals;
 	bool closed; /* image and sums are complete */
+	atomic_bool has_news; /* told since the last checkpoint began */
 	char image_path[NAME_PATH_BYTES], image_part[NAME_PATH_BYTES];
 	char sums_path[NAME_PATH_BYTES], sums_part[NAME_PATH_BYTES];
+};
+
+struct checkpoints {
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	pthread_t thread;
+	bool running; /* changed by the backup's own thread, while nobody tells */
+	bool stopping;
+	uint64_t told, durable; /* bytes, of all disks */
+	struct err err; /* the first */
 };
 
 struct repository_backup {
@@ -51,11 +62,33 @@ struct repository_backup {
 	size_t nr_disks;
 	pthread_mutex_t stage_mutex;
 	uint64_t stage_count;
+	struct checkpoints checkpoints;
 };
 
 /* --- backup.c ------------------------------------------------------------------- */
 
 void backup_free(struct repository_backup *backup);
+
+/* --- commit.c ------------------------------------------------------------------------ */
+
+/* All folders from the top down to the disks' and the point's. */
+int backup_sync_folders(struct repository_backup *backup, struct err *err);
+
+/* --- checkpoint.c ---------------------------------------------------------------------- */
+
+void checkpoint_init(struct checkpoints *checkpoints);
+void checkpoint_destroy(struct checkpoints *checkpoints);
+
+/* Starts the thread, if it does not run yet.  From the backup's own thread, as the next two. */
+int checkpoint_start(struct repository_backup *backup, struct err *err);
+/* Ends it, if it runs; -1 when any checkpoint failed. */
+int checkpoint_stop(struct repository_backup *backup, struct err *err);
+/* Makes durable what was told up to now, where there is news.  Not beside the thread. */
+int checkpoint_now(struct repository_backup *backup, struct err *err);
+
+/* So many bytes of a disk are told (0: zeros, which cost nothing to tell again).  Waits while
+ * too much is not durable; -1 when a checkpoint failed or the backup is cancelled.  Any thread. */
+int checkpoint_told(struct backup_disk *disk, uint64_t bytes, struct err *err);
 
 /* --- backup_record.c -------------------------------------------------------------- */
 

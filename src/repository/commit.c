@@ -20,6 +20,8 @@ static int sync_path(struct repository *repo, const char *path, struct err *err)
 
 static int complete_data(struct repository_backup *backup, struct err *err)
 {
+	if (checkpoint_stop(backup, err) < 0)
+		return -1;
 	repository_backup_stage(backup, REPOSITORY_STAGE_SYNC_DATA);
 	for (size_t i = 0; i < backup->nr_disks; i++)
 		if (!backup->disks[i].closed && block_flush(backup->disks[i].image, err) < 0)
@@ -52,8 +54,7 @@ static int rename_file(struct repository *repo, const char *from, const char *to
 	return 0;
 }
 
-/* All folders from the top down to the disks' and the point's. */
-static int sync_folders(struct repository_backup *backup, struct err *err)
+int backup_sync_folders(struct repository_backup *backup, struct err *err)
 {
 	struct repository *repo = backup->repo;
 	char path[NAME_PATH_BYTES];
@@ -93,7 +94,7 @@ static int rename_data(struct repository_backup *backup, struct err *err)
 			return -1;
 	}
 	repository_backup_stage(backup, REPOSITORY_STAGE_SYNC_FOLDERS);
-	return sync_folders(backup, err);
+	return backup_sync_folders(backup, err);
 }
 
 static int commit_manifest(
