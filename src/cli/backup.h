@@ -10,6 +10,7 @@
 #ifndef SENDENSE_CLI_BACKUP_H
 #define SENDENSE_CLI_BACKUP_H
 
+#include "changes.h"
 #include "cli.h"
 #include "disks.h"
 #include "progress.h"
@@ -33,6 +34,7 @@ struct backup_disk {
 	const char *change_id, *source_id, *bitmap;
 
 	struct block *opened; /* the source */
+	struct changes *changes;
 	struct block *source; /* the same, seen through the list of changes if there is one */
 	char *path; /* of a local source, absolute */
 	char *state; /* repository_disk_spec.source_state; NULL */

@@ -131,6 +131,7 @@ static int parse_change(
 		enum repository_change change;
 	} kinds[] = {
 		{"bitmap:", REPOSITORY_CHANGE_BITMAP},
+		{"extents:", REPOSITORY_CHANGE_EXTENTS},
 	};
 	*argument = NULL;
 	*change = REPOSITORY_CHANGE_COMPARE;
@@ -144,7 +145,8 @@ static int parse_change(
 			return 0;
 		}
 	}
-	return err_set(err, ERR_USAGE, "--changed-by %s: it is none of compare, bitmap:NAME", text);
+	return err_set(err, ERR_USAGE,
+		"--changed-by %s: it is none of compare, bitmap:NAME, extents:FILE", text);
 }
 
 static int take_change(struct backup_disk *disk, const char *text, struct err *err)

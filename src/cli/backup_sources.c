@@ -30,6 +30,35 @@ static const char *kind_name(const char *name)
 	return names[kind_of(name)];
 }
 
+/* A list that belongs to another disk, or to another state of it, must not be followed. */
+static int check_list(const struct backup_disk *disk, struct err *err)
+{
+	const struct changes_facts *facts = changes_facts(disk->changes);
+	uint64_t size_bytes = block_info(disk->opened)->size_bytes;
+	if (strcmp(facts->key, disk->key) != 0)
+		return err_set(err, ERR_REFUSED, "the list %s is of disk %s, not of %s",
+			disk->change_argument, facts->key, disk->key);
+	if (facts->size_bytes != size_bytes)
+		return err_set(err, ERR_REFUSED,
+			"the list %s is of a disk of %" PRIu64 " bytes, and %s has %" PRIu64,
+			disk->change_argument, facts->size_bytes, disk->name, size_bytes);
+	if (disk->change_id && strcmp(disk->change_id, facts->to) != 0)
+		return err_set(err, ERR_REFUSED,
+			"--change-id %s: the list %s leads to \"%s\", another state",
+			disk->change_id, disk->change_argument, facts->to);
+	return 0;
+}
+
+static int open_list(const struct backup *b, struct backup_disk *disk, struct err *err)
+{
+	disk->changes = changes_open(disk->change_argument, b->cli->cancel, err);
+	if (!disk->changes || check_list(disk, err) < 0)
+		return -1;
+	disk->change_id = changes_facts(disk->changes)->to;
+	disk->source = changes_apply(disk->changes, disk->opened, err);
+	return disk->source ? 0 : -1;
+}
+
 /* What shows later that the source is still in the state that is read now. */
 static void find_state(struct backup_disk *disk)
 {
@@ -62,6 +91,8 @@ static int open_disk(struct backup *b, struct backup_disk *disk, struct err *err
 	if (has_bitmap && !block_info(disk->opened)->has_changes)
 		snprintf(disk->unusable, sizeof disk->unusable, "the export has no bitmap %s",
 			disk->change_argument);
+	if (disk->change == REPOSITORY_CHANGE_EXTENTS && open_list(b, disk, err) < 0)
+		return -1;
 	const char *path = locator_path(disk->name);
 	disk->path = path ? realpath(path, NULL) : NULL;
 	disk->identity = disk->path ? (struct repository_pair){"path", disk->path}
@@ -80,6 +111,7 @@ int backup_sources_open(struct backup *b, struct err *err)
 			.key = disk->key,
 			.size_bytes = block_info(disk->source)->size_bytes,
 			.change = disk->change,
+			.from = disk->changes ? changes_facts(disk->changes)->from : NULL,
 			.bitmap = disk->change == REPOSITORY_CHANGE_BITMAP ? disk->change_argument
 									   : NULL,
 			.unusable = disk->unusable[0] ? disk->unusable : NULL,
@@ -102,6 +134,7 @@ void backup_sources_close(struct backup *b)
 		if (disk->source != disk->opened)
 			block_close(disk->source, NULL);
 		block_close(disk->opened, NULL);
+		changes_close(disk->changes);
 		free(disk->path);
 		free(disk->state);
 	}

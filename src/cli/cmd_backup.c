@@ -47,9 +47,9 @@ static const struct option_spec option_table[] = {
 	{.name = "changed-by",
 		.kind = OPTION_LIST,
 		.offset = offsetof(struct backup_values, changed_by),
-		.argument = "[KEY=]compare|bitmap:NAME",
+		.argument = "[KEY=]compare|bitmap:NAME|extents:FILE",
 		.help = "what tells what changed since the latest restore point: a dirty bitmap of "
-			"an NBD export, or comparing all of the disk with its "
+			"an NBD export, a list of areas, or comparing all of the disk with its "
 			"checksums (default); without KEY it is of all disks"},
 	{.name = "change-id",
 		.kind = OPTION_LIST,
