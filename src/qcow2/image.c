@@ -17,11 +17,14 @@
 #include <unistd.h>
 
 #define CHAIN_MAX 1000u
-#define PAGE_BYTES 4096u
 #define CACHE_BYTES (16 * MIB)
 #define CACHE_BYTES_MIN (1 * MIB)
 #define ASSEMBLY_BYTES (16 * MIB)
-#define BACKING_L1_BYTES_MAX (64 * KIB) /* larger ones are read through the cache */
+/* Larger L1 tables of backing files, and what goes beyond all, are read through the cache. */
+#define BACKING_L1_BYTES_MAX (64 * KIB)
+#define BACKING_L1_BYTES_MAX_ALL (8 * MIB)
+#define FLAT_BYTES (32 * MIB)
+#define FLAT_IMAGES_MIN 3u
 
 #undef qcow2_image_corrupt /* the analyzer's macro */
 int qcow2_image_corrupt(const struct qcow2_image *image, struct err *err, const char *format, ...)
@@ -71,6 +74,7 @@ static int free_image(struct qcow2_image *image, struct err *err)
 	if (image->fd >= 0 && close(image->fd) < 0 && !image->block.info.read_only)
 		rc = err_errno(err, errno, "cannot close %s", image->path);
 	qcow2_header_free(&image->h);
+	qcow2_flat_free(image->flat);
 	free(image->l1);
 	free(image->path);
 	free(image->folder);
@@ -189,7 +193,8 @@ static void derive(struct qcow2_image *image, bool read_only)
 	struct qcow2_header *h = &image->h;
 	image->entry_bytes = qcow2_l2_entry_bytes(h);
 	image->l2_bits = (unsigned)__builtin_ctzll(qcow2_l2_entries(h));
-	image->page_bytes = h->cluster_bytes < PAGE_BYTES ? h->cluster_bytes : PAGE_BYTES;
+	image->page_bytes =
+		h->cluster_bytes < QCOW2_PAGE_BYTES ? h->cluster_bytes : QCOW2_PAGE_BYTES;
 	image->host_end = round_up(h->file_bytes, h->cluster_bytes);
 	image->block.info = (struct block_info){
 		.size_bytes = h->size_bytes,
@@ -301,8 +306,11 @@ static int open_raw_backing(
 
 static int load_backing_l1(struct qcow2_image *image, struct err *err)
 {
-	if ((uint64_t)image->h.nr_l1_entries * 8 > BACKING_L1_BYTES_MAX)
+	uint64_t bytes = (uint64_t)image->h.nr_l1_entries * 8;
+	if (bytes > BACKING_L1_BYTES_MAX ||
+		image->shared->l1_bytes + bytes > BACKING_L1_BYTES_MAX_ALL)
 		return 0;
+	image->shared->l1_bytes += bytes;
 	return qcow2_header_load_l1(image->fd, image->path, &image->h, &image->l1, err);
 }
 
@@ -346,6 +354,31 @@ static int open_next(struct qcow2_image *top, struct qcow2_image *image,
 fail:
 	free_image(next, NULL);
 	return err_context(err, "cannot open the backing file of %s", image->path);
+}
+
+static bool can_be_flat(const struct qcow2_image *a, const struct qcow2_image *b)
+{
+	return !a->h.extended_l2 && !b->h.extended_l2 && a->h.cluster_bits == b->h.cluster_bits;
+}
+
+/* Lays the longest row of images flat that are alike. */
+static int lay_flat(struct qcow2_image *top, struct err *err)
+{
+	struct qcow2_image *best = NULL, *next;
+	unsigned most = FLAT_IMAGES_MIN - 1;
+	for (struct qcow2_image *i = top->block.info.read_only ? top : top->backing; i; i = next) {
+		unsigned nr = 1;
+		for (next = i->backing; next && can_be_flat(i, next); next = next->backing)
+			nr++;
+		if (nr > most) {
+			best = i;
+			most = nr;
+		}
+	}
+	if (!best)
+		return 0;
+	best->flat = qcow2_flat_new(best, most, FLAT_BYTES, err);
+	return best->flat ? 0 : -1;
 }
 
 /* --- for writing ----------------------------------------------------------------------- */
@@ -472,6 +505,8 @@ static int open_top(
 	for (struct qcow2_image *last = image; last; last = last->backing)
 		if (open_next(image, last, options, err) < 0)
 			return -1;
+	if (lay_flat(image, err) < 0)
+		return -1;
 	image->own_layer = image->block.info.has_changes = options->read_only && options->own_layer;
 	return options->read_only ? 0 : make_writer(image, options, err);
 }

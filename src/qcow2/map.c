@@ -80,20 +80,33 @@ static struct spot find_spot(const struct qcow2_image *image, uint64_t cluster)
 	return spot;
 }
 
-/* The page with a cluster's entry; *page is NULL when there is no L2 table. */
-static int get_page(struct qcow2_image *image, const struct spot *spot, struct qcow2_page **page,
-	struct err *err)
+int qcow2_map_find_page(
+	struct qcow2_image *image, uint64_t cluster, uint64_t *offset, struct err *err)
 {
+	struct spot spot = find_spot(image, cluster);
 	uint64_t l1;
-	*page = NULL;
-	if (get_l1(image, spot->l1_index, &l1, err) < 0)
+	*offset = 0;
+	if (get_l1(image, spot.l1_index, &l1, err) < 0)
 		return -1;
 	if ((l1 & QCOW2_OFFSET_MASK) == 0)
 		return 0;
-	if (check_l1(image, spot->l1_index, l1, err) < 0)
+	if (check_l1(image, spot.l1_index, l1, err) < 0)
 		return -1;
-	*page = qcow2_cache_get(
-		&image->shared->cache, image, (l1 & QCOW2_OFFSET_MASK) + spot->page_at, err);
+	*offset = (l1 & QCOW2_OFFSET_MASK) + spot.page_at;
+	return 0;
+}
+
+/* The page with a cluster's entry; *page is NULL when there is no L2 table. */
+static int get_page(
+	struct qcow2_image *image, uint64_t cluster, struct qcow2_page **page, struct err *err)
+{
+	uint64_t offset;
+	*page = NULL;
+	if (qcow2_map_find_page(image, cluster, &offset, err) < 0)
+		return -1;
+	if (offset == 0)
+		return 0;
+	*page = qcow2_cache_get(&image->shared->cache, image, offset, err);
 	return *page ? 0 : -1;
 }
 
@@ -102,7 +115,7 @@ int qcow2_map_get(struct qcow2_image *image, uint64_t cluster, size_t max,
 {
 	struct spot spot = find_spot(image, cluster);
 	struct qcow2_page *page;
-	if (get_page(image, &spot, &page, err) < 0)
+	if (get_page(image, cluster, &page, err) < 0)
 		return -1;
 	*nr = min_size(max, spot.left);
 	for (size_t i = 0; i < *nr; i++)
@@ -185,7 +198,7 @@ int qcow2_map_set(struct qcow2_image *image, uint64_t cluster, size_t nr,
 		if (!(image->l1[spot.l1_index] & QCOW2_COPIED) &&
 			own_table(image, spot.l1_index, err) < 0)
 			return -1;
-		if (get_page(image, &spot, &page, err) < 0)
+		if (get_page(image, cluster, &page, err) < 0)
 			return -1;
 		if (!page)
 			return qcow2_image_corrupt(image, err,
@@ -265,8 +278,7 @@ static enum qcow2_kind sub_kind(struct qcow2_entry entry, unsigned i)
 	return QCOW2_KIND_HOLE;
 }
 
-/* The run from byte `at` of one cluster on, within that cluster. */
-static int run_in_cluster(struct qcow2_image *image, uint64_t cluster, struct qcow2_entry entry,
+int qcow2_map_entry(struct qcow2_image *image, uint64_t cluster, struct qcow2_entry entry,
 	uint32_t at, struct qcow2_run *run, struct err *err)
 {
 	if (qcow2_map_check(image, cluster, entry, &run->kind, err) < 0)
@@ -285,11 +297,12 @@ static int run_in_cluster(struct qcow2_image *image, uint64_t cluster, struct qc
 	return 0;
 }
 
-static bool continues(const struct qcow2_run *run, const struct qcow2_run *next)
+bool qcow2_map_continues(const struct qcow2_run *run, const struct qcow2_run *next)
 {
 	if (next->kind != run->kind || run->kind == QCOW2_KIND_COMPRESSED)
 		return false;
-	return run->kind != QCOW2_KIND_DATA || next->host == run->host + run->length;
+	return run->kind != QCOW2_KIND_DATA ||
+	       (next->image == run->image && next->host == run->host + run->length);
 }
 
 /* Extends a run with what its page tells, up to length. */
@@ -301,18 +314,18 @@ static int run_in_page(struct qcow2_image *image, const struct qcow2_page *page,
 	uint32_t at = (uint32_t)(offset & (image->h.cluster_bytes - 1));
 	const uint8_t *p = page->data + spot->in_page;
 	const uint8_t *end = page->data + page->bytes;
-	if (run_in_cluster(image, cluster, get_entry(image, p), at, run, err) < 0)
+	if (qcow2_map_entry(image, cluster, get_entry(image, p), at, run, err) < 0)
 		return -1;
 	while (run->length < length) {
-		struct qcow2_run next;
+		struct qcow2_run next = {.image = image};
 		uint64_t here = at + run->length;
 		const uint8_t *q = p + (here >> image->h.cluster_bits) * image->entry_bytes;
 		if (q >= end)
 			break;
 		/* What is wrong further on is told when its turn comes. */
-		if (run_in_cluster(image, cluster, get_entry(image, q),
+		if (qcow2_map_entry(image, cluster, get_entry(image, q),
 			    (uint32_t)(here & (image->h.cluster_bytes - 1)), &next, NULL) < 0 ||
-			!continues(run, &next))
+			!qcow2_map_continues(run, &next))
 			break;
 		run->length += next.length;
 	}
@@ -345,11 +358,24 @@ int qcow2_map_run(struct qcow2_image *image, uint64_t offset, uint64_t length,
 	struct spot spot = find_spot(image, offset >> image->h.cluster_bits);
 	struct qcow2_page *page;
 	run->image = image;
-	if (get_page(image, &spot, &page, err) < 0)
+	if (get_page(image, offset >> image->h.cluster_bits, &page, err) < 0)
 		return -1;
 	int rc = page ? run_in_page(image, page, &spot, offset, length, run, err)
 		      : run_without_table(image, &spot, offset, length, run, err);
 	run->length = min_u64(run->length, length);
+	return rc;
+}
+
+/* The same in a row of images that is laid flat; HOLE: none of them holds it.  *image
+ * becomes the one that is asked next, NULL when none is. */
+static int run_in_flat(struct qcow2_image **image, uint64_t offset, uint64_t length,
+	struct qcow2_run *run, struct err *err)
+{
+	const struct qcow2_flat *flat = (*image)->flat;
+	int rc = qcow2_flat_run((*image)->flat, offset, length, run, err);
+	if (rc > 0) /* image by image, then */
+		return qcow2_map_run(*image, offset, length, run, err);
+	*image = offset < qcow2_flat_reach(flat) ? qcow2_flat_last(flat) : NULL;
 	return rc;
 }
 
@@ -358,13 +384,16 @@ int qcow2_map_chain(struct qcow2_image *image, uint64_t offset, uint64_t length,
 {
 	WITH_LOCK(qcow2_lock(image));
 	for (;;) {
-		if (qcow2_map_run(image, offset, length, run, err) < 0)
+		int rc = image->flat ? run_in_flat(&image, offset, length, run, err)
+				     : qcow2_map_run(image, offset, length, run, err);
+		if (rc < 0)
 			return -1;
-		if (run->kind != QCOW2_KIND_HOLE || offset >= image->backing_bytes)
+		if (run->kind != QCOW2_KIND_HOLE || !image || offset >= image->backing_bytes)
 			return 0;
 		length = min_u64(run->length, image->backing_bytes - offset);
 		if (image->raw_backing) {
 			run->kind = QCOW2_KIND_RAW;
+			run->image = image;
 			run->length = length;
 			return 0;
 		}

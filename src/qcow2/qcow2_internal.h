@@ -52,6 +52,8 @@
 #define QCOW2_OFFSET_MASK 0x00fffffffffffe00ull
 #define QCOW2_REFCOUNT_OFFSET_MASK 0xfffffffffffffe00ull /* refcount table entries */
 
+#define QCOW2_PAGE_BYTES 4096u /* of tables, or a cluster's when that is smaller */
+
 #define QCOW2_BITMAP_IN_USE 1u
 #define QCOW2_BITMAP_AUTO 2u
 
@@ -296,6 +298,7 @@ struct qcow2_shared {
 	struct qcow2_cache cache;
 	struct qcow2_codecs codecs;
 	unsigned nr_images;
+	uint64_t l1_bytes; /* of L1 tables of backing files in memory */
 };
 
 struct qcow2_writer;
@@ -320,6 +323,7 @@ struct qcow2_image {
 	bool own_layer; /* extents tell of this image alone */
 	bool merge; /* written to beneath readers that are `merged` */
 	bool merged; /* read while such a writer may be at work: the file may grow */
+	struct qcow2_flat *flat; /* of the row that begins here; NULL: none does */
 	struct qcow2_writer *writer; /* NULL: read-only */
 };
 
@@ -385,6 +389,17 @@ struct qcow2_run {
 int qcow2_map_check(struct qcow2_image *image, uint64_t cluster, struct qcow2_entry entry,
 	enum qcow2_kind *kind, struct err *err);
 
+/* The run from byte `at` of one cluster on, within that cluster; all but run->image. */
+int qcow2_map_entry(struct qcow2_image *image, uint64_t cluster, struct qcow2_entry entry,
+	uint32_t at, struct qcow2_run *run, struct err *err);
+/* Whether the run that begins where another ends goes on with it. */
+bool qcow2_map_continues(const struct qcow2_run *run, const struct qcow2_run *next);
+
+/* Where the page with a cluster's entry is in the file; 0: there is no L2 table.  Holding
+ * the lock. */
+int qcow2_map_find_page(
+	struct qcow2_image *image, uint64_t cluster, uint64_t *offset, struct err *err);
+
 /* The run at offset in this image alone; length > 0.  Holding the lock. */
 int qcow2_map_run(struct qcow2_image *image, uint64_t offset, uint64_t length,
 	struct qcow2_run *run, struct err *err);
@@ -392,6 +407,25 @@ int qcow2_map_run(struct qcow2_image *image, uint64_t offset, uint64_t length,
 /* The run at offset in the chain from image on.  Takes the lock. */
 int qcow2_map_chain(struct qcow2_image *image, uint64_t offset, uint64_t length,
 	struct qcow2_run *run, struct err *err);
+
+/* --- flat.c: a row of images as one ------------------------------------------ */
+
+struct qcow2_flat;
+
+/* Of nr_images read-only images from first down, with clusters of one size and no
+ * extended L2; most_bytes: of memory. */
+struct qcow2_flat *qcow2_flat_new(
+	struct qcow2_image *first, unsigned nr_images, size_t most_bytes, struct err *err);
+void qcow2_flat_free(struct qcow2_flat *flat);
+
+struct qcow2_image *qcow2_flat_last(const struct qcow2_flat *flat);
+/* From here on nothing beneath the row shows: an image of it is shorter. */
+uint64_t qcow2_flat_reach(const struct qcow2_flat *flat);
+
+/* The run at offset in the row; HOLE: no image of it holds that.  1: the images have to
+ * be asked one by one.  Holding the lock. */
+int qcow2_flat_run(struct qcow2_flat *flat, uint64_t offset, uint64_t length, struct qcow2_run *run,
+	struct err *err);
 
 /* --- read.c ------------------------------------------------------------------ */
 
