@@ -93,12 +93,12 @@ static const char *why_not(const json_t *block, const json_t *inserted)
 	const char *qdev = text_of(block, "qdev");
 	if (!inserted)
 		return "it has no medium";
+	if (!*qdev)
+		return "no device of the machine uses it";
 	if (json_is_true(json_object_get(block, "removable")))
 		return "it is a CD-ROM, a floppy disk or another removable one";
 	if (json_is_true(json_object_get(inserted, "ro")))
 		return "it is read-only";
-	if (!*qdev)
-		return "no device of the machine uses it";
 	if (starts_with(qdev, "/machine/system.flash"))
 		return "it holds the firmware";
 	return NULL;

@@ -223,11 +223,11 @@ static int see_folder(void *context, const struct scratch_other *other, struct e
 	const char *id = strrchr(other->folder, '/') + 1;
 	if (search->own_id && strcmp(id, search->own_id) == 0)
 		return 0;
-	if (strcmp(other->qmp, search->qmp) == 0) {
-		if (other->state == SCRATCH_ALIVE)
-			return refuse_live(other, err);
-		return !search->own_id || note(search, id, other, err) ? 0 : -1;
-	}
+	bool same = strcmp(other->qmp, search->qmp) == 0;
+	if (same && other->state == SCRATCH_ALIVE)
+		return refuse_live(other, err);
+	if (same && search->own_id)
+		return note(search, id, other, err) ? 0 : -1;
 	if (other->state == SCRATCH_DEAD && (!other->qmp[0] || is_deserted(other->qmp)))
 		scratch_remove(other);
 	return 0;
