@@ -67,6 +67,42 @@ int sums_segment_load(const struct sums_facts *facts, int fd, const char *path,
 bool sums_segment_parse(const struct sums_facts *facts, uint8_t *bytes, size_t length,
 	struct sums_entry *entry, uint32_t *capacity, struct sums_segment *segment);
 
+/* What chunk `at` of a segment is, with its leaf, or how many (up to most) alike follow it there.
+ */
+void sums_segment_run(const struct sums_facts *facts, const struct sums_segment *segment,
+	unsigned at, uint64_t most, enum sums_kind *kind, uint64_t *nr,
+	uint8_t leaf[DIGEST_LEAF_BYTES_MAX]);
+
+/* --- reading: sums_read.c, sums_merged.c ------------------------------------------- */
+
+#define SUMS_OWN_SEGMENTS 2u
+
+struct sums_page;
+struct sums_merged;
+
+struct sums_reader {
+	struct sums_facts facts;
+	struct sums_totals totals;
+	struct sums_reader *parent;
+	char *path;
+	int fd;
+	uint64_t index_offset, nr_entries;
+	struct sums_page *pages; /* of the index */
+	uint64_t nr_pages;
+	pthread_mutex_t mutex; /* over what follows */
+	uint8_t *window; /* the page that was used last */
+	uint64_t window_page; /* UINT64_MAX: none */
+	struct sums_segment *own[SUMS_OWN_SEGMENTS]; /* of this file alone, made on demand */
+	uint64_t clock;
+	struct sums_merged *merged; /* over the whole chain, made on demand */
+};
+
+/* Fills segment from this file, if it tells of that number; *next is the first number that it
+ * tells of, from this on (UINT64_MAX: none). */
+int sums_read_segment(struct sums_reader *reader, uint64_t number, struct sums_segment *segment,
+	uint64_t *next, struct err *err);
+void sums_merged_free(struct sums_merged *merged);
+
 /* --- unfinished files: sums_slots.c, sums_scan.c --------------------------------- */
 
 /* Behind a segment, in its slot: when it was written, and a checksum over that and the

@@ -1,6 +1,10 @@
 /*
  * Reading sums files; see sums.h.  Nothing that a file says is used before it was
  * held against the file's size and against a checksum.
+ *
+ * The index stays in the file: of each page of it (256 entries, that is 64 GiB of guest
+ * space that hold anything) a reader knows the first segment and a checksum, and keeps
+ * the page that was used last.  So a chain of many files costs little memory.
  */
 #include "sums_internal.h"
 
@@ -10,19 +14,13 @@
 #include <inttypes.h>
 #include <sys/stat.h>
 
-#define CACHED_SEGMENTS 8u
+#define PAGE_ENTRIES 256u
+#define PAGE_BYTES (PAGE_ENTRIES * SUMS_ENTRY)
 
-struct sums_reader {
-	struct sums_facts facts;
-	struct sums_totals totals;
-	struct sums_reader *parent;
-	char *path;
-	int fd;
-	uint64_t index_offset, nr_entries;
-	uint8_t *index;
-	pthread_mutex_t mutex;
-	struct sums_segment *cached[CACHED_SEGMENTS];
-	uint64_t clock;
+/* A page of the index. */
+struct sums_page {
+	uint64_t first; /* segment */
+	uint64_t check;
 };
 
 static int damaged(const struct sums_reader *reader, const char *what, struct err *err)
@@ -96,9 +94,8 @@ static int parse_trailer(
 	return 0;
 }
 
-static struct sums_entry entry_at(const struct sums_reader *reader, uint64_t i)
+static struct sums_entry parse_entry(const uint8_t *bytes)
 {
-	const uint8_t *bytes = reader->index + i * SUMS_ENTRY;
 	return (struct sums_entry){.segment = be64_get(bytes),
 		.offset = be64_get(bytes + 8),
 		.length = be32_get(bytes + 16),
@@ -119,31 +116,73 @@ static bool entry_fits(const struct sums_reader *reader, const struct sums_entry
 	       range_fits(entry->offset, entry->length, reader->index_offset);
 }
 
-static int load_index(struct sums_reader *reader, uint64_t check, struct err *err)
+static unsigned entries_of_page(const struct sums_reader *reader, uint64_t page)
 {
-	size_t length = reader->nr_entries * SUMS_ENTRY;
-	reader->index = malloc(length + 1);
-	if (!reader->index)
-		return err_errno(err, ENOMEM, "cannot read %s", reader->path);
-	if (file_pread(reader->fd, reader->index, length, reader->index_offset, reader->path, err) <
-		0)
+	return (unsigned)min_u64(PAGE_ENTRIES, reader->nr_entries - page * PAGE_ENTRIES);
+}
+
+static int read_page(
+	const struct sums_reader *reader, uint64_t page, uint8_t *bytes, struct err *err)
+{
+	return file_pread(reader->fd, bytes, (size_t)entries_of_page(reader, page) * SUMS_ENTRY,
+		reader->index_offset + page * PAGE_BYTES, reader->path, err);
+}
+
+/* What the index holds, entry by entry, while it is checked. */
+struct index_check {
+	XXH3_state_t *hash;
+	uint64_t nr_data, nr_zero, next;
+};
+
+static int check_page(
+	struct sums_reader *reader, uint64_t page, struct index_check *check, struct err *err)
+{
+	uint8_t *bytes = reader->window;
+	unsigned nr = entries_of_page(reader, page);
+	uint64_t nr_segments = sums_nr_segments(&reader->facts);
+	if (read_page(reader, page, bytes, err) < 0)
 		return -1;
-	if (XXH3_64bits(reader->index, length) != check)
-		return damaged(reader, "the checksum of its index is wrong", err);
-	uint64_t nr_segments = sums_nr_segments(&reader->facts), nr_data = 0, nr_zero = 0;
-	uint64_t next = 0;
-	for (uint64_t i = 0; i < reader->nr_entries; i++) {
-		struct sums_entry entry = entry_at(reader, i);
-		if (entry.segment < next || entry.segment >= nr_segments ||
+	XXH3_64bits_update(check->hash, bytes, (size_t)nr * SUMS_ENTRY);
+	reader->pages[page] = (struct sums_page){
+		.first = be64_get(bytes), .check = XXH3_64bits(bytes, (size_t)nr * SUMS_ENTRY)};
+	for (unsigned i = 0; i < nr; i++) {
+		struct sums_entry entry = parse_entry(bytes + (size_t)i * SUMS_ENTRY);
+		if (entry.segment < check->next || entry.segment >= nr_segments ||
 			!entry_fits(reader, &entry))
 			return damaged(reader, "its index holds values that cannot be", err);
-		next = entry.segment + 1;
-		nr_data += entry.nr_data;
-		nr_zero += entry.nr_zero;
+		check->next = entry.segment + 1;
+		check->nr_data += entry.nr_data;
+		check->nr_zero += entry.nr_zero;
 	}
-	if (nr_data != reader->totals.nr_data || nr_zero != reader->totals.nr_zero)
-		return damaged(reader, "its counts are wrong", err);
+	reader->window_page = page;
 	return 0;
+}
+
+/* The whole index is looked at once; what is read of it later must be the same. */
+static int load_index(struct sums_reader *reader, uint64_t check, struct err *err)
+{
+	struct index_check state = {.hash = XXH3_createState()};
+	reader->nr_pages = div_round_up(reader->nr_entries, PAGE_ENTRIES);
+	reader->pages = calloc(reader->nr_pages + 1, sizeof *reader->pages);
+	reader->window = malloc(min_u64(reader->nr_entries, PAGE_ENTRIES) * SUMS_ENTRY + 1);
+	int rc = -1;
+	if (!state.hash || !reader->pages || !reader->window) {
+		err_errno(err, ENOMEM, "cannot read %s", reader->path);
+		goto out;
+	}
+	XXH3_64bits_reset(state.hash);
+	for (uint64_t page = 0; page < reader->nr_pages; page++)
+		if (check_page(reader, page, &state, err) < 0)
+			goto out;
+	if (XXH3_64bits_digest(state.hash) != check)
+		damaged(reader, "the checksum of its index is wrong", err);
+	else if (state.nr_data != reader->totals.nr_data || state.nr_zero != reader->totals.nr_zero)
+		damaged(reader, "its counts are wrong", err);
+	else
+		rc = 0;
+out:
+	XXH3_freeState(state.hash);
+	return rc;
 }
 
 static int check_expected(
@@ -194,6 +233,7 @@ struct sums_reader *sums_reader_open(int dir_fd, const char *path, const struct 
 	}
 	pthread_mutex_init(&reader->mutex, NULL);
 	reader->parent = parent;
+	reader->window_page = UINT64_MAX;
 	reader->fd =
 		openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW);
 	if (reader->fd < 0) {
@@ -214,10 +254,12 @@ void sums_reader_free(struct sums_reader *reader)
 		return;
 	if (reader->fd >= 0)
 		close(reader->fd);
-	for (unsigned i = 0; i < CACHED_SEGMENTS; i++)
-		free(reader->cached[i]);
+	for (unsigned i = 0; i < SUMS_OWN_SEGMENTS; i++)
+		free(reader->own[i]);
+	sums_merged_free(reader->merged);
 	pthread_mutex_destroy(&reader->mutex);
-	free(reader->index);
+	free(reader->pages);
+	free(reader->window);
 	free(reader->path);
 	free(reader);
 }
@@ -232,27 +274,84 @@ const struct sums_totals *sums_reader_totals(const struct sums_reader *reader)
 	return &reader->totals;
 }
 
-/* The first entry of this segment or a later one; nr_entries when none is. */
-static uint64_t find_entry(const struct sums_reader *reader, uint64_t segment)
+/* --- looking up -------------------------------------------------------------------- */
+
+/* The page that holds the segment if any does: the last that begins at it or before. */
+static uint64_t find_page(const struct sums_reader *reader, uint64_t segment)
 {
-	uint64_t low = 0, high = reader->nr_entries;
-	while (low < high) {
+	uint64_t low = 0, high = reader->nr_pages;
+	while (high - low > 1) {
 		uint64_t middle = low + (high - low) / 2;
-		if (be64_get(reader->index + middle * SUMS_ENTRY) < segment)
-			low = middle + 1;
+		if (reader->pages[middle].first <= segment)
+			low = middle;
 		else
 			high = middle;
 	}
 	return low;
 }
 
-/* From the cache or the file.  The mutex is held. */
-static const struct sums_segment *get_segment(
+static int load_window(struct sums_reader *reader, uint64_t page, struct err *err)
+{
+	if (reader->window_page == page)
+		return 0;
+	reader->window_page = UINT64_MAX;
+	if (read_page(reader, page, reader->window, err) < 0)
+		return -1;
+	size_t length = (size_t)entries_of_page(reader, page) * SUMS_ENTRY;
+	if (XXH3_64bits(reader->window, length) != reader->pages[page].check)
+		return damaged(reader, "its index changed while it was read", err);
+	reader->window_page = page;
+	return 0;
+}
+
+/* The mutex is held. */
+static int find_entry(
+	struct sums_reader *reader, uint64_t segment, struct sums_entry *entry, struct err *err)
+{
+	entry->segment = UINT64_MAX;
+	if (reader->nr_entries == 0)
+		return 0;
+	uint64_t page = find_page(reader, segment);
+	if (load_window(reader, page, err) < 0)
+		return -1;
+	unsigned low = 0, high = entries_of_page(reader, page);
+	unsigned nr = high;
+	while (low < high) {
+		unsigned middle = low + (high - low) / 2;
+		if (be64_get(reader->window + (size_t)middle * SUMS_ENTRY) < segment)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low < nr)
+		*entry = parse_entry(reader->window + (size_t)low * SUMS_ENTRY);
+	else if (page + 1 < reader->nr_pages)
+		entry->segment = reader->pages[page + 1].first;
+	return 0;
+}
+
+int sums_read_segment(struct sums_reader *reader, uint64_t number, struct sums_segment *segment,
+	uint64_t *next, struct err *err)
+{
+	struct sums_entry entry;
+	WITH_LOCK(&reader->mutex);
+	if (find_entry(reader, number, &entry, err) < 0)
+		return -1;
+	*next = entry.segment;
+	if (entry.segment != number)
+		return 0;
+	return sums_segment_load(&reader->facts, reader->fd, reader->path, &entry, segment, err);
+}
+
+/* --- this file alone ------------------------------------------------------------------ */
+
+/* From the few that are kept, or the file; the mutex is held. */
+static const struct sums_segment *get_own(
 	struct sums_reader *reader, const struct sums_entry *entry, struct err *err)
 {
-	struct sums_segment **at = &reader->cached[0];
-	for (unsigned i = 0; i < CACHED_SEGMENTS; i++) {
-		struct sums_segment **candidate = &reader->cached[i];
+	struct sums_segment **at = &reader->own[0];
+	for (unsigned i = 0; i < SUMS_OWN_SEGMENTS; i++) {
+		struct sums_segment **candidate = &reader->own[i];
 		if (*candidate && (*candidate)->valid && (*candidate)->number == entry->segment) {
 			(*candidate)->last_used = ++reader->clock;
 			return *candidate;
@@ -272,94 +371,43 @@ static const struct sums_segment *get_segment(
 	return *at;
 }
 
-/* What this file alone says about a chunk, and for how many from it on. */
-static int own_run(struct sums_reader *reader, uint64_t first, uint64_t most, enum sums_kind *kind,
-	uint64_t *nr, uint8_t leaf[DIGEST_LEAF_BYTES_MAX], struct err *err)
+int sums_reader_own_run(struct sums_reader *reader, uint64_t first, uint64_t most,
+	enum sums_kind *kind, uint64_t *nr, uint8_t leaf[DIGEST_LEAF_BYTES_MAX], struct err *err)
 {
-	uint64_t number = first / SUMS_SEGMENT_CHUNKS, i = find_entry(reader, number);
-	unsigned at = first % SUMS_SEGMENT_CHUNKS;
-	uint64_t next = sums_nr_chunks(&reader->facts);
-	if (i < reader->nr_entries) {
-		struct sums_entry entry = entry_at(reader, i);
-		next = entry.segment * SUMS_SEGMENT_CHUNKS;
-		if (entry.segment == number) {
-			size_t leaf_bytes = digest_leaf_bytes(reader->facts.algorithm);
-			unsigned in_segment = sums_in_segment(&reader->facts, number);
-			WITH_LOCK(&reader->mutex);
-			const struct sums_segment *segment = get_segment(reader, &entry, err);
-			if (!segment)
-				return -1;
-			unsigned end = at + 1;
-			*kind = segment->kinds[at];
-			while (*kind != SUMS_DATA && end < in_segment && end - at < most &&
-				segment->kinds[end] == *kind)
-				end++;
-			*nr = end - at;
-			if (*kind == SUMS_DATA)
-				memcpy(leaf, segment->leaves + at * leaf_bytes, leaf_bytes);
-			return 0;
-		}
+	uint64_t number = first / SUMS_SEGMENT_CHUNKS, nr_chunks = sums_nr_chunks(&reader->facts);
+	enum sums_kind untold = reader->facts.increment ? SUMS_INHERIT : SUMS_ZERO;
+	struct sums_entry entry;
+	assert(most > 0 && first < nr_chunks);
+	WITH_LOCK(&reader->mutex);
+	if (find_entry(reader, number, &entry, err) < 0)
+		return -1;
+	if (entry.segment != number) {
+		uint64_t end = nr_chunks;
+		if (entry.segment != UINT64_MAX)
+			end = entry.segment * SUMS_SEGMENT_CHUNKS;
+		*kind = untold;
+		*nr = min_u64(most, end - first);
+		return 0;
 	}
-	*kind = SUMS_INHERIT;
-	*nr = min_u64(most, next - first);
-	return 0;
-}
-
-int sums_reader_run(struct sums_reader *reader, uint64_t first, uint64_t most, enum sums_kind *kind,
-	uint64_t *nr, uint8_t leaf[DIGEST_LEAF_BYTES_MAX], struct err *err)
-{
-	assert(most > 0);
-	for (;;) {
-		if (first >= sums_nr_chunks(&reader->facts)) {
-			/* The disk had not grown to here yet. */
-			*kind = SUMS_ZERO;
-			*nr = most;
-			return 0;
-		}
-		uint64_t in_file = min_u64(most, sums_nr_chunks(&reader->facts) - first);
-		if (own_run(reader, first, in_file, kind, nr, leaf, err) < 0)
-			return -1;
-		if (*kind != SUMS_INHERIT)
-			return 0;
-		if (!reader->facts.increment) {
-			*kind = SUMS_ZERO;
-			return 0;
-		}
-		most = *nr;
-		reader = reader->parent;
-	}
-}
-
-int sums_reader_root(struct sums_reader *reader, struct cancel *cancel,
-	uint8_t root[DIGEST_ROOT_BYTES], struct err *err)
-{
-	uint64_t nr_chunks = sums_nr_chunks(&reader->facts), nr = 0;
-	struct digest_tree tree;
-	digest_tree_init(&tree, reader->facts.algorithm, reader->facts.size_bytes);
-	for (uint64_t chunk = 0; chunk < nr_chunks; chunk += nr) {
-		enum sums_kind kind;
-		uint8_t leaf[DIGEST_LEAF_BYTES_MAX];
-		if (chunk % SUMS_SEGMENT_CHUNKS == 0 && cancel_check(cancel, err) < 0)
-			return -1;
-		if (sums_reader_run(reader, chunk, nr_chunks - chunk, &kind, &nr, leaf, err) < 0)
-			return -1;
-		if (kind == SUMS_DATA)
-			digest_tree_leaf(&tree, leaf);
-		else
-			digest_tree_zeros(&tree, nr);
-	}
-	digest_tree_root(&tree, root);
+	const struct sums_segment *segment = get_own(reader, &entry, err);
+	if (!segment)
+		return -1;
+	sums_segment_run(
+		&reader->facts, segment, first % SUMS_SEGMENT_CHUNKS, most, kind, nr, leaf);
+	if (*kind == SUMS_INHERIT)
+		*kind = untold;
 	return 0;
 }
 
 int sums_reader_check(struct sums_reader *reader, struct cancel *cancel, struct err *err)
 {
-	for (uint64_t i = 0; i < reader->nr_entries; i++) {
-		struct sums_entry entry = entry_at(reader, i);
-		if (cancel_check(cancel, err) < 0)
-			return -1;
-		WITH_LOCK(&reader->mutex);
-		if (!get_segment(reader, &entry, err))
+	struct sums_segment *AUTO_FREE segment = sums_segment_new(&reader->facts);
+	if (!segment)
+		return err_errno(err, ENOMEM, "cannot read %s", reader->path);
+	uint64_t next = 0;
+	for (uint64_t number = 0; next != UINT64_MAX; number = next + (number == next)) {
+		if (cancel_check(cancel, err) < 0 ||
+			sums_read_segment(reader, number, segment, &next, err) < 0)
 			return -1;
 	}
 	return 0;

@@ -65,6 +65,12 @@ static const char *unpack(const struct sums_facts *facts, const struct sums_entr
 		return "a segment and the index disagree";
 	unsigned in_segment = sums_in_segment(facts, entry->segment), nr_data = 0, nr_zero = 0;
 	for (unsigned i = 0; i < SUMS_SEGMENT_CHUNKS; i++) {
+		/* An increment's is mostly nothing. */
+		if (i % 32 == 0 && be64_get(kinds + i / 4) == 0) {
+			memset(segment->kinds + i, SUMS_INHERIT, 32);
+			i += 31;
+			continue;
+		}
 		unsigned kind = kinds[i / 4] >> (i % 4 * 2) & 3;
 		if (kind > SUMS_DATA || (i >= in_segment && kind != 0))
 			return "a segment holds a kind that cannot be";
@@ -128,4 +134,19 @@ int sums_segment_load(const struct sums_facts *facts, int fd, const char *path,
 			wrong, entry->segment);
 	segment->valid = true;
 	return 0;
+}
+
+void sums_segment_run(const struct sums_facts *facts, const struct sums_segment *segment,
+	unsigned at, uint64_t most, enum sums_kind *kind, uint64_t *nr,
+	uint8_t leaf[DIGEST_LEAF_BYTES_MAX])
+{
+	size_t leaf_bytes = digest_leaf_bytes(facts->algorithm);
+	unsigned in_segment = sums_in_segment(facts, segment->number), end = at + 1;
+	*kind = segment->kinds[at];
+	while (*kind != SUMS_DATA && end < in_segment && end - at < most &&
+		segment->kinds[end] == *kind)
+		end++;
+	*nr = end - at;
+	if (*kind == SUMS_DATA)
+		memcpy(leaf, segment->leaves + at * leaf_bytes, leaf_bytes);
 }

@@ -218,6 +218,64 @@ static void test_chain(void **state)
 	free(ages);
 }
 
+/* A long chain, and one file of it alone; its memory does not grow with what is read. */
+static void test_deep_chain(void **state)
+{
+	(void)state;
+	enum { DEPTH = 60 };
+	const uint64_t nr_chunks = 24 * SUMS_SEGMENT_CHUNKS + 5;
+	struct sums_reader *readers[DEPTH] = {NULL};
+	struct err err = ERR_INIT;
+	uint8_t *ages = calloc(nr_chunks, 1), root[DIGEST_ROOT_BYTES];
+	struct sums_totals totals;
+	uint64_t last_told = 0;
+	for (unsigned depth = 0; depth < DEPTH; depth++) {
+		char path[32];
+		struct sums_facts facts = facts_of(nr_chunks * 65536, depth > 0);
+		snprintf(path, sizeof path, "%u.sums", depth);
+		struct sums_reader *parent = depth ? readers[depth - 1] : NULL;
+		struct sums_writer *writer = create(path, &facts, parent);
+		for (unsigned i = 0; i < (depth ? 20 : 20000); i++) {
+			/* A third of the disk stays empty. */
+			last_told = draw(nr_chunks * 2 / 3);
+			ages[last_told] = (uint8_t)draw(200);
+			SUPPORT_OK(tell(writer, last_told, ages[last_told], &err), err);
+		}
+		SUPPORT_OK(sums_writer_finish(writer, &totals, &err), err);
+		sums_writer_free(writer);
+		readers[depth] = open_sums(path, parent);
+	}
+	struct sums_reader *top = readers[DEPTH - 1];
+	struct mallinfo2 before = mallinfo2();
+	for (uint64_t i = 0; i < nr_chunks; i++)
+		check_chunk(top, i, ages[i]);
+	for (unsigned i = 0; i < 20000; i++) {
+		uint64_t chunk = draw(nr_chunks);
+		check_chunk(top, chunk, ages[chunk]);
+	}
+	SUPPORT_OK(sums_reader_root(top, NULL, root, &err), err);
+	struct mallinfo2 after = mallinfo2();
+	size_t used = after.uordblks + after.hblkhd - before.uordblks - before.hblkhd;
+	assert_true(used < 10 * MIB); /* 0 under the sanitizer */
+	assert_memory_equal(root, totals.root, sizeof root);
+	expect_root(ages, nr_chunks, nr_chunks * 65536, root);
+	/* The file at the top tells of 20 chunks at most. */
+	uint64_t nr_told = 0, nr;
+	for (uint64_t i = 0; i < nr_chunks; i += nr) {
+		enum sums_kind kind;
+		uint8_t leaf[32];
+		SUPPORT_OK(sums_reader_own_run(top, i, nr_chunks - i, &kind, &nr, leaf, &err), err);
+		nr_told += kind == SUMS_INHERIT ? 0 : nr;
+		if (i <= last_told && last_told < i + nr)
+			assert_int_equal(kind, ages[last_told] ? SUMS_DATA : SUMS_ZERO);
+	}
+	assert_int_equal(
+		nr_told, sums_reader_totals(top)->nr_data + sums_reader_totals(top)->nr_zero);
+	for (unsigned depth = 0; depth < DEPTH; depth++)
+		sums_reader_free(readers[depth]);
+	free(ages);
+}
+
 static void test_sizes(void **state)
 {
 	(void)state;
@@ -335,6 +393,7 @@ int main(void)
 		SUPPORT_TEST(test_random_order),
 		SUPPORT_TEST(test_threads),
 		SUPPORT_TEST(test_chain),
+		SUPPORT_TEST(test_deep_chain),
 		SUPPORT_TEST(test_sizes),
 		SUPPORT_TEST(test_memory),
 		SUPPORT_TEST(test_damage),
