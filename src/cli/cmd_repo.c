@@ -158,6 +158,7 @@ static int tell_job(void *context, const struct repository_job *job)
 		const struct {
 			const char *name, *text;
 		} members[] = {{"vm", job->vm}, {"point", job->point}, {"host", job->host},
+			{"kind", job->damage ? "" : repository_job_kind_name(job->kind)},
 			{"started", job->started}, {"stage", job->stage},
 			{"stage_since", job->stage_since}, {"keep_until", job->keep_until},
 			{"damage", job->damage ? job->damage : ""}};
@@ -177,10 +178,12 @@ static int tell_job(void *context, const struct repository_job *job)
 		printf("  %s  its plan cannot be read: %s\n", job->id, job->damage);
 		return 0;
 	}
-	printf("  %s  %s of %s, stage %s since %s, pid %lld on %s, %s", job->id,
-		job->alive ? "running backup" : "unfinished backup", job->vm, job->stage,
-		job->stage_since, (long long)job->pid, job->host,
+	printf("  %s  %s %s of %s, stage %s since %s, pid %lld on %s, %s", job->id,
+		job->alive ? "running" : "unfinished", repository_job_kind_name(job->kind), job->vm,
+		job->stage, job->stage_since, (long long)job->pid, job->host,
 		cli_size_text(job->stored_bytes, stored));
+	if (!job->alive && job->kind == REPOSITORY_JOB_PRUNE)
+		printf(", finished by the next backup or prune of it");
 	if (!job->alive && job->keep_until[0])
 		printf(", kept until %s or the next backup of it", job->keep_until);
 	putchar('\n');

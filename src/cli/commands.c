@@ -6,6 +6,8 @@ const struct command *const cli_commands[] = {
 	&command_restore,
 	&command_ls,
 	&command_verify,
+	&command_prune,
+	&command_protect,
 	&command_serve,
 	&command_export,
 	&command_copy,

@@ -85,7 +85,8 @@ int options_parse_duration(const char *text, uint64_t *seconds, struct err *err)
 	static const struct {
 		const char *unit;
 		uint64_t seconds;
-	} units[] = {{"", 1}, {"s", 1}, {"m", 60}, {"min", 60}, {"h", 3600}, {"d", 86400}};
+	} units[] = {{"", 1}, {"s", 1}, {"m", 60}, {"min", 60}, {"h", 3600}, {"d", 86400},
+		{"w", 604800}, {"y", 31536000}};
 	char *end;
 	errno = 0;
 	unsigned long long count = strtoull(text, &end, 10);
@@ -94,7 +95,8 @@ int options_parse_duration(const char *text, uint64_t *seconds, struct err *err)
 			if (strcmp(end, units[i].unit) == 0 &&
 				mul_u64(count, units[i].seconds, seconds))
 				return 0;
-	return err_set(err, ERR_USAGE, "\"%s\" is not a duration (like 90s, 15m, 2h or 1d)", text);
+	return err_set(
+		err, ERR_USAGE, "\"%s\" is not a duration (like 90s, 15m, 2h, 1d, 4w or 1y)", text);
 }
 
 static int parse_rate(const char *text, uint64_t *rate, struct err *err)

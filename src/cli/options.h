@@ -21,7 +21,7 @@ enum option_kind {
 	OPTION_NUMBER, /* struct option_number, minimum..maximum */
 	OPTION_SIZE, /* the same, bytes: 512, 64k, 1.5GiB */
 	OPTION_RATE, /* the same, bytes a second: 20MiB, 20MiB/s */
-	OPTION_DURATION, /* the same, seconds: 90, 90s, 15m, 2h, 1d */
+	OPTION_DURATION, /* the same, seconds: 90, 90s, 15m, 2h, 1d, 4w, 1y */
 };
 
 /* What the shell offers to complete a word with. */
@@ -77,7 +77,7 @@ void options_print_help(FILE *out, const struct option_group *groups, size_t nr_
 /* Of nr words, the one that is near to word (at most two letters away), or NULL. */
 const char *options_nearest(const char *word, const char *const *words, size_t nr);
 
-/* "90s", "15m", "2h", "1d": seconds. */
+/* "90s", "15m", "2h", "1d", "4w", "1y" (365 days): seconds. */
 int options_parse_duration(const char *text, uint64_t *seconds, struct err *err);
 
 #endif

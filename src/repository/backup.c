@@ -331,8 +331,9 @@ static int begin(struct repository_backup *backup, const struct repository_backu
 	struct err *err)
 {
 	struct repository *repo = backup->repo;
-	backup->lock = lock_take(
-		repo, LOCK_KIND_WRITE, backup->vm, NULL, backup->job, backup->cancel, err);
+	const struct lock_wait wait = {.wait_ms = options->wait_ms, .for_prune_only = true};
+	backup->lock = lock_take_write(
+		repo, LOCK_TASK_OTHER, backup->vm, backup->job, &wait, backup->cancel, err);
 	if (!backup->lock)
 		return -1;
 	struct clean clean = {.what = REPOSITORY_CLEAN_DEAD,

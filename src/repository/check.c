@@ -103,6 +103,9 @@ bool check_has_manifest(struct repository *repo, const char *vm, const char *poi
 static void report_foreign(struct check_run *run, const char *vm, const char *path)
 {
 	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	/* It went while we looked. */
+	if (!path_exists(run->repo->dir_fd, path))
+		return;
 	/* Removed, while a process of an NFS client has it open. */
 	if (strncmp(name, ".nfs", 4) == 0 && strspn(name + 4, "0123456789abcdef") >= 16)
 		return;
@@ -124,6 +127,8 @@ static void report_orphan(
 		.remedy = "it is kept: bring the manifest back from a copy of the repository, or "
 			  "move "
 			  "the file away; qemu-img convert reads an image without its manifest"};
+	if (!path_exists(run->repo->dir_fd, path))
+		return; /* pruned while we looked */
 	if (check_has_manifest(run->repo, vm, point)) {
 		finding.remedy = "it is kept; move it away when nobody needs it";
 		check_report(run, &finding, "restore point %s has a manifest that does not list it",
@@ -176,8 +181,15 @@ static int tell_job(void *context, const struct repository_job *job)
 	} else if (job->alive) {
 		finding.remedy = "it is running";
 		check_report(run, &finding,
-			"job %s runs on host %s (pid %" PRId64 ", stage %s since %s)", job->id,
-			job->host, job->pid, job->stage, job->stage_since);
+			"%s job %s runs on host %s (pid %" PRId64 ", stage %s since %s)",
+			repository_job_kind_name(job->kind), job->id, job->host, job->pid,
+			job->stage, job->stage_since);
+	} else if (job->kind == REPOSITORY_JOB_PRUNE) {
+		finding.remedy = "no harm is done; the next backup or prune of this VM or "
+				 "sendense repo check --repair finishes it";
+		check_report(run, &finding,
+			"prune job %s, which takes out restore point %s, ended in stage %s at %s",
+			job->id, job->point, job->stage, job->stage_since);
 	} else {
 		finding.remedy = "the next backup of this VM or sendense repo check --repair "
 				 "closes it";

@@ -98,6 +98,21 @@ static const struct check_line *find(
 	return NULL;
 }
 
+/* Out of the list, its line not written yet, or written since we read the log; or back in
+ * the list. */
+static bool is_being_pruned(struct check_run *run, const char *vm, const char *point)
+{
+	char folder[NAME_PATH_BYTES];
+	path_point(vm, point, "", folder);
+	if (check_is_planned(run->repo, folder) || check_has_manifest(run->repo, vm, point))
+		return true;
+	struct check_run anew = {.repo = run->repo};
+	load(&anew, vm, false);
+	bool pruned = find(&anew.log, point, false, true) != NULL;
+	check_log_forget(&anew);
+	return pruned;
+}
+
 void check_log(struct check_run *run, const char *vm)
 {
 	char path[NAME_PATH_BYTES];
@@ -113,7 +128,7 @@ void check_log(struct check_run *run, const char *vm)
 				  "from a copy; restore points that are not named here are not "
 				  "harmed"};
 		if (run->log.lines[i].committed && !check_has_manifest(run->repo, vm, point) &&
-			!find(&run->log, point, false, true))
+			!find(&run->log, point, false, true) && !is_being_pruned(run, vm, point))
 			check_report(run, &finding,
 				"restore point %s was committed and has no manifest now", point);
 	}

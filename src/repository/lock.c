@@ -36,6 +36,8 @@
  * may have. */
 #define SEEN_HASH_BYTES 12
 #define UNREADABLE_LOOKS 5
+#define WAIT_STEP_MS 50
+#define LET_OTHERS_MS 500
 
 struct lock {
 	struct repository *repo;
@@ -102,6 +104,8 @@ static char *lock_text(const struct lock_record *record, uint64_t *heartbeat_at)
 	bad |= json_object_set_new(object, "vm", json_string(record->vm));
 	if (record->point[0])
 		bad |= json_object_set_new(object, "point", json_string(record->point));
+	if (record->task == LOCK_TASK_PRUNE)
+		bad |= json_object_set_new(object, "task", json_string("prune"));
 	bad |= json_object_set_new(object, "job", json_string(record->job));
 	bad |= json_object_set_new(object, "since", json_string(record->since));
 	char *AUTO_FREE head = bad ? NULL : record_canonical(object);
@@ -138,6 +142,8 @@ static int lock_load(
 		record_u64(object, "heartbeat", &record->heartbeat, name, err) < 0)
 		goto out;
 	record->kind = strcmp(kind, "read") == 0 ? LOCK_KIND_READ : LOCK_KIND_WRITE;
+	const char *task = json_string_value(json_object_get(object, "task"));
+	record->task = task && strcmp(task, "prune") == 0 ? LOCK_TASK_PRUNE : LOCK_TASK_OTHER;
 	if (record->kind == LOCK_KIND_READ && record_text_into(object, "point", record->point,
 						      sizeof record->point, name, err) < 0)
 		goto out;
@@ -313,9 +319,9 @@ static int refuse(struct repository *repo, const struct lock_record *held, struc
 		json_decref(object);
 	}
 	err_set(err, ERR_BUSY,
-		"VM \"%s\" is locked by job %s (pid %" PRId64 " on host %s, since %s%s%s)",
-		held->vm, held->job, held->owner.pid, held->owner.host, held->since,
-		stage[0] ? ", stage " : "", stage);
+		"VM \"%s\" is locked by %sjob %s (pid %" PRId64 " on host %s, since %s%s%s)",
+		held->vm, held->task == LOCK_TASK_PRUNE ? "prune " : "", held->job, held->owner.pid,
+		held->owner.host, held->since, stage[0] ? ", stage " : "", stage);
 	return err_hint(err, "wait for it, or end that process");
 }
 
@@ -384,8 +390,8 @@ static int make(struct lock *lock, struct cancel *cancel, struct err *err)
 	return rc;
 }
 
-struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char *vm,
-	const char *point, const char *job, struct cancel *cancel, struct err *err)
+static struct lock *take(struct repository *repo, enum lock_kind kind, enum lock_task task,
+	const char *vm, const char *point, const char *job, struct cancel *cancel, struct err *err)
 {
 	if (kind == LOCK_KIND_READ && repo->read_only)
 		return NULL;
@@ -397,6 +403,7 @@ struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char 
 	lock->repo = repo;
 	lock->fd = -1;
 	lock->record.kind = kind;
+	lock->record.task = task;
 	snprintf(lock->record.vm, sizeof lock->record.vm, "%s", vm);
 	snprintf(lock->record.job, sizeof lock->record.job, "%s", job);
 	snprintf(lock->record.point, sizeof lock->record.point, "%s", point ? point : "");
@@ -426,6 +433,150 @@ fail:
 		close(lock->fd);
 	free(lock);
 	return NULL;
+}
+
+struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char *vm,
+	const char *point, const char *job, struct cancel *cancel, struct err *err)
+{
+	return take(repo, kind, LOCK_TASK_OTHER, vm, point, job, cancel, err);
+}
+
+/* --- waiting for one ---------------------------------------------------------------- */
+
+/*
+ * A waiter holds a shared flock() on the file of the lock that it waits for, so that its
+ * holder sees that somebody waits; the kernel drops it with the waiter.
+ */
+static void show_wish(struct repository *repo, const char *name, int *wish)
+{
+	struct stat in_place, wished;
+	int fd = openat(repo->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd < 0)
+		return;
+	if (*wish >= 0 && fstat(fd, &in_place) == 0 && fstat(*wish, &wished) == 0 &&
+		in_place.st_ino == wished.st_ino && in_place.st_dev == wished.st_dev) {
+		close(fd);
+		return;
+	}
+	if (*wish >= 0)
+		close(*wish);
+	*wish = fd;
+	if (flock(fd, LOCK_SH | LOCK_NB) < 0)
+		log_debug("cannot show on %s that somebody waits: %m", name);
+}
+
+static bool is_wanted(const struct lock *lock)
+{
+	if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK;
+	flock(lock->fd, LOCK_UN);
+	return false;
+}
+
+/* Whether the holder of the lock is worth waiting for; tells of it once. */
+static bool should_wait(
+	struct repository *repo, const char *name, const struct lock_wait *wait, bool *told)
+{
+	struct lock_record held;
+	bool alive;
+	if (lock_look(repo, name, &held, &alive, NULL) < 0)
+		return true; /* given back meanwhile */
+	if (wait->for_prune_only && held.task != LOCK_TASK_PRUNE)
+		return false;
+	if (!*told)
+		log_warning("waiting for %sjob %s of VM \"%s\" (pid %" PRId64
+			    " on host %s, since %s), at most %u s",
+			held.task == LOCK_TASK_PRUNE ? "prune " : "", held.job, held.vm,
+			held.owner.pid, held.owner.host, held.since, wait->wait_ms / 1000);
+	*told = true;
+	return true;
+}
+
+struct lock *lock_take_write(struct repository *repo, enum lock_task task, const char *vm,
+	const char *job, const struct lock_wait *wait, struct cancel *cancel, struct err *err)
+{
+	char name[NAME_PATH_BYTES];
+	struct deadline until = deadline_after_ms(wait->wait_ms);
+	int AUTO_CLOSE wish = -1;
+	bool told = false;
+	lock_write_name(vm, name);
+	for (;;) {
+		struct err why = ERR_INIT;
+		struct lock *lock = take(repo, LOCK_KIND_WRITE, task, vm, NULL, job, cancel, &why);
+		if (lock)
+			return lock;
+		if (why.code != ERR_BUSY || wait->wait_ms == 0 ||
+			!should_wait(repo, name, wait, &told)) {
+			err_copy(err, &why);
+			return NULL;
+		}
+		if (deadline_passed(until)) {
+			err_copy(err, &why);
+			err_hint(err, "waited %u s for it", wait->wait_ms / 1000);
+			return NULL;
+		}
+		show_wish(repo, name, &wish);
+		if (cancel_sleep(
+			    cancel, deadline_min(until, deadline_after_ms(WAIT_STEP_MS)), err) < 0)
+			return NULL;
+	}
+}
+
+void lock_let_others(struct repository *repo, struct lock *lock, struct cancel *cancel)
+{
+	bool wanted = is_wanted(lock);
+	char name[NAME_PATH_BYTES];
+	struct deadline until = deadline_after_ms(LET_OTHERS_MS);
+	memcpy(name, lock->name, sizeof name);
+	lock_release(lock);
+	while (wanted && !deadline_passed(until) && !path_exists(repo->dir_fd, name))
+		if (cancel_sleep(cancel, deadline_after_ms(5), NULL) < 0)
+			return;
+}
+
+/* --- leases ------------------------------------------------------------------------------ */
+
+/* 1: it is there and read; 0: it is gone; -1: it cannot be read, and not just while its
+ * heart beat. */
+static int look_at_lease(struct repository *repo, const char *name, struct lock_record *record,
+	bool *alive, struct err *err)
+{
+	for (int look = 0;; look++) {
+		struct err why = ERR_INIT;
+		if (lock_look(repo, name, record, alive, &why) == 0)
+			return 1;
+		if (why.code == ERR_NOT_FOUND)
+			return 0;
+		if (why.code != ERR_FORMAT || look == UNREADABLE_LOOKS)
+			return err_copy(err, &why);
+		cancel_sleep(NULL, deadline_after_ms(5), NULL);
+	}
+}
+
+int lock_leases(struct repository *repo, const char *vm, lock_lease_callback *callback,
+	void *context, struct err *err)
+{
+	struct path_names names;
+	char folder[NAME_FOLDER_BYTES];
+	name_folder(vm, folder);
+	size_t length = strlen(folder);
+	if (path_names(repo->dir_fd, ".locks", &names, err) < 0)
+		return -1;
+	int rc = 0;
+	for (size_t i = 0; i < names.nr && rc == 0; i++) {
+		char name[NAME_PATH_BYTES];
+		struct lock_record record;
+		bool alive = false;
+		if (strncmp(names.name[i], folder, length) != 0 || names.name[i][length] != '.' ||
+			!path_has_suffix(names.name[i], ".read"))
+			continue;
+		snprintf(name, sizeof name, ".locks/%.255s", names.name[i]);
+		rc = look_at_lease(repo, name, &record, &alive, err);
+		if (rc > 0)
+			rc = alive && strcmp(record.vm, vm) == 0 ? callback(context, &record) : 0;
+	}
+	path_names_free(&names);
+	return rc < 0 ? -1 : 0;
 }
 
 int lock_still_ours(const struct lock *lock, struct err *err)

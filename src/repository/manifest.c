@@ -280,8 +280,10 @@ static void load_state(struct repository *repo, struct repository_point *point)
 	const char *until = json_string_value(json_object_get(protection, "until"));
 	const char *at = json_string_value(json_object_get(verified, "at"));
 	const char *result = json_string_value(json_object_get(verified, "result"));
-	point->is_protected = json_is_object(protection);
-	if (until)
+	int64_t until_s = until ? name_seconds_utc(until) : 0;
+	/* A time that cannot be read is no end. */
+	point->is_protected = json_is_object(protection) && (until_s <= 0 || until_s > time(NULL));
+	if (until && point->is_protected)
 		snprintf(point->protected_until, sizeof point->protected_until, "%s", until);
 	if (at && result) {
 		snprintf(point->verified_at, sizeof point->verified_at, "%s", at);
@@ -404,10 +406,18 @@ int manifest_update_state(
 	struct err load_err = ERR_INIT;
 	path_point(vm, point, "state.json", name);
 	/* Read and written back as one, whoever else records something. */
+	char manifest[NAME_PATH_BYTES];
+	bool is_there = true;
 	int AUTO_CLOSE guard = lock_guard(repo, NULL, err);
-	if (guard < 0) {
+	path_point(vm, point, "manifest.json", manifest);
+	if (guard < 0 || path_look(repo->dir_fd, manifest, &is_there, err) < 0) {
 		json_decref(change);
 		return -1;
+	}
+	if (!is_there) {
+		json_decref(change);
+		return err_set(err, ERR_NOT_FOUND,
+			"restore point %s of VM \"%s\" is not there any more", point, vm);
 	}
 	json_t *state = record_load(repo->dir_fd, name, &load_err);
 	if (!state && load_err.code == ERR_NOT_FOUND) {

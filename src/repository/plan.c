@@ -73,6 +73,13 @@ int plan_write_stage(struct repository *repo, const char *job, const char *stage
 
 /* --- reading ------------------------------------------------------------------ */
 
+/* What a prune makes of the point that the pruned one becomes part of. */
+static bool is_made_for_child(const struct plan *plan, const char *path)
+{
+	return plan->kind == PLAN_PRUNE && plan->child[0] && strstr(path, plan->child) != NULL &&
+	       (path_has_suffix(path, ".sums.part") || path_has_suffix(path, "/manifest.json.new"));
+}
+
 /* Whether a path from a plan may be removed: below the VM's folder, of the plan's
  * point, and without any way out. */
 static bool may_remove(const struct plan *plan, const char *path)
@@ -83,7 +90,8 @@ static bool may_remove(const struct plan *plan, const char *path)
 	return strlen(path) < NAME_PATH_BYTES && strncmp(path, folder, length) == 0 &&
 	       path[length] == '/' && !strstr(path, "//") && !strstr(path, "/./") &&
 	       !strstr(path, "/../") && !path_has_suffix(path, "/..") &&
-	       !path_has_suffix(path, "/.") && strstr(path + length, plan->point) != NULL;
+	       !path_has_suffix(path, "/.") &&
+	       (strstr(path + length, plan->point) || is_made_for_child(plan, path + length));
 }
 
 /* A folder is only ever removed when it is empty, but not a foreign one. */
@@ -132,8 +140,12 @@ static int parse(struct plan *plan, const char *job, const char *name, struct er
 			0 ||
 		record_u64(json, "keep_seconds", &plan->keep_s, name, err) < 0)
 		return -1;
-	/* What another kind of job began is not undone by removing its files. */
-	if (strcmp(kind, "backup") != 0)
+	/* What a kind of job that is not known began is not undone by removing its files. */
+	if (strcmp(kind, "backup") == 0)
+		plan->kind = PLAN_BACKUP;
+	else if (strcmp(kind, "prune") == 0)
+		plan->kind = PLAN_PRUNE;
+	else
 		return err_set(err, ERR_UNSUPPORTED,
 			"%s is of a job of kind \"%s\", which this program does not know", name,
 			kind);
@@ -143,6 +155,8 @@ static int parse(struct plan *plan, const char *job, const char *name, struct er
 	if (strcmp(plan->job, job) != 0 || repository_name_check_vm(plan->vm, NULL) < 0 ||
 		!repository_name_is_point(plan->point))
 		return err_set(err, ERR_FORMAT, "%s is not the plan of this job", name);
+	if (plan->kind == PLAN_PRUNE && merge_parse_plan(plan, name, err) < 0)
+		return -1;
 	return check_paths(plan, name, err);
 }
 
@@ -197,7 +211,7 @@ int plan_load(struct repository *repo, const char *job, struct plan *plan, struc
 		return -1;
 	}
 	load_stage(repo, plan);
-	if (is_committed(repo, plan, &plan->committed, err) < 0) {
+	if (plan->kind == PLAN_BACKUP && is_committed(repo, plan, &plan->committed, err) < 0) {
 		plan_free(plan);
 		return -1;
 	}
@@ -376,6 +390,29 @@ static void clean_planless(struct repository *repo, const char *job, struct canc
 		log_warning("%s", err.text);
 }
 
+/* What keeps a prune from being finished does no harm to others, who go on without. */
+static int finish_prune(
+	struct repository *repo, const struct plan *plan, struct clean *clean, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int64_t freed_bytes = 0;
+	log_info("job %s, which takes restore point %s out of VM \"%s\", is gone on with (stage %s "
+		 "since %s)",
+		plan->job, plan->point, plan->vm, plan->stage, plan->stage_since);
+	int rc = merge_go_on(repo, plan, clean->cancel, &freed_bytes, &why);
+	if (rc == 0) {
+		clean->freed_signed_bytes += freed_bytes;
+		clean->freed_bytes += freed_bytes > 0 ? (uint64_t)freed_bytes : 0;
+		return 0;
+	}
+	err_context(&why, "job %s, which takes out restore point %s, is not finished", plan->job,
+		plan->point);
+	if (clean->must_finish || why.code == ERR_CANCELLED)
+		return err_copy(err, &why);
+	log_warning("%s", why.text);
+	return 0;
+}
+
 /* The VM's write lock is held. */
 static int clean_one(struct repository *repo, const char *job, struct clean *clean, struct err *err)
 {
@@ -385,7 +422,9 @@ static int clean_one(struct repository *repo, const char *job, struct clean *cle
 		/* Somebody else was faster, before we had the lock. */
 		return why.code == ERR_NOT_FOUND ? 0 : err_copy(err, &why);
 	int rc = 0;
-	if (plan.committed) {
+	if (plan.kind == PLAN_PRUNE) {
+		rc = finish_prune(repo, &plan, clean, err);
+	} else if (plan.committed) {
 		log_info("restore point %s of VM \"%s\" had been committed: its job %s is closed",
 			plan.point, plan.vm, job);
 		rc = plan_finish(repo, &plan, err);
@@ -395,6 +434,7 @@ static int clean_one(struct repository *repo, const char *job, struct clean *cle
 		rc = plan_remove_files(repo, &plan, &why);
 		if (rc == 0) {
 			clean->freed_bytes += plan.stored_bytes;
+			clean->freed_signed_bytes += (int64_t)plan.stored_bytes;
 			rc = plan_drop(repo, job, err);
 		} else if (why.code == ERR_EXISTS) {
 			rc = plan_finish(repo, &plan, err);
@@ -448,7 +488,8 @@ int plan_clean(struct repository *repo, struct clean *clean, struct err *err)
 		/* A lock that is held names this very job or a newer one: this one is dead. */
 		bool dead = clean->vm_is_locked || !plan.alive;
 		bool due = clean->what == REPOSITORY_CLEAN_DEAD || plan.committed ||
-			   plan_keep_until(&plan) <= time(NULL);
+			   (plan.kind == PLAN_PRUNE ? clean->vm != NULL
+						    : plan_keep_until(&plan) <= time(NULL));
 		if (dead && due && (!clean->vm || strcmp(clean->vm, plan.vm) == 0))
 			rc = clean_locked(repo, &plan, clean, err);
 		plan_free(&plan);
@@ -469,6 +510,11 @@ int repository_clean(struct repository *repo, enum repository_clean_what what, c
 	return rc;
 }
 
+const char *repository_job_kind_name(enum repository_job_kind kind)
+{
+	return kind == REPOSITORY_JOB_PRUNE ? "prune" : "backup";
+}
+
 /* --- telling of jobs --------------------------------------------------------------- */
 
 static void tell(const struct plan *plan, struct repository_job *job)
@@ -479,11 +525,12 @@ static void tell(const struct plan *plan, struct repository_job *job)
 	snprintf(job->started, sizeof job->started, "%s", plan->started);
 	snprintf(job->stage, sizeof job->stage, "%s", plan->stage);
 	snprintf(job->stage_since, sizeof job->stage_since, "%s", plan->stage_since);
+	job->kind = plan->kind == PLAN_PRUNE ? REPOSITORY_JOB_PRUNE : REPOSITORY_JOB_BACKUP;
 	job->pid = plan->owner.pid;
 	job->alive = plan->alive;
 	job->committed = plan->committed;
 	job->stored_bytes = plan->stored_bytes;
-	if (!plan->alive)
+	if (!plan->alive && plan->kind == PLAN_BACKUP)
 		clock_utc_text(plan_keep_until(plan), job->keep_until);
 }
 

@@ -417,6 +417,12 @@ struct retention_point {
 int retention_apply(const struct retention_policy *policy, struct retention_point *points,
 	size_t nr_points, struct err *err);
 
+enum repository_fate {
+	REPOSITORY_KEPT,
+	REPOSITORY_PRUNED, /* with dry_run: would be */
+	REPOSITORY_LEFT, /* no rule keeps it, but it could not be done ("in use by ...") */
+};
+
 struct repository_prune_options {
 	const char *vm; /* NULL: each VM by itself */
 	const struct retention_policy *policy;
@@ -426,12 +432,11 @@ struct repository_prune_options {
 	unsigned wait_ms; /* for a VM's write lock; 0: what is busy is passed over */
 	struct cancel *cancel; /* heeded between merges and within; what was begun is gone on with
 				  by the next prune or backup */
-	/* Each point, oldest first, with what becomes of it and why; freed_bytes: what its going
-	 * gave back, as the file system counts (negative: merging made more of it). */
-	void (*point)(void *context, const struct repository_point *point, bool keep,
+	/* Each point of a VM when that VM is done, oldest first, with what has become of it and
+	 * why; freed_bytes: what its going gave back, as the file system counts (negative:
+	 * merging made more of it). */
+	void (*point)(void *context, const char *vm, const char *point, enum repository_fate fate,
 		const char *why, int64_t freed_bytes);
-	/* What could not be done and is left for the next time ("in use by ..."). */
-	void (*left)(void *context, const char *vm, const char *point, const char *why);
 	void (*stage)(void *context, const char *vm, const char *point, const char *stage);
 	struct copy_progress *progress; /* may be NULL */
 	void *context;
@@ -447,7 +452,8 @@ struct repository_prune_result {
  * a child is merged with it (docs/repository-format.md, "Prune and merge").  Stay whatever the
  * policy says: the newest point, protected ones, those in use (a lease on it or on what
  * stands on it: left), the last one that was verified good, damaged ones.  ERR_REFUSED when the
- * clock is before the newest point, or a year and more behind it, unless trust_clock.
+ * clock is before the newest point, or a year and more behind it, unless trust_clock; of
+ * several VMs the others are pruned all the same.  ERR_USAGE as retention_apply().
  */
 int repository_prune(struct repository *repo, const struct repository_prune_options *options,
 	struct repository_prune_result *result, struct err *err);
@@ -459,10 +465,13 @@ int repository_protect(struct repository *repo, const char *vm, const char *poin
 
 /* --- unfinished jobs ---------------------------------------------------------- */
 
+enum repository_job_kind { REPOSITORY_JOB_BACKUP, REPOSITORY_JOB_PRUNE };
+
 struct repository_job {
 	char id[REPOSITORY_JOB_BYTES];
+	enum repository_job_kind kind;
 	char vm[REPOSITORY_VM_BYTES];
-	char point[REPOSITORY_POINT_BYTES]; /* that it makes */
+	char point[REPOSITORY_POINT_BYTES]; /* that it makes, or takes out */
 	char host[256];
 	int64_t pid;
 	char started[CLOCK_UTC_BYTES];
@@ -470,10 +479,13 @@ struct repository_job {
 	char stage_since[CLOCK_UTC_BYTES];
 	bool alive;
 	bool committed; /* its point exists already, only the plan is left */
-	char keep_until[CLOCK_UTC_BYTES]; /* of a dead one */
+	char keep_until[CLOCK_UTC_BYTES]; /* of a dead backup */
 	uint64_t stored_bytes; /* that its files take */
 	const char *damage; /* NULL, or why its plan cannot be read */
 };
+
+/* "backup", "prune". */
+const char *repository_job_kind_name(enum repository_job_kind kind);
 
 typedef int repository_job_callback(void *context, const struct repository_job *job);
 

@@ -108,8 +108,12 @@ enum owner_state owner_state(const struct owner *owner);
 /* Not LOCK_READ and LOCK_WRITE: <fcntl.h> has macros of these names. */
 enum lock_kind { LOCK_KIND_WRITE, LOCK_KIND_READ };
 
+/* What its job does, where that makes a difference to others. */
+enum lock_task { LOCK_TASK_OTHER, LOCK_TASK_PRUNE };
+
 struct lock_record {
 	enum lock_kind kind;
+	enum lock_task task;
 	char vm[REPOSITORY_VM_BYTES];
 	char point[REPOSITORY_POINT_BYTES]; /* "" for a write lock */
 	char job[REPOSITORY_JOB_BYTES];
@@ -125,6 +129,23 @@ struct lock_record {
  */
 struct lock *lock_take(struct repository *repo, enum lock_kind kind, const char *vm,
 	const char *point, const char *job, struct cancel *cancel, struct err *err);
+
+struct lock_wait {
+	unsigned wait_ms; /* 0: not at all */
+	bool for_prune_only; /* another job is not waited for */
+};
+/* Takes a VM's write lock, and waits for who holds it (told in the log). */
+struct lock *lock_take_write(struct repository *repo, enum lock_task task, const char *vm,
+	const char *job, const struct lock_wait *wait, struct cancel *cancel, struct err *err);
+/* Gives it back, and if somebody waits for it lets him take it first. */
+void lock_let_others(struct repository *repo, struct lock *lock, struct cancel *cancel);
+
+/* Each lease of a VM whose owner lives, as far as one can know.  Return 0 to go on, 1 to stop.
+ * A lease that cannot be read is an error. */
+typedef int lock_lease_callback(void *context, const struct lock_record *lease);
+int lock_leases(struct repository *repo, const char *vm, lock_lease_callback *callback,
+	void *context, struct err *err);
+
 /* 0 while the lock in place is ours; ERR_BUSY when it was taken over. */
 int lock_still_ours(const struct lock *lock, struct err *err);
 /* NULL is harmless. */
@@ -226,8 +247,14 @@ int list_points(
 
 /* --- plan.c --------------------------------------------------------------- */
 
+enum plan_kind { PLAN_BACKUP, PLAN_PRUNE };
+
 struct plan {
 	json_t *json;
+	enum plan_kind kind;
+	char child[REPOSITORY_POINT_BYTES]; /* PRUNE: the point that this one becomes part of; "":
+					       none */
+	bool begun; /* PRUNE: it only goes forwards */
 	char job[REPOSITORY_JOB_BYTES];
 	char vm[REPOSITORY_VM_BYTES];
 	char point[REPOSITORY_POINT_BYTES];
@@ -264,10 +291,43 @@ struct clean {
 	enum repository_clean_what what;
 	const char *vm; /* NULL: all */
 	bool vm_is_locked; /* by the caller, who has no plan yet */
+	bool must_finish; /* a prune that cannot be finished is an error, not a warning */
 	struct cancel *cancel;
 	unsigned nr_jobs;
 	uint64_t freed_bytes;
+	int64_t freed_signed_bytes; /* the same, but merging may have made it more */
 };
 int plan_clean(struct repository *repo, struct clean *clean, struct err *err);
+
+/* --- merge.c --------------------------------------------------------------- */
+
+struct merge_options {
+	const struct lock *lock; /* the VM's write lock ... */
+	const char *job; /* ... which this job holds */
+	const char *software;
+	bool delete_only; /* ERR_REFUSED when another point stands on it */
+	struct cancel *cancel; /* may be NULL, as all below */
+	struct copy_progress *progress;
+	void (*stage)(void *context, const char *vm, const char *point, const char *stage);
+	void *context;
+};
+
+/*
+ * Takes a restore point out of the list, and what it holds out of the repository.  On failure it
+ * is listed as before, unless *begun: then it is not, and merge_go_on() has to finish it.
+ * ERR_BUSY: somebody uses it; ERR_NO_SPACE, ERR_CORRUPT: what keeps it from being merged.
+ */
+int merge_point(struct repository *repo, const struct merge_options *options, const char *vm,
+	const char *point, int64_t *freed_bytes, bool *begun, struct err *err);
+
+/* Goes on with what a dead job began, or undoes it.  Under the VM's write lock. */
+int merge_go_on(struct repository *repo, const struct plan *plan, struct cancel *cancel,
+	int64_t *freed_bytes, struct err *err);
+
+/* ERR_BUSY naming who reads the point, or one that stands on it. */
+int merge_check_use(struct repository *repo, const char *vm, const char *point, struct err *err);
+
+/* Fills in the plan's own part of a prune; ERR_FORMAT. */
+int merge_parse_plan(struct plan *plan, const char *name, struct err *err);
 
 #endif

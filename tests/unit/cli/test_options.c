@@ -145,7 +145,7 @@ static void refused(void **state)
 		{{"--count=99999999999999999999"}, "not a whole number"},
 		{{"--size=many"}, "not a size"},
 		{{"--rate=/s"}, "not a rate"},
-		{{"--time=1y"}, "not a duration"},
+		{{"--time=1x"}, "not a duration"},
 		{{"--time=999999999999999999d"}, "not a duration"},
 		{{"--=x"}, "unknown option"},
 	};
