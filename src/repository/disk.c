@@ -17,6 +17,8 @@
 
 #define CACHE_BYTES (8 * MIB)
 #define WHOLE_CHUNKS_MOST 64u
+#define ATTEMPTS_LEAST 2u
+#define ATTEMPTS_MOST 50u
 
 struct cached_chunk {
 	uint64_t chunk;
@@ -58,8 +60,9 @@ static const struct repository_disk_info *find_disk(
 
 static int open_image(struct repository_disk *disk, struct err *err)
 {
+	/* A prune may write to images beneath: only what those above hide. */
 	const struct qcow2_open_options options = {
-		.read_only = true, .size_bytes = disk->info->size_bytes};
+		.read_only = true, .merged = true, .size_bytes = disk->info->size_bytes};
 	char *AUTO_FREE path = NULL;
 	if (asprintf(&path, "%s/%s", disk->repo->info.path, disk->info->image) < 0)
 		return err_errno(err, ENOMEM, "cannot open %s", disk->info->image);
@@ -376,41 +379,85 @@ static int choose_disk(struct repository_disk *disk, const char *key, struct err
 		point->vm, shown, keys);
 }
 
-/* The lease comes first: what is looked at after it stays. */
-static int open_point(struct repository_disk *disk, const char *vm, const char *id, struct err *err)
+/* The lease comes first: what is looked at after it stays.  Fills in the point's id. */
+static int take_lease(struct repository_disk *disk, const char *vm, const char *id,
+	char found[REPOSITORY_POINT_BYTES], struct err *err)
 {
-	struct repository_point *latest = NULL;
 	char job[REPOSITORY_JOB_BYTES];
-	if (!id || !id[0]) {
-		latest = repository_point_load(disk->repo, vm, NULL, err);
+	struct err why = ERR_INIT;
+	if (repository_name_check_vm(vm, err) < 0 || name_make_job(time(NULL), job, err) < 0)
+		return -1;
+	if (!id || !id[0] || !repository_name_is_point(id)) {
+		/* Also tells what is wrong with a name that is none. */
+		struct repository_point *latest = repository_point_load(disk->repo, vm, id, err);
 		if (!latest)
 			return -1;
-		id = latest->id;
+		memcpy(found, latest->id, REPOSITORY_POINT_BYTES);
+		repository_point_free(latest);
+	} else {
+		memcpy(found, id, REPOSITORY_POINT_BYTES);
 	}
-	int rc = -1;
-	struct err lease_err = ERR_INIT;
-	if (repository_name_check_vm(vm, err) < 0 || name_make_job(time(NULL), job, err) < 0)
-		goto out;
-	if (!repository_name_is_point(id)) {
-		disk->point = repository_point_load(disk->repo, vm, id, err); /* says so */
-		goto out;
+	disk->lease = lock_take(disk->repo, LOCK_KIND_READ, vm, found, job, NULL, &why);
+	return disk->lease || why.code == ERR_NONE ? 0 : err_copy(err, &why);
+}
+
+/* What one attempt to open has got. */
+static void forget(struct repository_disk *disk)
+{
+	struct err err = ERR_INIT;
+	if (block_close(disk->image, &err) < 0)
+		log_warning("%s", err.text);
+	chain_free(disk->chain);
+	repository_point_free(disk->point);
+	disk->image = NULL;
+	disk->chain = NULL;
+	disk->point = NULL;
+	disk->info = NULL;
+}
+
+static int open_chain(struct repository_disk *disk, struct err *err)
+{
+	disk->chain = chain_open(disk->repo, disk->point, disk->info, err);
+	if (disk->chain && open_image(disk, err) == 0)
+		return 0;
+	return err_context(err, "disk %s of restore point %s of VM \"%s\"", disk->info->key,
+		disk->point->id, disk->point->vm);
+}
+
+static bool may_pass(const struct err *err)
+{
+	return err->code == ERR_NOT_FOUND || err->code == ERR_CORRUPT;
+}
+
+/*
+ * A prune moves the files of a chain from one good state to the next, and whoever opens them one by
+ * one may see some of both: then all is begun again, while each failure is another one.
+ */
+static int open_all(struct repository_disk *disk, const char *vm, const char *id, const char *key,
+	struct err *err)
+{
+	struct err last = ERR_INIT;
+	for (unsigned attempt = 0;; attempt++) {
+		struct err why = ERR_INIT;
+		forget(disk);
+		disk->point = repository_point_load(disk->repo, vm, id, err);
+		if (!disk->point || choose_disk(disk, key, err) < 0)
+			return -1;
+		if (open_chain(disk, &why) == 0)
+			return 0;
+		bool same = strcmp(why.text, last.text) == 0;
+		if (!may_pass(&why) || attempt == ATTEMPTS_MOST ||
+			(same && attempt >= ATTEMPTS_LEAST))
+			return err_copy(err, &why);
+		last = why;
 	}
-	disk->lease = lock_take(disk->repo, LOCK_KIND_READ, vm, id, job, NULL, &lease_err);
-	if (!disk->lease && lease_err.code != ERR_NONE) {
-		err_copy(err, &lease_err);
-		goto out;
-	}
-	disk->point = repository_point_load(disk->repo, vm, id, err);
-	rc = disk->point ? 0 : -1;
-out:
-	repository_point_free(latest);
-	return rc;
 }
 
 struct repository_disk *repository_disk_open(struct repository *repo, const char *vm,
 	const char *point, const char *key, const struct repository_disk_options *options,
 	struct err *err)
 {
+	char id[REPOSITORY_POINT_BYTES];
 	struct repository_disk *disk = calloc(1, sizeof *disk);
 	if (!disk) {
 		err_errno(err, ENOMEM, "cannot open a restore point");
@@ -420,14 +467,8 @@ struct repository_disk *repository_disk_open(struct repository *repo, const char
 	repo->nr_users++;
 	disk->sink = (struct copy_chunk_sink){
 		.context = disk, .chunks = sink_chunks, .zeros = sink_zeros};
-	if (open_point(disk, vm, point, err) < 0 || choose_disk(disk, key, err) < 0)
+	if (take_lease(disk, vm, point, id, err) < 0 || open_all(disk, vm, id, key, err) < 0)
 		goto fail;
-	disk->chain = chain_open(repo, disk->point, disk->info, err);
-	if (!disk->chain || open_image(disk, err) < 0) {
-		err_context(err, "disk %s of restore point %s of VM \"%s\"", disk->info->key,
-			disk->point->id, vm);
-		goto fail;
-	}
 	if (options && options->verify && open_verified(disk, options->cache_bytes, err) < 0)
 		goto fail;
 	return disk;
@@ -465,12 +506,8 @@ void repository_disk_close(struct repository_disk *disk)
 {
 	if (!disk)
 		return;
-	struct err err = ERR_INIT;
-	block_close(disk->verified, &err);
-	if (block_close(disk->image, &err) < 0)
-		log_warning("%s", err.text);
-	chain_free(disk->chain);
-	repository_point_free(disk->point);
+	block_close(disk->verified, NULL);
+	forget(disk);
 	lock_release(disk->lease);
 	disk->repo->nr_users--;
 	free(disk);
