@@ -168,11 +168,21 @@ static int open_parent(struct repository_backup *backup, struct backup_disk *dis
 	const struct repository_point *latest, const struct repository_disk_info *info,
 	struct err *err)
 {
+	unsigned most = backup->repo->info.settings.chain_length_max;
 	memcpy(disk->parent, latest->id, sizeof disk->parent);
 	disk->chain = chain_open(backup->repo, latest, info, err);
 	if (!disk->chain)
 		return err_context(err, "disk %s, restore point %s of VM \"%s\"", disk->key,
 			latest->id, backup->vm);
+	disk->is_filled = chain_length(disk->chain) >= most;
+	if (!disk->is_filled)
+		return 0;
+	char *reason = NULL;
+	if (asprintf(&reason, "%s%sstored as a full, because its chain has %u images already",
+		    disk->reason, disk->reason[0] ? "; " : "", chain_length(disk->chain)) < 0)
+		return err_errno(err, ENOMEM, "cannot begin a backup");
+	free(disk->reason);
+	disk->reason = reason;
 	return 0;
 }
 
@@ -235,7 +245,7 @@ static int make_disk(struct repository_backup *backup, struct backup_disk *disk,
 	const char *beneath = backup_record_backing(disk);
 	struct sums_facts facts = {.algorithm = settings->digest,
 		.size_bytes = disk->size_bytes,
-		.increment = disk->chain != NULL};
+		.increment = beneath != NULL};
 	struct qcow2_create_options create = {
 		.size_bytes = round_up(disk->size_bytes, 512),
 		.cluster_bytes = settings->cluster_bytes,
@@ -263,7 +273,7 @@ static int make_disk(struct repository_backup *backup, struct backup_disk *disk,
 	memcpy(facts.key, disk->key, sizeof facts.key);
 	memcpy(facts.point, backup->point, sizeof facts.point);
 	disk->sums = sums_writer_create(backup->repo->dir_fd, disk->sums_part, &facts,
-		disk->chain ? chain_sums(disk->chain) : NULL, err);
+		beneath ? chain_sums(disk->chain) : NULL, err);
 	return disk->sums ? 0 : -1;
 }
 

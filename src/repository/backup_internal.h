@@ -90,6 +90,11 @@ int checkpoint_now(struct repository_backup *backup, struct err *err);
  * too much is not durable; -1 when a checkpoint failed or the backup is cancelled.  Any thread. */
 int checkpoint_told(struct backup_disk *disk, uint64_t bytes, struct err *err);
 
+/* --- backup_fill.c ------------------------------------------------------------------ */
+
+/* Completes the disks that are read as increments and stored as fulls.  May be repeated. */
+int backup_fill(struct repository_backup *backup, struct err *err);
+
 /* --- backup_record.c -------------------------------------------------------------- */
 
 /* The whole plan; the caller releases it. */

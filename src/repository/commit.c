@@ -129,9 +129,9 @@ int repository_backup_commit(struct repository_backup *backup, struct err *err)
 {
 	char facts_sha256[DIGEST_ROOT_HEX_BYTES];
 	assert(backup->state == BACKUP_MAKING);
-	if (complete_data(backup, err) < 0 || cancel_check(backup->cancel, err) < 0 ||
-		lock_still_ours(backup->lock, err) < 0 || rename_data(backup, err) < 0 ||
-		commit_manifest(backup, facts_sha256, err) < 0) {
+	if (backup_fill(backup, err) < 0 || complete_data(backup, err) < 0 ||
+		cancel_check(backup->cancel, err) < 0 || lock_still_ours(backup->lock, err) < 0 ||
+		rename_data(backup, err) < 0 || commit_manifest(backup, facts_sha256, err) < 0) {
 		if (backup->state == BACKUP_COMMITTED)
 			err_context(err,
 				"restore point %s was made, but may not outlast a power cut",

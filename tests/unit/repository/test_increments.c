@@ -158,6 +158,75 @@ static void test_each_point_reads_as_it_was(void **state)
 	}
 }
 
+/* A chain that is as long as it may be: the next point is read as an increment and stored as a
+ * full. */
+static void test_synthetic_full(void **state)
+{
+	(void)state;
+	static const uint32_t cluster_bytes[] = {65536, MIB};
+	for (unsigned c = 0; c < ARRAY_LENGTH(cluster_bytes); c++) {
+		struct repository_settings settings;
+		struct err err = ERR_INIT;
+		char name[8], point[REPOSITORY_POINT_BYTES];
+		uint32_t seed = 12;
+		snprintf(name, sizeof name, "r%u", c);
+		repository_settings_default(&settings);
+		settings.chain_length_max = 2;
+		settings.cluster_bytes = cluster_bytes[c];
+		SUPPORT_OK(repository_init(name, &settings, &err), err);
+		struct repository *repo = repository_open(name, REPOSITORY_WRITE, &err);
+		struct memory_disk disk;
+		memory_disk_init(&disk, SIZE);
+		memory_disk_fill(&disk, 0, 3 * MIB, 1);
+		struct point_disk one = {.key = "a", .source = &disk};
+		for (unsigned i = 0; i < 4; i++) {
+			bool filled = i == 2;
+			change_something(&disk, &seed);
+			/* Zeros over data of the chain, in a granule with other data. */
+			memory_disk_fill(&disk, (3 + i) * 2 * 65536, 65536, 0);
+			points_make(repo, "web", &one, 1, point);
+			points_compare(repo, "web", point, "a", disk.bytes, SIZE);
+			struct repository_point *loaded = load(repo, point);
+			const struct repository_disk_info *info = &loaded->disks[0];
+			assert_int_equal(info->mode == REPOSITORY_INCREMENTAL, i > 0);
+			assert_int_equal(info->parent != NULL, i > 0);
+			assert_int_equal(info->backing == NULL, i == 0 || filled);
+			assert_int_equal(strstr(info->reason, "stored as a full") != NULL, filled);
+			repository_point_free(loaded);
+		}
+		memory_disk_free(&disk);
+		repository_close(repo);
+	}
+}
+
+/* A point that a prune has taken out of the list is still a link. */
+static void test_unlisted_link(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	struct memory_disk disk;
+	char points[3][REPOSITORY_POINT_BYTES], from[NAME_PATH_BYTES], to[NAME_PATH_BYTES];
+	memory_disk_init(&disk, SIZE);
+	struct point_disk one = {.key = "a", .source = &disk};
+	for (unsigned i = 0; i < 3; i++) {
+		memory_disk_fill(&disk, i * 100000, 100000, i + 1);
+		points_make(repo, "web", &one, 1, points[i]);
+	}
+	snprintf(from, sizeof from, "r/vms/web/points/%s/manifest.json", points[1]);
+	snprintf(to, sizeof to, "r/vms/web/points/%s/merging.json", points[1]);
+	assert_int_equal(rename(from, to), 0);
+	points_compare(repo, "web", points[2], "a", disk.bytes, SIZE);
+	assert_null(repository_disk_open(repo, "web", points[1], "a", NULL, &err));
+	assert_int_equal(err.code, ERR_NOT_FOUND);
+	assert_int_equal(unlink(to), 0);
+	assert_null(repository_disk_open(repo, "web", points[2], "a", NULL, &err));
+	support_expect(&err, ERR_NOT_FOUND, points[1]);
+	assert_non_null(strstr(err.text, "and other disks than a do not need it"));
+	memory_disk_free(&disk);
+	repository_close(repo);
+}
+
 /* A disk is added, one removed and brought back, one grows: each begins anew with a full, and
  * the others go on. */
 static void test_disks_come_and_go(void **state)
@@ -228,6 +297,8 @@ int main(void)
 		SUPPORT_TEST(test_only_what_differs),
 		SUPPORT_TEST(test_what_is_read),
 		SUPPORT_TEST(test_each_point_reads_as_it_was),
+		SUPPORT_TEST(test_synthetic_full),
+		SUPPORT_TEST(test_unlisted_link),
 		SUPPORT_TEST(test_disks_come_and_go),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
