@@ -88,6 +88,21 @@ def clients(folder):
             file.write(data)
 
 
+def lists(folder):
+    first = b'{"sendense-extents":1,"key":"2000","size":1000000,"from":"a","to":"b"}\n'
+    seeds = {
+        "empty": first + b'{"end":true,"count":0,"bytes":0}\n',
+        "three": first + b'{"offset":0,"length":512}\n{"offset":512,"length":1}\n'
+                 b' { "length" : 5 , "offset" : 70000 } \r\n{"bytes":518,"count":3,"end":true}',
+        "cut": first + b'{"offset":0,"length":512}\n{"offset":51',
+        "overlap": first + b'{"offset":10,"length":512}\n{"offset":11,"length":1}\n',
+        "past": first + b'{"offset":9223372036854775807,"length":9223372036854775807}\n',
+    }
+    for name, data in seeds.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+
+
 def dictionary(path, words):
     with open(path, "w", encoding="ascii") as file:
         for word in words:
@@ -96,7 +111,8 @@ def dictionary(path, words):
 
 def main():
     folder = sys.argv[1]
-    for target, make in (("fuzz_qcow2_open", images), ("fuzz_nbd_server", clients)):
+    for target, make in (("fuzz_qcow2_open", images), ("fuzz_nbd_server", clients),
+                         ("fuzz_changes", lists)):
         os.mkdir(os.path.join(folder, target))
         make(os.path.join(folder, target))
     dictionary(os.path.join(folder, "fuzz_qcow2_open.dict"), (
@@ -110,6 +126,10 @@ def main():
         *(OPTION_MAGIC + struct.pack(">I", number) for number in range(1, 12)),
         *(struct.pack(">IHH", REQUEST_MAGIC, 0, kind) for kind in range(8)),
         struct.pack(">I", 1 << 18), b"\xff" * 4, b"\xff" * 8))
+    dictionary(os.path.join(folder, "fuzz_changes.dict"), (
+        b'{"offset":', b',"length":', b'{"end":true,"count":', b',"bytes":', b"}\n", b"0",
+        b'{"sendense-extents":1,"key":"', b'","size":', b',"from":"', b'","to":"',
+        b"9223372036854775807", b"9223372036854775808", b"\\u0000", b"1.0", b"1e3", b"-1"))
 
 
 main()

@@ -17,10 +17,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-/* Time that an item takes, divided by the items in flight with it: above the
+/* Time that 64 KiB of an item take, divided by the items in flight with it: above the
  * first the link is slow and more are put in flight, below the second fewer. */
-#define SLOW_ITEM_NS 2000000
-#define QUICK_ITEM_NS 1000000
+#define SLOW_CHUNK_NS 250000
+#define QUICK_CHUNK_NS 125000
 
 /* Requests that one slot has in flight: more wait for an answer. */
 #define SLOT_REQUESTS 8u
@@ -229,13 +229,14 @@ static void adapt(struct engine *e, const struct slot *slot)
 	const struct run *run = e->run;
 	if (run->nr_slots == 1 || slot->item.zero)
 		return;
-	int64_t item_ns = (clock_now_ns() - slot->started_ns) / e->nr_busy;
-	if (item_ns > SLOW_ITEM_NS && e->nr_busy == e->nr_busy_most) {
+	int64_t nr_chunks = (int64_t)div_round_up(slot->item.length, DIGEST_CHUNK_BYTES);
+	int64_t chunk_ns = (clock_now_ns() - slot->started_ns) / e->nr_busy / nr_chunks;
+	if (chunk_ns > SLOW_CHUNK_NS && e->nr_busy == e->nr_busy_most) {
 		if (e->nr_busy_most < run->nr_slots)
 			e->nr_busy_most++;
 		else
 			run_want_all(e->run);
-	} else if (item_ns < QUICK_ITEM_NS && e->nr_busy_most > run->nr_slots_first) {
+	} else if (chunk_ns < QUICK_CHUNK_NS && e->nr_busy_most > run->nr_slots_first) {
 		e->nr_busy_most--;
 	}
 }
