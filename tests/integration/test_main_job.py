@@ -152,8 +152,8 @@ class Killed:
         run("cp", "-a", self.first, self.repo)
 
     def backup(self, *tracing, status=0):
-        return run(*tracing, SENDENSE, "backup", "--repo", self.repo, "--vm", "vm", self.uri,
-                   status=status, env=ENVIRONMENT)
+        return run(*tracing, SENDENSE, "backup", "--repo", self.repo, "--vm", "vm", "--mode", "full",
+                   self.uri, status=status, env=ENVIRONMENT)
 
     def find_places(self, trace):
         self.backup("strace", "-f", "-qq", "-o", trace, "-e",
@@ -177,6 +177,7 @@ class Killed:
         # However the writes fall to the threads, one of them has its share.
         threads = len({thread for thread, _ in lines}) - 1
         writes = len([1 for _, line in lines if line.startswith("pwritev(")])
+        assert writes > 0, "a copy without writes is nothing to kill"
         copying = [("pwritev", n, False) for n in range(1, max(writes // threads, 1) + 1)]
         self.places["copy"] = copying + self.places["copy"]
 
