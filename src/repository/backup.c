@@ -170,6 +170,7 @@ static int open_parent(struct repository_backup *backup, struct backup_disk *dis
 {
 	unsigned most = backup->repo->info.settings.chain_length_max;
 	memcpy(disk->parent, latest->id, sizeof disk->parent);
+	audit_load_position(disk, latest);
 	disk->chain = chain_open(backup->repo, latest, info, err);
 	if (!disk->chain)
 		return err_context(err, "disk %s, restore point %s of VM \"%s\"", disk->key,

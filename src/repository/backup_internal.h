@@ -20,7 +20,7 @@ struct backup_disk {
 	json_t *source;
 	struct chain *chain; /* of the parent; NULL for a full */
 	struct repository_figures figures;
-	uint64_t audited_bytes;
+	uint64_t audited_bytes, audit_position; /* the latter in units of the round */
 	struct block *image;
 	struct sums_writer *sums;
 	struct copy_chunk_sink sink;
@@ -89,6 +89,22 @@ int checkpoint_now(struct repository_backup *backup, struct err *err);
 /* So many bytes of a disk are told (0: zeros, which cost nothing to tell again).  Waits while
  * too much is not durable; -1 when a checkpoint failed or the backup is cancelled.  Any thread. */
 int checkpoint_told(struct backup_disk *disk, uint64_t bytes, struct err *err);
+
+/* --- audit.c ------------------------------------------------------------------------ */
+
+/* A permutation of a disk's units of 1 MiB. */
+struct audit_order {
+	uint64_t nr_units;
+	unsigned half_bits;
+	uint8_t key[DIGEST_ROOT_BYTES];
+};
+void audit_order_init(struct audit_order *order, const struct digest_key *key, const char *vm,
+	const char *disk_key, uint64_t size_bytes);
+uint64_t audit_order_at(const struct audit_order *order, uint64_t position);
+
+/* From the parent's state, and into that of the point that is made. */
+void audit_load_position(struct backup_disk *disk, const struct repository_point *parent);
+int audit_store_positions(struct repository_backup *backup, struct err *err);
 
 /* --- backup_fill.c ------------------------------------------------------------------ */
 

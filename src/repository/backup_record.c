@@ -42,7 +42,8 @@ static void add_folder(struct repository_backup *backup, json_t *folders, const 
 
 static void plan_paths(struct repository_backup *backup, json_t *files, json_t *folders)
 {
-	static const char *const records[] = {"manifest.json.part", "manifest.json.part.new"};
+	static const char *const records[] = {
+		"manifest.json.part", "manifest.json.part.new", "state.json", "state.json.new"};
 	char path[NAME_PATH_BYTES];
 	path_vm(backup->vm, path);
 	add_folder(backup, folders, path);

@@ -110,7 +110,7 @@ static int commit_manifest(
 		return -1;
 	int rc = record_store(backup->repo->dir_fd, part, manifest, err);
 	json_decref(manifest);
-	if (rc < 0)
+	if (rc < 0 || audit_store_positions(backup, err) < 0)
 		return -1;
 	repository_backup_stage(backup, REPOSITORY_STAGE_RENAME_MANIFEST);
 	if (lock_still_ours(backup->lock, err) < 0)
