@@ -277,6 +277,13 @@ static void tell(struct prune *prune)
 static int prune_vm(struct prune *prune, struct err *err)
 {
 	struct err why = ERR_INIT;
+	/* What a killed prune left, also when the rules take nothing out now. */
+	struct clean clean = {.what = REPOSITORY_CLEAN_EXPIRED,
+		.vm = prune->vm,
+		.cancel = prune->options->cancel};
+	if (!prune->options->dry_run && plan_clean(prune->repo, &clean, err) < 0)
+		return -1;
+	prune->result->freed_bytes += clean.freed_signed_bytes;
 	if (repository_list_points(prune->repo, prune->vm, add_point, prune, &why) < 0)
 		return err_copy(err, prune->err.code ? &prune->err : &why);
 	if (prune->nr_points == 0)
