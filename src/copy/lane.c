@@ -151,9 +151,11 @@ static int tell_chunks(struct engine *e, const struct slot *slot, unsigned nr, u
 			end++;
 		if (skip)
 			continue;
+		/* Bits beyond the run are left out. */
+		uint64_t zero_mask = slot->piece.zero_chunks << (64 - end) >> (64 - end) >> i;
 		if (sink->chunks(sink->context, first + i, end - i,
-			    slot->piece.leaves + i * DIGEST_LEAF_BYTES_MAX,
-			    slot->piece.zero_chunks >> i, &e->err) < 0)
+			    slot->piece.leaves + (size_t)i * DIGEST_LEAF_BYTES_MAX, zero_mask,
+			    &e->err) < 0)
 			return -1;
 	}
 	return 0;

@@ -9,6 +9,7 @@
  */
 #include "copy_internal.h"
 
+#include <assert.h>
 #include <string.h>
 
 static void set_bits(uint64_t *words, uint64_t from, uint64_t to)
@@ -94,10 +95,11 @@ void piece_set_same(
 	unsigned step = plan->granule_bytes <= DIGEST_CHUNK_BYTES
 				? 1
 				: plan->granule_bytes / DIGEST_CHUNK_BYTES;
+	assert(nr_chunks <= COPY_CHUNKS_MAX && step < COPY_CHUNKS_MAX);
 	piece->same_chunks = 0;
 	for (unsigned first = 0; first < nr_chunks; first += step) {
 		unsigned nr = nr_chunks - first < step ? nr_chunks - first : step;
-		uint64_t mask = (nr == 64 ? UINT64_MAX : ((uint64_t)1 << nr) - 1) << first;
+		uint64_t mask = (((uint64_t)1 << nr) - 1) << first;
 		if ((same & mask) == mask)
 			piece->same_chunks |= mask;
 	}

@@ -11,6 +11,7 @@ static int told_chunks(void *context, uint64_t first, unsigned nr, const uint8_t
 	if (t->refuse)
 		return err_set(err, ERR_NO_SPACE, "no room for digests");
 	assert_true(nr >= 1 && nr <= 64 && first + nr <= t->nr_chunks);
+	assert_true(nr == 64 || zero_mask >> nr == 0);
 	for (unsigned i = 0; i < nr; i++) {
 		t->times[first + i]++;
 		t->zero[first + i] = zero_mask >> i & 1;
