@@ -247,6 +247,27 @@ struct block *block_raw_create(
 struct block *block_null_open(uint64_t size_bytes, struct err *err);
 
 /*
+ * Tells the map of a source differently: from are the nr_from extents that the source told
+ * from offset on; fills 1..max of out, for all that they cover or a first part of it.
+ * Called by several lanes at once.
+ */
+typedef int block_remap(void *context, uint64_t offset, const struct block_extent *from,
+	size_t nr_from, struct block_extent *out, size_t max, size_t *nr, struct err *err);
+
+/*
+ * source, read-only, with a map that remap() tells (info.has_changes: it may say
+ * BLOCK_UNCHANGED).  Lanes and all else are the source's own.  Borrows source and context;
+ * close the result first.
+ */
+struct block *block_remap_open(
+	struct block *source, block_remap *remap, void *context, struct err *err);
+
+/* For remap(): puts the state of the next bytes into out, joined with its like; false when it
+ * is full. */
+bool block_remap_put(
+	struct block_extent *out, size_t max, size_t *nr, uint64_t length, uint32_t flags);
+
+/*
  * base, with writes going to unnamed scratch files in folder, which are gone
  * when the block is closed or the process ends.  base: up to 1 PiB, else
  * ERR_UNSUPPORTED.  At most limit_bytes of scratch
