@@ -57,8 +57,9 @@ static int check_options(const struct repository_backup_options *options, struct
 	return 0;
 }
 
-static int check_space(
-	struct repository *repo, const struct repository_backup_options *options, struct err *err)
+/* there_bytes: what an interrupted job has stored of it already. */
+static int check_space(struct repository *repo, const struct repository_backup_options *options,
+	uint64_t there_bytes, struct err *err)
 {
 	uint64_t need = SPACE_MARGIN, free_bytes, total_bytes;
 	for (size_t i = 0; i < options->nr_disks; i++)
@@ -66,7 +67,7 @@ static int check_space(
 			need = UINT64_MAX;
 	if (repository_free_bytes(repo, &free_bytes, &total_bytes, err) < 0)
 		return -1;
-	if (need <= free_bytes)
+	if (need <= free_bytes || need - free_bytes <= there_bytes)
 		return 0;
 	err_set(err, ERR_NO_SPACE,
 		"the backup of VM \"%s\" may take %" PRIu64 " MiB, and %s has %" PRIu64 " MiB free",
@@ -239,51 +240,13 @@ static int make_folders(struct repository_backup *backup, struct err *err)
 	return 0;
 }
 
-static int make_disk(struct repository_backup *backup, struct backup_disk *disk, struct err *err)
-{
-	const struct repository_settings *settings = &backup->repo->info.settings;
-	char backing[REPOSITORY_POINT_BYTES + sizeof ".qcow2"];
-	const char *beneath = backup_record_backing(disk);
-	struct sums_facts facts = {.algorithm = settings->digest,
-		.size_bytes = disk->size_bytes,
-		.increment = beneath != NULL};
-	struct qcow2_create_options create = {
-		.size_bytes = round_up(disk->size_bytes, 512),
-		.cluster_bytes = settings->cluster_bytes,
-		.compression =
-			settings->compression == REPOSITORY_COMPRESS_ZSTD ? QCOW2_ZSTD : QCOW2_ZLIB,
-	};
-	struct qcow2_open_options open_options = {
-		.size_bytes = disk->size_bytes,
-		.compress = settings->compression != REPOSITORY_COMPRESS_NONE,
-		.compress_level = settings->compress_level,
-	};
-	char *AUTO_FREE path = NULL;
-	if (asprintf(&path, "%s/%s", backup->repo->info.path, disk->image_part) < 0)
-		return err_errno(err, ENOMEM, "cannot make disk %s", disk->key);
-	if (beneath) {
-		snprintf(backing, sizeof backing, "%s.qcow2", beneath);
-		create.backing_file = backing;
-		create.backing_format = "qcow2";
-	}
-	if (qcow2_create(path, &create, err) < 0)
-		return -1;
-	disk->image = qcow2_open(path, &open_options, err);
-	if (!disk->image)
-		return -1;
-	memcpy(facts.key, disk->key, sizeof facts.key);
-	memcpy(facts.point, backup->point, sizeof facts.point);
-	disk->sums = sums_writer_create(backup->repo->dir_fd, disk->sums_part, &facts,
-		beneath ? chain_sums(disk->chain) : NULL, err);
-	return disk->sums ? 0 : -1;
-}
-
 void backup_free(struct repository_backup *backup)
 {
 	(void)checkpoint_stop(backup, NULL);
 	for (size_t i = 0; i < backup->nr_disks; i++) {
 		struct backup_disk *disk = &backup->disks[i];
 		struct err err = ERR_INIT;
+		block_close(disk->remaining, NULL);
 		if (block_close(disk->image, &err) < 0)
 			log_debug("%s", err.text);
 		sums_writer_free(disk->sums);
@@ -296,6 +259,7 @@ void backup_free(struct repository_backup *backup)
 	}
 	lock_release(backup->lock);
 	plan_free(&backup->plan);
+	plan_free(&backup->adopted);
 	json_decref(backup->source);
 	json_decref(backup->config);
 	checkpoint_destroy(&backup->checkpoints);
@@ -342,14 +306,13 @@ static int begin(struct repository_backup *backup, const struct repository_backu
 	struct err *err)
 {
 	struct repository *repo = backup->repo;
-	const struct lock_wait wait = {.wait_ms = options->wait_ms, .for_prune_only = true};
-	backup->lock = lock_take_write(
-		repo, LOCK_TASK_OTHER, backup->vm, backup->job, &wait, backup->cancel, err);
-	if (!backup->lock)
+	if (resume_lock(backup, options, err) < 0)
 		return -1;
+	bool adopts = backup->adopted.json != NULL;
 	struct clean clean = {.what = REPOSITORY_CLEAN_DEAD,
 		.vm = backup->vm,
 		.vm_is_locked = true,
+		.keep = adopts ? backup->job : NULL,
 		.cancel = backup->cancel};
 	if (plan_clean(repo, &clean, err) < 0)
 		return -1;
@@ -357,21 +320,25 @@ static int begin(struct repository_backup *backup, const struct repository_backu
 	struct err late = ERR_INIT;
 	if (repository_clean(repo, REPOSITORY_CLEAN_EXPIRED, NULL, NULL, NULL, &late) < 0)
 		log_warning("%s", late.text);
-	if (check_space(repo, options, err) < 0 || choose_point(backup, err) < 0)
+	if (check_space(repo, options, backup->adopted.stored_bytes, err) < 0 ||
+		(!adopts && choose_point(backup, err) < 0))
 		return -1;
 	for (size_t i = 0; i < options->nr_disks; i++) {
 		backup->nr_disks = i + 1;
 		if (fill_disk(backup, &backup->disks[i], &options->disks[i], err) < 0)
 			return -1;
 	}
-	if (open_parents(backup, options, err) < 0 || write_plan(backup, err) < 0)
+	if (open_parents(backup, options, err) < 0 ||
+		(adopts ? resume_write_plan(backup, err) : write_plan(backup, err)) < 0)
 		return -1;
-	repository_backup_stage(backup, REPOSITORY_STAGE_CREATE);
+	repository_backup_stage(backup, adopts ? REPOSITORY_STAGE_RESUME : REPOSITORY_STAGE_CREATE);
 	if (make_folders(backup, err) < 0)
 		return -1;
-	for (size_t i = 0; i < backup->nr_disks; i++)
-		if (make_disk(backup, &backup->disks[i], err) < 0)
+	for (size_t i = 0; i < backup->nr_disks; i++) {
+		struct backup_disk *disk = &backup->disks[i];
+		if ((adopts ? resume_disk(disk, err) : backup_disk_make(disk, err)) < 0)
 			return -1;
+	}
 	return 0;
 }
 
@@ -385,11 +352,13 @@ struct repository_backup *repository_backup_begin(
 		return NULL;
 	}
 	struct repository_backup *backup = backup_new(repo, options, err);
-	if (backup && begin(backup, options, err) < 0) {
+	if (!backup || begin(backup, options, err) == 0)
+		return backup;
+	if (backup->adopted.json)
+		repository_backup_leave(backup); /* it may be gone on with another time */
+	else
 		repository_backup_abort(backup);
-		return NULL;
-	}
-	return backup;
+	return NULL;
 }
 
 /* --- while it runs ---------------------------------------------------------------- */
@@ -513,5 +482,8 @@ void repository_backup_leave(struct repository_backup *backup)
 	/* Whoever goes on with it finds all of it. */
 	if (checkpoint_stop(backup, &err) < 0 || checkpoint_now(backup, &err) < 0)
 		log_warning("job %s: %s", backup->job, err.text);
+	close_disks(backup);
+	if (backup->planned)
+		repository_backup_stage(backup, REPOSITORY_STAGE_LEFT);
 	backup_free(backup);
 }

@@ -30,7 +30,7 @@ static int sink_zeros(void *context, uint64_t first, uint64_t nr, struct err *er
 	return checkpoint_told(disk, 0, err);
 }
 
-static int parent_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
+int backup_copy_parent_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
 	uint64_t zero_mask, uint64_t *same, struct err *err)
 {
 	const struct backup_disk *disk = context;
@@ -54,7 +54,7 @@ static int parent_chunks(void *context, uint64_t first, unsigned nr, const uint8
 	return 0;
 }
 
-static int parent_zeros(
+int backup_copy_parent_zeros(
 	void *context, uint64_t first, uint64_t nr, uint64_t *nr_alike, bool *same, struct err *err)
 {
 	const struct backup_disk *disk = context;
@@ -88,8 +88,9 @@ int repository_backup_copy(struct repository_backup *backup, size_t index, struc
 		return -1;
 	disk->sink = (struct copy_chunk_sink){
 		.context = disk, .chunks = sink_chunks, .zeros = sink_zeros};
-	disk->baseline = (struct copy_baseline){
-		.context = disk, .chunks = parent_chunks, .zeros = parent_zeros};
+	disk->baseline = (struct copy_baseline){.context = disk,
+		.chunks = backup_copy_parent_chunks,
+		.zeros = backup_copy_parent_zeros};
 	options->digest_key = &backup->repo->key;
 	options->sink = &disk->sink;
 	options->baseline = disk->chain ? &disk->baseline : NULL;
@@ -97,5 +98,6 @@ int repository_backup_copy(struct repository_backup *backup, size_t index, struc
 		disk->mode == REPOSITORY_INCREMENTAL && disk->change != REPOSITORY_CHANGE_COMPARE;
 	*from = source;
 	*to = disk->image;
-	return 0;
+	return disk->resumed == REPOSITORY_FRESH ? 0
+						 : resume_copy(disk, source, options, from, err);
 }

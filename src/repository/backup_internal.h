@@ -27,6 +27,10 @@ struct backup_disk {
 	struct copy_baseline baseline;
 	struct sums_totals totals;
 	bool closed; /* image and sums are complete */
+	enum repository_resumed resumed;
+	bool same_state; /* what is stored is of the state of the source that is read now */
+	uint64_t kept_bytes;
+	struct block *remaining; /* the source, seen through what is stored; may be NULL */
 	atomic_bool has_news; /* told since the last checkpoint began */
 	char image_path[NAME_PATH_BYTES], image_part[NAME_PATH_BYTES];
 	char sums_path[NAME_PATH_BYTES], sums_part[NAME_PATH_BYTES];
@@ -58,6 +62,8 @@ struct repository_backup {
 	struct lock *lock;
 	struct plan plan;
 	bool planned;
+	struct plan
+		adopted; /* of the interrupted job that this one goes on with; json NULL: none */
 	struct backup_disk *disks;
 	size_t nr_disks;
 	pthread_mutex_t stage_mutex;
@@ -121,5 +127,43 @@ json_t *backup_record_storage(struct repository_backup *backup);
 
 /* The point beneath a disk's image: its parent, or NULL for what is stored as a full. */
 const char *backup_record_backing(const struct backup_disk *disk);
+
+/* --- backup_disk.c ----------------------------------------------------------------- */
+
+#define BACKUP_BACKING_BYTES (REPOSITORY_POINT_BYTES + sizeof ".qcow2")
+
+/* How its image is made; backing is room for the name of what lies beneath. */
+void backup_disk_image_options(const struct backup_disk *disk, struct qcow2_create_options *create,
+	char backing[BACKUP_BACKING_BYTES]);
+void backup_disk_sums_facts(const struct backup_disk *disk, struct sums_facts *facts);
+struct sums_reader *backup_disk_parent_sums(const struct backup_disk *disk);
+/* path: the image's, absolute. */
+int backup_disk_open_image(struct backup_disk *disk, const char *path, struct err *err);
+/* Makes image and sums. */
+int backup_disk_make(struct backup_disk *disk, struct err *err);
+
+/* --- backup_copy.c ------------------------------------------------------------------ */
+
+/* What the parent's sums tell, as baselines do; context is the disk. */
+int backup_copy_parent_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
+	uint64_t zero_mask, uint64_t *same, struct err *err);
+int backup_copy_parent_zeros(void *context, uint64_t first, uint64_t nr, uint64_t *nr_alike,
+	bool *same, struct err *err);
+
+/* --- resume.c, resume_check.c, resume_copy.c ------------------------------------------- */
+
+/* Takes the VM's write lock, under the id of an interrupted job where there is one to go on
+ * with (then backup->adopted is its plan, and the point its point). */
+int resume_lock(struct repository_backup *backup, const struct repository_backup_options *options,
+	struct err *err);
+/* Instead of writing a new plan: the job's plan, with its new owner. */
+int resume_write_plan(struct repository_backup *backup, struct err *err);
+/* Instead of making its files: opens them, or where they are of no use makes them anew. */
+int resume_disk(struct backup_disk *disk, struct err *err);
+/* Forgets what the image does not hold as it was told. */
+int resume_check(struct backup_disk *disk, struct err *err);
+/* What is left to copy: a disk that is not REPOSITORY_FRESH. */
+int resume_copy(struct backup_disk *disk, struct block *source, struct copy_options *options,
+	struct block **from, struct err *err);
 
 #endif

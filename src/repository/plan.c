@@ -476,7 +476,8 @@ int plan_clean(struct repository *repo, struct clean *clean, struct err *err)
 	for (size_t i = 0; i < jobs.nr && rc == 0; i++) {
 		struct plan plan;
 		struct err load_err = ERR_INIT;
-		if (!name_is_job(jobs.name[i]))
+		if (!name_is_job(jobs.name[i]) ||
+			(clean->keep && strcmp(clean->keep, jobs.name[i]) == 0))
 			continue;
 		if (plan_load(repo, jobs.name[i], &plan, &load_err) < 0) {
 			if (load_err.code == ERR_NOT_FOUND)

@@ -301,6 +301,7 @@ struct repository_backup_options {
  * (REPOSITORY_STAGE_COPY is the caller's). */
 #define REPOSITORY_STAGE_BEGIN "begin"
 #define REPOSITORY_STAGE_CREATE "create"
+#define REPOSITORY_STAGE_RESUME "resume" /* what an interrupted job stored is looked at */
 #define REPOSITORY_STAGE_COPY "copy"
 #define REPOSITORY_STAGE_AUDIT "audit"
 #define REPOSITORY_STAGE_FILL "fill" /* a full is made of the chain, where it grew too long */
@@ -313,13 +314,16 @@ struct repository_backup_options {
 #define REPOSITORY_STAGE_LOG "log"
 #define REPOSITORY_STAGE_DROP_PLAN "drop-plan"
 #define REPOSITORY_STAGE_ABORT "abort"
+#define REPOSITORY_STAGE_LEFT "left" /* its owner let go of it, and it is kept */
 
 struct repository_backup;
 
 /*
  * Takes the VM's write lock (ERR_BUSY names job, host, pid, since when, stage),
  * cleans what dead jobs of this VM left, and of others whose time has passed, checks free space
- * (ERR_NO_SPACE), writes the plan, makes the images.  On failure nothing is left.  Borrows
+ * (ERR_NO_SPACE), writes the plan, makes the images.  An interrupted job of the same disks is
+ * gone on with instead (options->resume): its point, its files, as far as their digests hold.
+ * On failure nothing is left, but what was there to go on with stays.  Borrows
  * everything in options for the call, except cancel.  A restore point of more than one disk is one
  * backup.
  */

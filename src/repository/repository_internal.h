@@ -290,7 +290,8 @@ int plan_finish(struct repository *repo, const struct plan *plan, struct err *er
 struct clean {
 	enum repository_clean_what what;
 	const char *vm; /* NULL: all */
-	bool vm_is_locked; /* by the caller, who has no plan yet */
+	bool vm_is_locked; /* by the caller, who has no plan yet, or keeps his */
+	const char *keep; /* the job that goes on; may be NULL */
 	bool must_finish; /* a prune that cannot be finished is an error, not a warning */
 	struct cancel *cancel;
 	unsigned nr_jobs;

@@ -223,7 +223,7 @@ static void test_abort_and_leave(void **state)
 	repository_backup_leave(backup);
 	SUPPORT_OK(repository_jobs(repo, take_job, &job, &err), err);
 	assert_false(job.alive);
-	assert_string_equal(job.stage, "copy");
+	assert_string_equal(job.stage, "left");
 	assert_int_equal(
 		name_seconds_utc(job.keep_until) - name_seconds_utc(job.stage_since), 86400);
 	assert_true(job.stored_bytes > 0);
