@@ -86,13 +86,16 @@ static int fill_disk(struct backup_disk *disk, struct err *err)
 	if (!parent)
 		return -1;
 	struct fill fill = {.disk = disk, .parent = repository_disk_block(parent)};
-	const struct copy_options options = {.digest_key = &backup->repo->key,
+	struct copy_options options = {.digest_key = &backup->repo->key,
 		.sink = &disk->sink,
 		.changed_only = true,
 		.cancel = backup->cancel};
 	block_init(&fill.block, &fill_driver, strdup(block_label(fill.parent)));
 	fill.block.info = *block_info(fill.parent);
 	fill.block.info.has_changes = true;
+	disk->is_filling = true;
+	if (disk->resumed != REPOSITORY_FRESH)
+		resume_baseline(disk, &options); /* zeros over nothing are not written */
 	int rc = copy_run(&fill.block, disk->image, &options, err);
 	block_close(&fill.block, NULL);
 	repository_disk_close(parent);

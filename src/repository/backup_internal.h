@@ -17,6 +17,7 @@ struct backup_disk {
 	char *reason, *change_id, *bitmap, *source_state; /* all but the first may be NULL */
 	char parent[REPOSITORY_POINT_BYTES]; /* "": none */
 	bool is_filled; /* read as an increment, but stored as a full: the chain is long enough */
+	bool is_filling; /* that is done now */
 	json_t *source;
 	struct chain *chain; /* of the parent; NULL for a full */
 	struct repository_figures figures;
@@ -162,6 +163,8 @@ int resume_write_plan(struct repository_backup *backup, struct err *err);
 int resume_disk(struct backup_disk *disk, struct err *err);
 /* Forgets what the image does not hold as it was told. */
 int resume_check(struct backup_disk *disk, struct err *err);
+/* What it holds already, for a copy to its image. */
+void resume_baseline(struct backup_disk *disk, struct copy_options *options);
 /* What is left to copy: a disk that is not REPOSITORY_FRESH. */
 int resume_copy(struct backup_disk *disk, struct block *source, struct copy_options *options,
 	struct block **from, struct err *err);

@@ -101,10 +101,12 @@ static int choose(struct repository *repo, const struct repository_backup_option
 
 /* --- the lock --------------------------------------------------------------------------- */
 
-static int take_lock(struct repository_backup *backup, struct err *err)
+static int take_lock(struct repository_backup *backup,
+	const struct repository_backup_options *options, struct err *err)
 {
-	backup->lock = lock_take(
-		backup->repo, LOCK_KIND_WRITE, backup->vm, NULL, backup->job, backup->cancel, err);
+	const struct lock_wait wait = {.wait_ms = options->wait_ms, .for_prune_only = true};
+	backup->lock = lock_take_write(
+		backup->repo, LOCK_TASK_OTHER, backup->vm, backup->job, &wait, backup->cancel, err);
 	return backup->lock ? 0 : -1;
 }
 

@@ -93,6 +93,13 @@ static int remap(void *context, uint64_t offset, const struct block_extent *from
 
 /* --- the target ---------------------------------------------------------------------------- */
 
+/* What is untouched reads as the parent, or will: where that is filled in now, or in a full
+ * without a parent, it is zeros. */
+static bool reads_as_parent(const struct backup_disk *disk)
+{
+	return disk->chain && !disk->is_filling;
+}
+
 static int same_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
 	uint64_t zero_mask, uint64_t *same, struct err *err)
 {
@@ -115,14 +122,14 @@ static int same_chunks(void *context, uint64_t first, unsigned nr, const uint8_t
 			 memcmp(leaf, leaves + (size_t)i * DIGEST_LEAF_BYTES_MAX, leaf_bytes) == 0)
 			*same |= bit;
 	}
-	if (!disk->chain)
+	if (!reads_as_parent(disk))
 		beneath = zero_mask;
 	else if (untouched &&
 		 backup_copy_parent_chunks(disk, first, nr, leaves, zero_mask, &beneath, err) < 0)
 		return -1;
 	*same |= untouched & beneath;
 	/* Nothing is written, but the next one to go on with it need not read it again. */
-	for (unsigned i = 0; i < nr && !disk->chain; i++)
+	for (unsigned i = 0; i < nr && !reads_as_parent(disk); i++)
 		if (*same & untouched & (uint64_t)1 << i &&
 			sums_writer_zeros(disk->sums, first + i, 1, err) < 0)
 			return -1;
@@ -142,18 +149,25 @@ static int same_zeros(
 		if (look(disk, at, nr - *nr_alike, &stored, &kind, &run, leaf, err) < 0)
 			return -1;
 		bool alike = stored == STORED_TOLD ? kind == SUMS_ZERO : stored == STORED_UNTOUCHED;
-		if (stored == STORED_UNTOUCHED && disk->chain &&
+		if (stored == STORED_UNTOUCHED && reads_as_parent(disk) &&
 			backup_copy_parent_zeros(disk, at, run, &run, &alike, err) < 0)
 			return -1;
 		if (*nr_alike > 0 && alike != *same)
 			break;
-		if (stored == STORED_UNTOUCHED && !disk->chain &&
+		if (stored == STORED_UNTOUCHED && !reads_as_parent(disk) &&
 			sums_writer_zeros(disk->sums, at, run, err) < 0)
 			return -1;
 		*same = alike;
 		*nr_alike += run;
 	}
 	return 0;
+}
+
+void resume_baseline(struct backup_disk *disk, struct copy_options *options)
+{
+	disk->baseline =
+		(struct copy_baseline){.context = disk, .chunks = same_chunks, .zeros = same_zeros};
+	options->baseline = &disk->baseline;
 }
 
 int resume_copy(struct backup_disk *disk, struct block *source, struct copy_options *options,
