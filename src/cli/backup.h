@@ -14,13 +14,15 @@
 #include "cli.h"
 #include "disks.h"
 #include "progress.h"
+#include "qemu_source.h"
 #include "repository.h"
 
 struct backup_values {
 	const char *repo, *vm, *mode, *audit;
 	struct option_list disks, allow_backing, changed_by, change_ids, source_ids, bitmaps;
 	struct option_number rate, parallel, wait;
-	bool resume, no_resume;
+	const char *agent, *scratch; /* of a machine in QEMU */
+	bool resume, no_resume, no_freeze;
 };
 
 struct backup_disk {
@@ -39,7 +41,9 @@ struct backup_disk {
 	char *path; /* of a local source, absolute */
 	char *state; /* repository_disk_spec.source_state; NULL */
 	char unusable[160]; /* repository_offer.unusable; "" */
-	struct repository_pair identity;
+	struct repository_pair identity[2];
+	size_t nr_identity;
+	const struct qemu_source_disk *qemu; /* NULL: the source is opened by its name */
 
 	/* What became of it. */
 	enum repository_resumed resumed;
@@ -51,6 +55,7 @@ struct backup {
 	const struct backup_values *values;
 	unsigned audit_per_mille; /* 0: none */
 	struct repository *repo;
+	struct qemu_source *qemu; /* the machine whose disks they are; NULL: none */
 	struct backup_disk *disks;
 	struct repository_offer *offers;
 	struct repository_decision *decisions;
@@ -70,6 +75,7 @@ int backup_sources_open(struct backup *b, struct err *err);
 int backup_sources_decide(struct backup *b, struct err *err);
 /* Tells of the disks that became full although they need not have, in the log. */
 void backup_sources_warn(const struct backup *b);
+/* Also gives all back to the machine.  May be called again. */
 void backup_sources_close(struct backup *b);
 
 /*

@@ -23,6 +23,12 @@ static int add_disk(struct backup *b, const char *key, const char *name, struct 
 			return err_set(err, ERR_USAGE, "disks %s and %s are the same source: %s",
 				b->disks[i].key, key, name);
 	}
+	if (!b->qemu && qemu_source_is(name))
+		return err_set(err, ERR_USAGE,
+			"%s: a machine's disks have keys of their own (sendense backup ... %s, "
+			"without "
+			"--disk)",
+			name, name);
 	struct backup_disk *disk = &b->disks[b->nr_disks++];
 	snprintf(disk->key, sizeof disk->key, "%s", key);
 	snprintf(disk->label, sizeof disk->label, "disk %s", key);
@@ -42,6 +48,31 @@ static int add_keyed_disk(struct backup *b, const char *text, struct err *err)
 	return add_disk(b, key, text + length + 1, err);
 }
 
+/* The machine tells its disks. */
+static int open_machine(struct backup *b, struct err *err)
+{
+	struct qemu_source_options options = {
+		.name = b->cli->arguments.items[0],
+		.agent = b->values->agent,
+		.scratch = b->values->scratch,
+		.no_freeze = b->values->no_freeze,
+		.cancel = b->cli->cancel,
+	};
+	b->qemu = qemu_source_open(&options, err);
+	return b->qemu ? 0 : -1;
+}
+
+static int add_machine_disks(struct backup *b, struct err *err)
+{
+	for (size_t i = 0; i < qemu_source_nr_disks(b->qemu); i++) {
+		const struct qemu_source_disk *disk = qemu_source_disk(b->qemu, i);
+		if (add_disk(b, disk->key, disk->name, err) < 0)
+			return -1;
+		b->disks[i].qemu = disk;
+	}
+	return 0;
+}
+
 static int read_disks(struct backup *b, struct err *err)
 {
 	const struct option_list *keyed = &b->values->disks, *sources = &b->cli->arguments;
@@ -53,6 +84,15 @@ static int read_disks(struct backup *b, struct err *err)
 		return err_set(
 			err, ERR_USAGE, "which disk? (SOURCE, or --disk KEY=SOURCE for each)");
 	size_t nr = keyed->nr + sources->nr;
+	bool is_machine = sources->nr > 0 && qemu_source_is(sources->items[0]);
+	if (!is_machine && (b->values->agent || b->values->scratch || b->values->no_freeze))
+		return err_set(err, ERR_USAGE,
+			"--agent, --no-freeze and --scratch are for a machine in QEMU "
+			"(qemu:SOCKET)");
+	if (is_machine && open_machine(b, err) < 0)
+		return -1;
+	if (is_machine)
+		nr = qemu_source_nr_disks(b->qemu);
 	if (nr > REPOSITORY_DISKS_MAX)
 		return err_set(err, ERR_USAGE,
 			"%zu disks are more than the %d of one restore point", nr,
@@ -64,6 +104,8 @@ static int read_disks(struct backup *b, struct err *err)
 	b->copies = calloc(nr, sizeof *b->copies);
 	if (!b->disks || !b->offers || !b->decisions || !b->specs || !b->copies)
 		return err_errno(err, ENOMEM, "cannot back up");
+	if (is_machine)
+		return add_machine_disks(b, err);
 	for (size_t i = 0; i < keyed->nr; i++)
 		if (add_keyed_disk(b, keyed->items[i], err) < 0)
 			return -1;

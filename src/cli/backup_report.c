@@ -50,6 +50,9 @@ static int print_json(const struct backup *b, const struct repository_point *poi
 		point->vm, "point", point->id, "seconds", (double)took_ns / 1e9, "disks", disks);
 	if (point->consistency)
 		json_object_set_new(object, "consistency", json_string(point->consistency));
+	if (point->consistency_reason)
+		json_object_set_new(
+			object, "consistency_reason", json_string(point->consistency_reason));
 	return cli_print_json(object, err);
 }
 

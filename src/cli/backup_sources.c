@@ -26,6 +26,7 @@ static const char *kind_name(const char *name)
 		[LOCATOR_QCOW2] = "qcow2",
 		[LOCATOR_NBD] = "nbd",
 		[LOCATOR_NULL] = "null",
+		[LOCATOR_QEMU] = "qemu",
 	};
 	return names[kind_of(name)];
 }
@@ -74,8 +75,43 @@ static void find_state(struct backup_disk *disk)
 	}
 }
 
+/* What the machine knows: which bitmap tells of its changes, and which one begins now. */
+static int take_machine_facts(struct backup_disk *disk, struct err *err)
+{
+	if (disk->bitmap)
+		return err_set(err, ERR_USAGE,
+			"--bitmap %s: bitmaps of a machine in QEMU are named by themselves",
+			disk->bitmap);
+	disk->bitmap = disk->qemu->bitmap;
+	if (disk->change != REPOSITORY_CHANGE_NONE || !disk->qemu->since)
+		return 0;
+	disk->change = REPOSITORY_CHANGE_BITMAP;
+	disk->change_argument = disk->qemu->since;
+	if (disk->qemu->unusable)
+		snprintf(disk->unusable, sizeof disk->unusable, "%s", disk->qemu->unusable);
+	return 0;
+}
+
+static void find_identity(const struct backup *b, struct backup_disk *disk)
+{
+	struct repository_pair *identity = disk->identity;
+	if (disk->qemu && qemu_source_uuid(b->qemu)[0])
+		identity[disk->nr_identity++] =
+			(struct repository_pair){"vm-uuid", qemu_source_uuid(b->qemu)};
+	if (disk->qemu)
+		identity[disk->nr_identity++] =
+			(struct repository_pair){"device", disk->qemu->identity};
+	else if (disk->path)
+		identity[disk->nr_identity++] = (struct repository_pair){"path", disk->path};
+	else
+		identity[disk->nr_identity++] =
+			(struct repository_pair){"uri", block_label(disk->opened)};
+}
+
 static int open_disk(struct backup *b, struct backup_disk *disk, struct err *err)
 {
+	if (disk->qemu && take_machine_facts(disk, err) < 0)
+		return -1;
 	bool has_bitmap = disk->change == REPOSITORY_CHANGE_BITMAP;
 	struct source_options options = {
 		.read_only = true,
@@ -83,26 +119,28 @@ static int open_disk(struct backup *b, struct backup_disk *disk, struct err *err
 		.allow_backing = &b->values->allow_backing,
 		.cancel = b->cli->cancel,
 	};
-	disk->source = disk->opened = source_open(disk->name, &options, err);
+	disk->source = disk->opened =
+		source_open(disk->qemu ? disk->qemu->uri : disk->name, &options, err);
 	if (!disk->opened)
 		return -1;
 	if (block_info(disk->opened)->size_bytes == 0)
 		return err_set(err, ERR_RANGE, "%s has no bytes", disk->name);
-	if (has_bitmap && !block_info(disk->opened)->has_changes)
+	if (has_bitmap && !disk->unusable[0] && !block_info(disk->opened)->has_changes)
 		snprintf(disk->unusable, sizeof disk->unusable, "the export has no bitmap %s",
 			disk->change_argument);
 	if (disk->change == REPOSITORY_CHANGE_EXTENTS && open_list(b, disk, err) < 0)
 		return -1;
 	const char *path = locator_path(disk->name);
 	disk->path = path ? realpath(path, NULL) : NULL;
-	disk->identity = disk->path ? (struct repository_pair){"path", disk->path}
-				    : (struct repository_pair){"uri", block_label(disk->opened)};
+	find_identity(b, disk);
 	find_state(disk);
 	return 0;
 }
 
 int backup_sources_open(struct backup *b, struct err *err)
 {
+	if (b->qemu && qemu_source_begin(b->qemu, b->repo, b->values->vm, err) < 0)
+		return -1;
 	for (size_t i = 0; i < b->nr_disks; i++) {
 		struct backup_disk *disk = &b->disks[i];
 		if (open_disk(b, disk, err) < 0)
@@ -118,9 +156,10 @@ int backup_sources_open(struct backup *b, struct err *err)
 			.source =
 				{
 					.kind = kind_name(disk->name),
-					.label = block_label(disk->opened),
-					.identity = &disk->identity,
-					.nr_identity = 1,
+					.label =
+						disk->qemu ? disk->name : block_label(disk->opened),
+					.identity = disk->identity,
+					.nr_identity = disk->nr_identity,
 				},
 		};
 	}
@@ -137,7 +176,12 @@ void backup_sources_close(struct backup *b)
 		changes_close(disk->changes);
 		free(disk->path);
 		free(disk->state);
+		disk->source = disk->opened = NULL;
+		disk->changes = NULL;
+		disk->path = disk->state = NULL;
 	}
+	qemu_source_end(b->qemu);
+	b->qemu = NULL;
 }
 
 /* --- deciding ---------------------------------------------------------------------- */

@@ -69,6 +69,25 @@ static const struct option_spec option_table[] = {
 		.argument = "[KEY=]ID",
 		.help = "promises that a source of this id always holds the same bytes (a "
 			"snapshot's name), so that an interrupted backup need not read them again"},
+	{.name = "agent",
+		.kind = OPTION_TEXT,
+		.offset = offsetof(struct backup_values, agent),
+		.argument = "SOCKET",
+		.words = WORDS_FILE,
+		.help = "of a machine in QEMU: the guest agent's socket (default: QEMU is asked "
+			"for "
+			"it)"},
+	{.name = "no-freeze",
+		.kind = OPTION_FLAG,
+		.offset = offsetof(struct backup_values, no_freeze),
+		.help = "of a machine in QEMU: do not freeze the guest's file systems"},
+	{.name = "scratch",
+		.kind = OPTION_TEXT,
+		.offset = offsetof(struct backup_values, scratch),
+		.argument = "DIR",
+		.words = WORDS_FOLDER,
+		.help = "of a machine in QEMU: where what the guest overwrites during the backup "
+			"is kept (default: /var/tmp)"},
 	{.name = "resume",
 		.kind = OPTION_FLAG,
 		.offset = offsetof(struct backup_values, resume),
@@ -138,6 +157,8 @@ static struct repository_backup *begin(struct backup *b, struct err *err)
 			  : v->no_resume ? REPOSITORY_RESUME_NEVER
 					 : REPOSITORY_RESUME_AUTO,
 		.wait_ms = (v->wait.given ? (unsigned)v->wait.value : WAIT_S) * 1000,
+		.consistency = b->qemu ? qemu_source_consistency(b->qemu) : NULL,
+		.consistency_reason = b->qemu ? qemu_source_consistency_reason(b->qemu) : NULL,
 		.cancel = b->cli->cancel,
 		.stage = tell_stage,
 		.stage_context = b->progress,
@@ -147,6 +168,11 @@ static struct repository_backup *begin(struct backup *b, struct err *err)
 			return NULL;
 		options.source =
 			(struct repository_source){.kind = b->specs[0].source.kind, .label = v->vm};
+		/* A machine's own identity, which stands first among that of its disks. */
+		if (b->qemu && qemu_source_uuid(b->qemu)[0]) {
+			options.source.identity = b->disks[0].identity;
+			options.source.nr_identity = 1;
+		}
 		progress_stage(b->progress, REPOSITORY_STAGE_BEGIN);
 		struct repository_backup *backup = repository_backup_begin(b->repo, &options, err);
 		if (backup || !err || err->code != ERR_BUSY || attempt == DECIDE_MOST ||
@@ -225,6 +251,16 @@ static int give_up(struct backup *b, struct repository_backup *backup, struct er
 	return err_hint(err, "no restore point was made, what was written is deleted");
 }
 
+/* A machine's disks must still be what they were at its moment; if they are not, that is the
+ * reason, whatever came of it. */
+static int check_machine(struct backup *b, int rc, struct err *err)
+{
+	struct err why = ERR_INIT;
+	if (!b->qemu || cancel_requested(b->cli->cancel) || qemu_source_check(b->qemu, &why) == 0)
+		return rc;
+	return err_copy(err, &why);
+}
+
 static int make_point(struct backup *b, struct err *err)
 {
 	assert(b->specs && b->nr_disks > 0);
@@ -233,10 +269,15 @@ static int make_point(struct backup *b, struct err *err)
 		return -1;
 	backup_sources_warn(b);
 	snprintf(b->point, sizeof b->point, "%s", repository_backup_point(backup));
-	if (prepare(b, backup, err) == 0 && copy(b, backup, err) == 0 &&
-		repository_backup_commit(backup, err) == 0)
-		return 0;
-	return give_up(b, backup, err);
+	int rc = prepare(b, backup, err);
+	if (rc == 0)
+		rc = copy(b, backup, err);
+	rc = check_machine(b, rc, err);
+	if (rc == 0)
+		rc = repository_backup_commit(backup, err);
+	if (b->qemu && (rc == 0 || repository_backup_is_committed(backup)))
+		qemu_source_commit(b->qemu);
+	return rc == 0 ? 0 : give_up(b, backup, err);
 }
 
 static int back_up(struct backup *b, struct err *err)
@@ -255,6 +296,8 @@ static int back_up(struct backup *b, struct err *err)
 		rc = make_point(b, err);
 	if (rc < 0)
 		err_context(err, "cannot back up %s", b->values->vm);
+	/* The machine waits for nobody who reads the report. */
+	backup_sources_close(b);
 	progress_end(b->progress, err);
 	return rc == 0 ? backup_report_print(b, clock_now_ns() - began_ns, err) : -1;
 }

@@ -127,6 +127,9 @@ static json_t *point_json(const struct repository_point *point, struct chains *c
 		json_object_set_new(object, "protected_until", json_string(point->protected_until));
 	if (point->consistency)
 		json_object_set_new(object, "consistency", json_string(point->consistency));
+	if (point->consistency_reason)
+		json_object_set_new(
+			object, "consistency_reason", json_string(point->consistency_reason));
 	json_object_set_new(object, "disks", disks);
 	return object;
 }
@@ -164,10 +167,12 @@ static void print_point(const struct repository_point *point, struct chains *cha
 	printf("  made by    %s\n", point->software);
 	printf("  mode       %s\n", mode_text(point));
 	if (point->consistency)
-		printf("  consistent %s\n",
+		printf("  consistent %s%s%s\n",
 			strcmp(point->consistency, "application") == 0
 				? "for applications: the guest's file systems were frozen"
-				: "as after a crash: nothing was frozen");
+				: "as after a crash: nothing was frozen",
+			point->consistency_reason ? ", " : "",
+			point->consistency_reason ? point->consistency_reason : "");
 	printf("  verified   %s%s%s\n", verified_text(point), point->verified_at[0] ? ", " : "",
 		point->verified_at);
 	if (point->is_protected)

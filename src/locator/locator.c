@@ -12,6 +12,14 @@
 
 /* --- opening ------------------------------------------------------------------- */
 
+static int refuse_machine(const char *name, enum locator_kind kind, struct err *err)
+{
+	if (kind != LOCATOR_QEMU)
+		return 0;
+	return err_set(err, ERR_UNSUPPORTED,
+		"%s is a running machine, not one disk (sendense backup reads from it)", name);
+}
+
 static struct block *open_null(const char *size, struct err *err)
 {
 	uint64_t bytes;
@@ -28,7 +36,7 @@ struct block *locator_open(const char *name, const struct locator_options *optio
 {
 	enum locator_kind kind;
 	const char *rest;
-	if (locator_parse(name, &kind, &rest, err) < 0)
+	if (locator_parse(name, &kind, &rest, err) < 0 || refuse_machine(name, kind, err) < 0)
 		return NULL;
 	if (kind == LOCATOR_RAW)
 		return block_raw_open(rest, options->read_only, err);
@@ -147,7 +155,7 @@ struct block *locator_create(const char *name, const struct locator_create_optio
 	enum locator_kind kind;
 	const char *rest;
 	*created = false;
-	if (locator_parse(name, &kind, &rest, err) < 0)
+	if (locator_parse(name, &kind, &rest, err) < 0 || refuse_machine(name, kind, err) < 0)
 		return NULL;
 	struct block *block;
 	if (kind == LOCATOR_NULL)

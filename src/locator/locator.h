@@ -2,7 +2,7 @@
  * locator: opens a disk by its written name.
  *
  *   raw:PATH  qcow2:PATH  nbd://HOST[:PORT]/NAME  nbd+unix:///NAME?socket=PATH
- *   null:SIZE
+ *   null:SIZE  qemu:QMP-SOCKET[/DISK]
  *
  * The format is always stated, never probed (a guest can write a QCOW2 header
  * onto its raw disk and name a host file as its backing).
@@ -14,7 +14,9 @@
 #include "nbd.h"
 #include "qcow2.h"
 
-enum locator_kind { LOCATOR_RAW, LOCATOR_QCOW2, LOCATOR_NBD, LOCATOR_NULL };
+/* QEMU: the disks of a running machine.  That is no disk to open: whoever wants it opens the
+ * machine (qemu.h), and the disks that it exports then. */
+enum locator_kind { LOCATOR_RAW, LOCATOR_QCOW2, LOCATOR_NBD, LOCATOR_NULL, LOCATOR_QEMU };
 
 /* Splits a name: its kind, and where what follows the scheme begins (the whole
  * name for NBD).  ERR_USAGE with the list of schemes for a name without a known
@@ -28,7 +30,7 @@ struct locator_options {
 	struct cancel *cancel;
 };
 
-/* Opens what is there. */
+/* Opens what is there.  ERR_UNSUPPORTED for a machine (LOCATOR_QEMU). */
 struct block *locator_open(
 	const char *name, const struct locator_options *options, struct err *err);
 

@@ -268,6 +268,7 @@ void backup_free(struct repository_backup *backup)
 	free(backup->disks);
 	free(backup->software);
 	free(backup->consistency);
+	free(backup->consistency_reason);
 	free(backup);
 }
 
@@ -291,9 +292,12 @@ static struct repository_backup *backup_new(
 	backup->source = manifest_source_to_json(&options->source);
 	backup->config = json_array();
 	backup->consistency = options->consistency ? strdup(options->consistency) : NULL;
+	backup->consistency_reason =
+		options->consistency_reason ? strdup(options->consistency_reason) : NULL;
 	backup->disks = calloc(options->nr_disks, sizeof *backup->disks);
 	if (backup->software && backup->source && backup->config && backup->disks &&
 		!backup->consistency == !options->consistency &&
+		!backup->consistency_reason == !options->consistency_reason &&
 		name_make_job(time(NULL), backup->job, err) == 0)
 		return backup;
 	if (!err || err->code == ERR_NONE)

@@ -54,7 +54,7 @@ struct repository_backup {
 	char job[REPOSITORY_JOB_BYTES];
 	char point[REPOSITORY_POINT_BYTES];
 	char started[CLOCK_UTC_BYTES];
-	char *software, *consistency; /* the latter may be NULL */
+	char *software, *consistency, *consistency_reason; /* the latter two may be NULL */
 	json_t *source;
 	json_t *config; /* for the manifest */
 	struct cancel *cancel;

@@ -146,6 +146,9 @@ json_t *backup_record_facts(struct repository_backup *backup)
 		"disks", disks, "config", backup->config);
 	if (facts && backup->consistency)
 		json_object_set_new(facts, "consistency", json_string(backup->consistency));
+	if (facts && backup->consistency_reason)
+		json_object_set_new(
+			facts, "consistency_reason", record_printable(backup->consistency_reason));
 	return facts;
 }
 

@@ -236,7 +236,9 @@ static int parse_facts(struct repository *repo, struct repository_point *point, 
 		strcmp(repository, repo->info.id) != 0)
 		return err_set(err, ERR_CORRUPT,
 			"%s belongs to another VM, restore point or repository", name);
-	if (parse_optional(facts, "consistency", &point->consistency, name, err) < 0)
+	if (parse_optional(facts, "consistency", &point->consistency, name, err) < 0 ||
+		parse_optional(facts, "consistency_reason", &point->consistency_reason, name, err) <
+			0)
 		return -1;
 	const json_t *source = record_object(facts, "source", name, err);
 	return source ? parse_source(source, &point->source, name, err) : -1;

@@ -188,6 +188,7 @@ struct repository_point {
 	char protected_until[CLOCK_UTC_BYTES]; /* "" without an end */
 	uint64_t stored_bytes; /* the sum over its disks */
 	const char *consistency; /* "application", "crash"; NULL: not known */
+	const char *consistency_reason; /* why it is no better; NULL: none is known */
 	struct repository_point_internal *internal;
 };
 
@@ -287,6 +288,8 @@ struct repository_backup_options {
 	size_t nr_disks; /* 1..REPOSITORY_DISKS_MAX, keys distinct */
 	const char *software; /* "sendense 0.1.0 (build ...)" */
 	const char *consistency; /* "application", "crash"; NULL: not known */
+	const char *consistency_reason; /* why it is no better ("the guest agent is not
+					   running"); NULL: none to be told */
 	enum repository_resume resume;
 	unsigned wait_ms; /* for a prune of the same VM to let go; other backups are not waited for
 			   */

@@ -28,6 +28,7 @@ static void names(void **state)
 		{"nbd://host:1/x", LOCATOR_NBD, "nbd://host:1/x", NULL},
 		{"nbd+unix:///x?socket=/s", LOCATOR_NBD, "nbd+unix:///x?socket=/s", NULL},
 		{"null:1k", LOCATOR_NULL, "1k", NULL},
+		{"qemu:/run/vm.qmp", LOCATOR_QEMU, "/run/vm.qmp", NULL},
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(good); i++) {
 		enum locator_kind kind;

@@ -132,7 +132,8 @@ static inline struct repository_backup *points_begin(struct repository *repo, co
 		.disks = specs,
 		.nr_disks = nr_disks,
 		.software = "test",
-		.consistency = "crash"};
+		.consistency = "crash",
+		.consistency_reason = "no agent"};
 	struct repository_backup *backup = repository_backup_begin(repo, &options, err);
 	for (size_t i = 0; i < nr_disks; i++)
 		repository_point_free(latest[i]);

@@ -76,6 +76,7 @@ static void test_only_what_differs(void **state)
 		assert_string_equal(info->change_id, "52/2");
 		assert_string_equal(info->bitmap, "b1");
 		assert_string_equal(loaded->consistency, "crash");
+		assert_string_equal(loaded->consistency_reason, "no agent");
 		repository_point_free(loaded);
 	}
 	points_compare(repo, "web", first, "a", frozen, SIZE);

@@ -1,0 +1,64 @@
+/*
+ * qemu_source: "qemu:SOCKET" and "qemu:SOCKET/DISK" as the disks of a backup: a running
+ * machine, all of whose disks are read as they were at one moment.
+ *
+ *   open ─► (keys are known) ─► begin (exports are there) ─► reading ─► check
+ *     ─► the restore point is committed ─► commit ─► end
+ *
+ * Which bitmap counts is taken from the records of the latest restore point.
+ */
+#ifndef SENDENSE_CLI_QEMU_SOURCE_H
+#define SENDENSE_CLI_QEMU_SOURCE_H
+
+#include "cli.h"
+#include "repository.h"
+
+#include "qemu.h"
+
+struct qemu_source_options {
+	const char *name; /* "qemu:..." */
+	const char *agent, *scratch; /* see qemu_options; may be NULL */
+	bool no_freeze;
+	struct cancel *cancel;
+};
+
+/* All lent until end. */
+struct qemu_source_disk {
+	const char *key;
+	const char *name; /* "qemu:SOCKET/KEY", for messages and records */
+	const char *identity; /* for people */
+	/* After begin: */
+	const char *uri; /* its export */
+	const char *since; /* the bitmap that began at the latest restore point; NULL: it recorded
+			      none */
+	const char *unusable; /* why that one tells nothing; NULL: it does */
+	const char *bitmap; /* that begins at the moment that is read */
+};
+
+struct qemu_source;
+
+/* Whether the name has this scheme. */
+bool qemu_source_is(const char *name);
+
+/* Borrows nothing but cancel. */
+struct qemu_source *qemu_source_open(const struct qemu_source_options *options, struct err *err);
+size_t qemu_source_nr_disks(const struct qemu_source *source);
+const struct qemu_source_disk *qemu_source_disk(const struct qemu_source *source, size_t i);
+/* Of the machine; "" when it has none. */
+const char *qemu_source_uuid(const struct qemu_source *source);
+
+/* Puts the bitmaps in order by vm's latest restore point, and takes the moment. */
+int qemu_source_begin(
+	struct qemu_source *source, struct repository *repo, const char *vm, struct err *err);
+
+/* "application" or "crash", and why it is no better (NULL: it is). */
+const char *qemu_source_consistency(const struct qemu_source *source);
+const char *qemu_source_consistency_reason(const struct qemu_source *source);
+
+/* See qemu_check(). */
+int qemu_source_check(struct qemu_source *source, struct err *err);
+void qemu_source_commit(struct qemu_source *source);
+/* What fails here is logged: the next backup cleans it up.  NULL is harmless. */
+void qemu_source_end(struct qemu_source *source);
+
+#endif
