@@ -365,20 +365,25 @@ class Proxy:
         with contextlib.suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
 
+    def _forward(self, client, server):
+        thread = threading.Thread(target=self._requests, args=(client, server), daemon=True)
+        with contextlib.suppress(OSError):
+            server.connect(self.target)
+            thread.start()
+            while data := server.recv(65536):
+                client.sendall(data)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+        if thread.ident:
+            thread.join()
+
     def _serve(self):
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
                 server = socket.socket(socket.AF_UNIX)
-                with client, server, contextlib.suppress(OSError):
-                    server.connect(self.target)
-                    thread = threading.Thread(target=self._requests, args=(client, server),
-                                              daemon=True)
-                    thread.start()
-                    while data := server.recv(65536):
-                        client.sendall(data)
-                    client.shutdown(socket.SHUT_RDWR)
-                    thread.join()
+                with client, server:
+                    self._forward(client, server)
 
     def stop(self):
         self.listener.shutdown(socket.SHUT_RDWR)
