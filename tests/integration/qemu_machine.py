@@ -166,10 +166,10 @@ def machine_in(folder, **kwargs):
 class Session:
     """qemu_tool: one session, step by step."""
 
-    def __init__(self, machine, scratch, socket_path=None, proxy=None, **options):
+    def __init__(self, machine, scratch, socket_path=None, proxy=None, prefix=(), **options):
         if proxy:
             proxy.session, socket_path = self, proxy.path
-        command = [TOOL, f"socket={socket_path or machine.qmp}", f"scratch={scratch}"]
+        command = [*prefix, TOOL, f"socket={socket_path or machine.qmp}", f"scratch={scratch}"]
         command += [f"{name}={value}" for name, value in options.items()]
         self.err_path = os.path.join(scratch, "tool.err")
         with open(self.err_path, "ab") as err:

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from qemu_machine import (Disks, Session, agent_in, dirty_map, machine_in, proxy_in, read_export)
-from support import KIB, MIB, run, wait_for
+from support import KIB, MIB, need_mounts, run, wait_for
 
 SOAK = bool(os.environ.get("SENDENSE_SOAK"))
 
@@ -365,31 +365,28 @@ def test_what_another_program_takes_away_is_seen_before_the_commit(folders):
 
 
 def test_scratch_space_that_runs_short_ends_the_backup_not_the_guest(folders):
-    """With the reserve above what is free there is no beginning; when it is reached later the
-    exports go, and the guest writes on."""
+    """With less than twice the reserve there is no beginning; when the reserve is reached later
+    the exports go, and the guest writes on."""
     folder, scratch = folders
-    free = os.statvfs(scratch)
-    free = free.f_bavail * free.f_frsize
-    with machine_in(folder, size=64 * MIB) as machine:
+    need_mounts(scratch)
+    # A file system of its own, which QEMU does not even see.
+    small = ["unshare", "-rm", "sh", "-c",
+             'mount -t tmpfs -o size=48m none "$0" && exec "$@"', scratch]
+    with machine_in(folder) as machine:
         disks = Disks(machine)
-        session = Session(machine, scratch, reserve=free)
+        session = Session(machine, scratch, prefix=small, reserve=32 * MIB)
         answer = session.say("begin", "sendense-p1")
         assert answer["error"] == "no-space" and "--scratch" in answer["text"]
         session.do("end")
         session.close()
-        # Others may use the file system too: as much as half of it is left alone.
-        session = Session(machine, scratch, reserve=free // 2 - 40 * MIB)
+        session = Session(machine, scratch, prefix=small, reserve=16 * MIB)
         session.do("begin", "sendense-p1")
-        filler = os.path.join(scratch, "filler")
-        run("fallocate", "-l", free - (free // 2 - 41 * MIB), filler)
-        try:
-            session_err = "given up before the scratch space"
-            wait_for(lambda: session_err in session.err, "the watch over the scratch space")
-            answer = session.say("check")
-            assert answer["error"] == "no-space", answer
-            disks.write("vd0", 3, 0, MIB)
-        finally:
-            os.unlink(filler)
+        with open(f"/proc/{session.popen.pid}/root{scratch}/filler", "wb") as filler:
+            filler.write(bytes(36 * MIB))
+        wait_for(lambda: "given up before the scratch space" in session.err, "the watch")
+        answer = session.say("check")
+        assert answer["error"] == "no-space", answer
+        disks.write("vd0", 3, 0, MIB)
         session.do("end")
         session.close()
         assert machine.leftovers() == []
@@ -399,7 +396,7 @@ def test_scratch_space_that_runs_short_ends_the_backup_not_the_guest(folders):
 
 
 def test_bitmaps_in_qcow2_outlast_an_orderly_end_of_qemu(folders):
-    """The other's is gone: that disk says so."""
+    """Those of raw disks do not; after a kill the former are removed as well."""
     folder, scratch = folders
     with machine_in(folder) as machine:
         disks = Disks(machine)
@@ -418,6 +415,13 @@ def test_bitmaps_in_qcow2_outlast_an_orderly_end_of_qemu(folders):
         check_exports(state, want, scratch, "sendense-p1", before)
         session.do("end")
         session.close()
+        machine.kill()
+        machine.start()
+        session = Session(machine, scratch)
+        disk = session.do("plan", 0, "sendense-p1")["disks"][0]
+        assert not disk["has_bitmap"] and "is inconsistent" in disk["no_bitmap"]
+        session.close()
+        assert machine.leftovers() == []
 
 
 def test_bitmaps_that_tell_nothing(folders):
