@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+import chain
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 GIB = 1 << 30
 
@@ -223,9 +225,16 @@ def main():
     parser.add_argument("--level", help="zstd level of our side (QEMU's has no such choice)")
     parser.add_argument("--scratch", default="/dev/shm", help="folder in memory")
     parser.add_argument("--unchecked", action="store_true", help="do not compare results (for profiling)")
-    parser.add_argument("rows", nargs="*", help="only rows whose name holds one of these words")
+    parser.add_argument("--chain", help="the program that makes and reads long chains")
+    parser.add_argument("--depth", type=int, default=500, help="chain: how many images")
+    parser.add_argument("--chain-mib", type=int, default=2048, help="chain: virtual size")
+    parser.add_argument("rows", nargs="*", help="only rows whose name holds one of these words; "
+                                                "chain: long chains, and nothing else")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sendense-bench-", dir=options.scratch) as scratch:
+        if options.rows == ["chain"]:
+            chain.run(options, scratch)
+            return
         bench = Bench(options, scratch)
         gib = bench.data / GIB
         print(f"Disk: {options.size} virtual, {gib:.2f} GiB allocated; {options.rounds} rounds; "

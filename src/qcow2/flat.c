@@ -189,11 +189,7 @@ static int find_pages(struct qcow2_flat *f, uint64_t cluster, uint64_t *pages)
  * returns how many. */
 static size_t give(struct qcow2_flat *f, struct slice *s, unsigned k, const uint8_t *page)
 {
-	uint64_t first = s->index << f->slice_bits;
 	size_t n = (size_t)1 << f->slice_bits, given = 0;
-	uint64_t seen = div_round_up(
-		min_u64(f->visible[k], f->images[0]->h.size_bytes), f->images[0]->h.cluster_bytes);
-	n = (size_t)min_u64(n, seen - first);
 	for (size_t i = 0; i < n; i++) {
 		uint64_t entry = be64_get(page + 8 * i);
 		if (s->owners[i] != NONE ||
