@@ -132,8 +132,10 @@ static void remap_lane_close(struct block_lane *head)
 {
 	struct remap_lane *lane = (struct remap_lane *)head;
 	block_lane_close(lane->source);
-	while (lane->maps)
-		forget_map(lane, lane->maps);
+	for (struct map_request *next, *map = lane->maps; map; map = next) {
+		next = map->next;
+		free(map);
+	}
 	free(lane);
 }
 

@@ -249,6 +249,45 @@ static void test_extents(void **state)
 	block_close(base, NULL);
 }
 
+/* Every other cell is unchanged. */
+static int tell_changes(void *context, uint64_t offset, const struct block_extent *from,
+	size_t nr_from, struct block_extent *out, size_t max, size_t *nr, struct err *err)
+{
+	uint64_t at = offset, end = offset;
+	(void)context, (void)err;
+	for (size_t i = 0; i < nr_from; i++)
+		end += from[i].length;
+	for (*nr = 0; at < end;) {
+		uint64_t next = min_u64(round_down(at, CELL) + CELL, end);
+		if (!block_remap_put(out, max, nr, next - at, at / CELL % 2 ? BLOCK_UNCHANGED : 0))
+			break;
+		at = next;
+	}
+	return 0;
+}
+
+/* What the base says of changes is not true of what was written over it. */
+static void test_changes_are_not_told(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	struct block *null = block_null_open(10 * CELL, &err);
+	struct block *base = block_remap_open(null, tell_changes, NULL, &err);
+	struct block *disk = block_overlay_open(base, test_folder, 0, &err);
+	struct block_extent e[16];
+	size_t nr;
+	assert_true(block_info(base)->has_changes && !block_info(disk)->has_changes);
+	assert_ok(block_extents(base, 0, 10 * CELL, e, 16, &nr, &err));
+	assert_int_equal(nr, 10);
+	assert_int_equal(e[1].flags, BLOCK_UNCHANGED);
+	assert_ok(block_extents(disk, 0, 10 * CELL, e, 16, &nr, &err));
+	for (size_t i = 0; i < nr; i++)
+		assert_int_equal(e[i].flags, 0);
+	block_close(disk, NULL);
+	block_close(base, NULL);
+	block_close(null, NULL);
+}
+
 static long peak_kib(void)
 {
 	struct rusage usage;
@@ -312,6 +351,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			test_failed_writes_use_nothing_up, test_make_folder, test_drop_folder),
 		cmocka_unit_test_setup_teardown(test_extents, test_make_folder, test_drop_folder),
+		cmocka_unit_test_setup_teardown(
+			test_changes_are_not_told, test_make_folder, test_drop_folder),
 		cmocka_unit_test_setup_teardown(
 			test_a_large_disk_needs_little_memory, test_make_folder, test_drop_folder),
 		cmocka_unit_test_setup_teardown(
