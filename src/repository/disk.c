@@ -41,6 +41,7 @@ struct repository_disk {
 	struct lock *lease;
 	struct repository_point *point;
 	const struct repository_disk_info *info;
+	bool own_layer;
 	struct chain *chain;
 	struct block *image;
 	struct block *verified; /* NULL without verify */
@@ -61,8 +62,10 @@ static const struct repository_disk_info *find_disk(
 static int open_image(struct repository_disk *disk, struct err *err)
 {
 	/* A prune may write to images beneath: only what those above hide. */
-	const struct qcow2_open_options options = {
-		.read_only = true, .merged = true, .size_bytes = disk->info->size_bytes};
+	const struct qcow2_open_options options = {.read_only = true,
+		.merged = true,
+		.own_layer = disk->own_layer,
+		.size_bytes = disk->info->size_bytes};
 	char *AUTO_FREE path = NULL;
 	if (asprintf(&path, "%s/%s", disk->repo->info.path, disk->info->image) < 0)
 		return err_errno(err, ENOMEM, "cannot open %s", disk->info->image);
@@ -453,9 +456,8 @@ static int open_all(struct repository_disk *disk, const char *vm, const char *id
 	}
 }
 
-struct repository_disk *repository_disk_open(struct repository *repo, const char *vm,
-	const char *point, const char *key, const struct repository_disk_options *options,
-	struct err *err)
+static struct repository_disk *open_disk(struct repository *repo, const char *vm, const char *point,
+	const char *key, bool own_layer, struct err *err)
 {
 	char id[REPOSITORY_POINT_BYTES];
 	struct repository_disk *disk = calloc(1, sizeof *disk);
@@ -464,17 +466,33 @@ struct repository_disk *repository_disk_open(struct repository *repo, const char
 		return NULL;
 	}
 	disk->repo = repo;
+	disk->own_layer = own_layer;
 	repo->nr_users++;
 	disk->sink = (struct copy_chunk_sink){
 		.context = disk, .chunks = sink_chunks, .zeros = sink_zeros};
-	if (take_lease(disk, vm, point, id, err) < 0 || open_all(disk, vm, id, key, err) < 0)
-		goto fail;
-	if (options && options->verify && open_verified(disk, options->cache_bytes, err) < 0)
-		goto fail;
-	return disk;
-fail:
+	if (take_lease(disk, vm, point, id, err) == 0 && open_all(disk, vm, id, key, err) == 0)
+		return disk;
 	repository_disk_close(disk);
 	return NULL;
+}
+
+struct repository_disk *repository_disk_open(struct repository *repo, const char *vm,
+	const char *point, const char *key, const struct repository_disk_options *options,
+	struct err *err)
+{
+	struct repository_disk *disk = open_disk(repo, vm, point, key, false, err);
+	if (disk && options && options->verify &&
+		open_verified(disk, options->cache_bytes, err) < 0) {
+		repository_disk_close(disk);
+		return NULL;
+	}
+	return disk;
+}
+
+struct repository_disk *disk_open_layer(struct repository *repo, const char *vm, const char *point,
+	const char *key, struct err *err)
+{
+	return open_disk(repo, vm, point, key, true, err);
 }
 
 struct block *repository_disk_block(struct repository_disk *disk)

@@ -6,6 +6,11 @@
 #include "repository_internal.h"
 #include "sums.h"
 
+/* As repository_disk_open() without verify; its block's extents tell what the point's own image
+ * holds: the rest is BLOCK_UNCHANGED. */
+struct repository_disk *disk_open_layer(struct repository *repo, const char *vm, const char *point,
+	const char *key, struct err *err);
+
 /* Lent until the disk is closed. */
 struct sums_reader *disk_sums(struct repository_disk *disk);
 const struct chain *disk_chain(const struct repository_disk *disk);

@@ -1,16 +1,19 @@
 /*
  * Verification: every byte of every restore point against its digests.
  *
- * The points that were verified longest ago come first.  A disk is read in
- * windows; when the time box ends, the place is kept in state.json and the next
- * run goes on there, so that any disk is finished in the end, however short the
- * boxes are.  What is wrong is gathered for a window and told as ranges.
+ * The points that were verified longest ago come first, where time is short; else each
+ * chain is gone through from its full upwards.  Of a point that stands on one that was
+ * verified in the same run only what it stores itself is read: so each byte of a chain
+ * is read once (verify_layer.c).  A disk is read in windows; when the time box ends, the place is
+ * kept in state.json and the next run goes on there, so that any disk is finished in the end,
+ * however short the boxes are.  What is wrong is gathered for a window and told as ranges.
  *
  * A copy of the engine (copy_scan) reads a window; when a read fails, the window
  * is read again chunk by chunk, so that all of its damage is told and not the
  * first alone.
  */
 #include "check_internal.h"
+#include "verify_internal.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -18,7 +21,6 @@
 #include <string.h>
 
 #define WINDOW_BYTES (16 * GIB)
-#define WRONG_MOST 4096u
 #define RANGES_MOST 64u /* told for each window */
 
 struct entry {
@@ -35,6 +37,7 @@ struct verify {
 	struct deadline until;
 	struct entry *entries;
 	size_t nr_entries, room;
+	struct verify_dones dones;
 	struct err listing; /* how a listing inside a callback failed */
 };
 
@@ -77,21 +80,32 @@ struct scan {
 	struct verify *verify;
 	const struct repository_point *point;
 	struct repository_disk *disk;
+	struct block *block; /* that is read: the disk, or its layer alone */
+	bool layer_only;
 	uint64_t start_chunk; /* of the window */
 	pthread_mutex_t mutex;
-	uint64_t *wrong; /* WRONG_MOST chunks of the disk */
+	uint64_t nr_checked; /* chunks of the window */
+	uint64_t *wrong; /* VERIFY_WRONG_MOST chunks of the disk */
 	size_t nr_wrong;
 	uint64_t nr_beyond; /* that did not fit */
-	bool damaged;
+	uint64_t *all_wrong; /* VERIFY_WRONG_MOST of all windows */
+	size_t nr_all_wrong;
+	bool damaged, too_many_wrong;
 };
 
 static void note_wrong(struct scan *scan, uint64_t chunk)
 {
 	WITH_LOCK(&scan->mutex);
-	if (scan->nr_wrong < WRONG_MOST)
+	if (scan->nr_wrong < VERIFY_WRONG_MOST)
 		scan->wrong[scan->nr_wrong++] = chunk;
 	else
 		scan->nr_beyond++;
+}
+
+static void note_checked(struct scan *scan, uint64_t nr)
+{
+	WITH_LOCK(&scan->mutex);
+	scan->nr_checked += nr;
 }
 
 static int scan_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
@@ -107,6 +121,7 @@ static int scan_chunks(void *context, uint64_t first, unsigned nr, const uint8_t
 		if (!matches)
 			note_wrong(scan, chunk);
 	}
+	note_checked(scan, nr);
 	return 0;
 }
 
@@ -114,6 +129,7 @@ static int scan_zeros(void *context, uint64_t first, uint64_t nr, struct err *er
 {
 	struct scan *scan = context;
 	uint64_t chunk = scan->start_chunk + first, end = chunk + nr, wrong;
+	note_checked(scan, nr);
 	while (chunk < end) {
 		if (disk_match_zeros(scan->disk, chunk, end - chunk, &wrong, err) < 0)
 			return -1;
@@ -125,10 +141,20 @@ static int scan_zeros(void *context, uint64_t first, uint64_t nr, struct err *er
 	return 0;
 }
 
+/* Whether all of the chunk was verified with the point beneath. */
+static bool is_beneath(const struct scan *scan, uint64_t offset, uint64_t length)
+{
+	struct block_extent extent;
+	size_t nr;
+	return scan->layer_only &&
+	       block_extents(scan->block, offset, length, &extent, 1, &nr, NULL) == 0 &&
+	       (extent.flags & BLOCK_UNCHANGED) && extent.length == length;
+}
+
 /* Chunk by chunk: what cannot be read is wrong. */
 static int scan_slowly(struct scan *scan, uint64_t nr_chunks, struct err *err)
 {
-	struct block *block = repository_disk_block(scan->disk);
+	struct block *block = scan->block;
 	uint64_t size_bytes = block_info(block)->size_bytes;
 	uint8_t *AUTO_FREE bytes = malloc(DIGEST_CHUNK_BYTES);
 	if (!bytes)
@@ -139,6 +165,9 @@ static int scan_slowly(struct scan *scan, uint64_t nr_chunks, struct err *err)
 		bool matches = false;
 		if (cancel_check(scan->verify->options->cancel, err) < 0)
 			return -1;
+		if (is_beneath(scan, offset, length))
+			continue;
+		note_checked(scan, 1);
 		if (block_read(block, bytes, length, offset, NULL) == 0 &&
 			disk_match_bytes(scan->disk, chunk, bytes, length, &matches, err) < 0)
 			return -1;
@@ -172,12 +201,25 @@ static void tell_range(struct scan *scan, uint64_t first, uint64_t nr)
 		finding.guest_length, finding.guest_offset);
 }
 
+/* For what stands on this disk. */
+static void keep_wrong(struct scan *scan)
+{
+	scan->too_many_wrong |=
+		scan->nr_beyond > 0 || scan->nr_wrong > VERIFY_WRONG_MOST - scan->nr_all_wrong;
+	if (scan->too_many_wrong)
+		return;
+	memcpy(scan->all_wrong + scan->nr_all_wrong, scan->wrong,
+		scan->nr_wrong * sizeof *scan->wrong);
+	scan->nr_all_wrong += scan->nr_wrong;
+}
+
 static void tell_wrong(struct scan *scan)
 {
 	if (scan->nr_wrong == 0)
 		return;
 	scan->damaged = true;
 	qsort(scan->wrong, scan->nr_wrong, sizeof *scan->wrong, by_number);
+	keep_wrong(scan);
 	uint64_t first = scan->wrong[0], next = first + 1;
 	unsigned nr_ranges = 0;
 	for (size_t i = 1; i <= scan->nr_wrong; i++) {
@@ -203,13 +245,14 @@ static void tell_wrong(struct scan *scan)
 
 static int scan_window(struct scan *scan, uint64_t start, uint64_t length, struct err *err)
 {
-	struct block *disk = repository_disk_block(scan->disk);
+	struct block *disk = scan->block;
 	struct window window = {.disk = disk, .start = start};
 	const struct copy_chunk_sink sink = {
 		.context = scan, .chunks = scan_chunks, .zeros = scan_zeros};
 	const struct copy_options copy = {
 		.digest_key = repository_disk_digest_key(scan->disk),
 		.sink = &sink,
+		.changed_only = scan->layer_only,
 		.progress = scan->verify->options->progress,
 		.cancel = scan->verify->options->cancel,
 	};
@@ -218,6 +261,7 @@ static int scan_window(struct scan *scan, uint64_t start, uint64_t length, struc
 	window.block.info = *block_info(disk);
 	window.block.info.size_bytes = length;
 	scan->start_chunk = start / DIGEST_CHUNK_BYTES;
+	scan->nr_checked = 0;
 	int rc = copy_scan(&window.block, &copy, &why);
 	block_close(&window.block, NULL);
 	if (rc < 0 && why.code == ERR_CANCELLED)
@@ -226,11 +270,14 @@ static int scan_window(struct scan *scan, uint64_t start, uint64_t length, struc
 		log_warning("%s: reading chunk by chunk", why.text);
 		scan->nr_wrong = 0;
 		scan->nr_beyond = 0;
+		scan->nr_checked = 0;
 		if (scan_slowly(scan, div_round_up(length, DIGEST_CHUNK_BYTES), err) < 0)
 			return -1;
 	}
 	tell_wrong(scan);
-	scan->verify->result->bytes_checked += length;
+	/* The disk's last chunk may be a short one. */
+	scan->verify->result->bytes_checked +=
+		min_u64(scan->nr_checked * DIGEST_CHUNK_BYTES, length);
 	return 0;
 }
 
@@ -294,46 +341,87 @@ static int verify_root(struct verify *verify, const struct repository_point *poi
 	return 0;
 }
 
+/* A disk that cannot be opened is a finding, unless it was cancelled. */
+static int tell_unopened(struct verify *verify, const struct repository_point *point,
+	const struct repository_disk_info *info, const struct err *why, struct err *err)
+{
+	if (why->code == ERR_CANCELLED)
+		return err_copy(err, why);
+	struct repository_finding finding = {.kind = why->code == ERR_NOT_FOUND
+							     ? REPOSITORY_FINDING_MISSING
+							     : REPOSITORY_FINDING_DAMAGE,
+		.vm = point->vm,
+		.point = point->id,
+		.key = info->key,
+		.remedy = CHECK_REMEDY_DISK};
+	check_report(&verify->run, &finding, "%s", why->text);
+	return 0;
+}
+
 /* 0: done; 1: the time is up. */
+static int scan_all(struct scan *scan, const struct verify_done *beneath, uint64_t from,
+	struct place *place, struct err *err)
+{
+	struct block *layer = NULL;
+	scan->block = repository_disk_block(scan->disk);
+	scan->layer_only = beneath != NULL;
+	scan->wrong = malloc(VERIFY_WRONG_MOST * sizeof(uint64_t));
+	scan->all_wrong = malloc(VERIFY_WRONG_MOST * sizeof(uint64_t));
+	int rc = -1;
+	if (!scan->wrong || !scan->all_wrong) {
+		err_errno(err, ENOMEM, "cannot verify");
+		goto out;
+	}
+	if (beneath) {
+		layer = verify_layer_open(scan->disk, beneath, err);
+		if (!layer)
+			goto out;
+		scan->block = layer;
+	}
+	pthread_mutex_init(&scan->mutex, NULL);
+	rc = scan_disk(scan, from, place, err);
+	pthread_mutex_destroy(&scan->mutex);
+	place->damaged |= scan->damaged;
+	block_close(layer, NULL);
+	if (rc == 0 && from == 0 && !scan->too_many_wrong)
+		verify_done_add(&scan->verify->dones, scan->point,
+			repository_disk_info(scan->disk)->key, scan->all_wrong, scan->nr_all_wrong);
+out:
+	free(scan->wrong);
+	free(scan->all_wrong);
+	return rc;
+}
+
+/*
+ * What lies beneath and was verified in this run need not be read again.  A run that
+ * goes on with a disk half-way does not know that.  0: done; 1: the time is up.
+ */
 static int verify_disk(struct verify *verify, const struct repository_point *point,
 	const struct repository_disk_info *info, uint64_t from, struct place *place,
 	struct err *err)
 {
 	struct err why = ERR_INIT;
 	bool good = true;
+	const struct verify_done *beneath = NULL;
+	if (from == 0 && info->backing)
+		beneath = verify_done_find(&verify->dones, point->vm, info->backing, info->key);
 	if (from == 0 && check_image(&verify->run, point, info, &good, err) < 0)
 		return -1;
 	place->damaged |= !good;
 	struct repository_disk *disk =
-		repository_disk_open(verify->repo, point->vm, point->id, info->key, NULL, &why);
+		beneath ? disk_open_layer(verify->repo, point->vm, point->id, info->key, &why)
+			: repository_disk_open(
+				  verify->repo, point->vm, point->id, info->key, NULL, &why);
 	if (!disk) {
-		if (why.code == ERR_CANCELLED)
-			return err_copy(err, &why);
-		struct repository_finding finding = {.kind = why.code == ERR_NOT_FOUND
-								     ? REPOSITORY_FINDING_MISSING
-								     : REPOSITORY_FINDING_DAMAGE,
-			.vm = point->vm,
-			.point = point->id,
-			.key = info->key,
-			.remedy = CHECK_REMEDY_DISK};
-		check_report(&verify->run, &finding, "%s", why.text);
 		place->damaged = true;
-		return 0;
+		return tell_unopened(verify, point, info, &why, err);
 	}
 	int rc = verify_root(verify, point, disk, &good, err);
 	place->damaged |= !good;
 	/* Leaves that are not the manifest's tell nothing about the data. */
 	if (rc == 0 && good) {
-		struct scan scan = {.verify = verify,
-			.point = point,
-			.disk = disk,
-			.wrong = malloc(WRONG_MOST * sizeof(uint64_t))};
-		pthread_mutex_init(&scan.mutex, NULL);
-		rc = scan.wrong ? scan_disk(&scan, from, place, err)
-				: err_errno(err, ENOMEM, "cannot verify");
-		place->damaged |= scan.damaged;
-		pthread_mutex_destroy(&scan.mutex);
-		free(scan.wrong);
+		struct scan scan = {.verify = verify, .point = point, .disk = disk};
+		rc = scan_all(&scan, beneath, from, place, err);
 	}
 	repository_disk_close(disk);
 	return rc;
@@ -418,14 +506,31 @@ static int verify_disks(struct verify *verify, const struct repository_point *po
 	return 0;
 }
 
+/* So that no prune takes a file away that is missed then.  NULL when there is none to have. */
+static struct lock *take_lease(const struct verify *verify, const struct entry *entry)
+{
+	char job[REPOSITORY_JOB_BYTES];
+	struct err why = ERR_INIT;
+	struct lock *lease = NULL;
+	if (name_make_job(time(NULL), job, &why) == 0)
+		lease = lock_take(
+			verify->repo, LOCK_KIND_READ, entry->vm, entry->id, job, NULL, &why);
+	if (why.code != ERR_NONE)
+		log_debug("%s", why.text);
+	return lease;
+}
+
 /* 0: done; 1: the time is up. */
 static int verify_point(
 	struct verify *verify, const struct entry *entry, unsigned nr_left, struct err *err)
 {
 	struct err why = ERR_INIT;
+	struct lock *lease = take_lease(verify, entry);
 	struct repository_point *point = manifest_load(verify->repo, entry->vm, entry->id, &why);
-	if (!point)
+	if (!point) {
+		lock_release(lease);
 		return err_copy(err, &why);
+	}
 	int rc = 0;
 	struct place place;
 	if (why.code == ERR_NOT_FOUND) /* pruned meanwhile */
@@ -459,6 +564,7 @@ static int verify_point(
 		verify->result->points_good++;
 out:
 	repository_point_free(point);
+	lock_release(lease);
 	return rc;
 }
 
@@ -505,12 +611,23 @@ static int add_vm(void *context, const char *vm)
 	return 0;
 }
 
-/* Longest ago first; never is longest of all; of equals the newest first. */
+/* Longest ago first; never is longest of all; of equals the oldest point first, as others stand
+ * on it. */
 static int by_age(const void *a, const void *b)
 {
 	const struct entry *left = a, *right = b;
 	int order = strcmp(left->verified_at, right->verified_at);
-	return order ? order : strcmp(right->id, left->id);
+	if (order == 0)
+		order = strcmp(left->vm, right->vm);
+	return order ? order : strcmp(left->id, right->id);
+}
+
+/* Each chain from its full upwards. */
+static int by_chain(const void *a, const void *b)
+{
+	const struct entry *left = a, *right = b;
+	int order = strcmp(left->vm, right->vm);
+	return order ? order : strcmp(left->id, right->id);
 }
 
 /* Restore points that no listing shows: all that is known of them is that they are damaged. */
@@ -545,7 +662,8 @@ static int find_points(struct verify *verify, struct err *err)
 		return err_set(err, ERR_NOT_FOUND, "VM \"%s\" has no restore point %s", options->vm,
 			options->point);
 	if (verify->nr_entries)
-		qsort(verify->entries, verify->nr_entries, sizeof *verify->entries, by_age);
+		qsort(verify->entries, verify->nr_entries, sizeof *verify->entries,
+			options->time_box_ms > 0 ? by_age : by_chain);
 	return 0;
 }
 
@@ -567,6 +685,10 @@ int repository_verify(struct repository *repo, const struct repository_verify_op
 	int rc = find_points(&verify, err);
 	size_t done = 0;
 	while (rc == 0 && done < verify.nr_entries) {
+		/* Without a time box one machine comes after the other. */
+		if (done > 0 && options->time_box_ms == 0 &&
+			strcmp(verify.entries[done].vm, verify.entries[done - 1].vm) != 0)
+			verify_done_forget(&verify.dones);
 		if (done > 0 && time_is_up(&verify))
 			break;
 		rc = verify_point(
@@ -578,6 +700,7 @@ int repository_verify(struct repository *repo, const struct repository_verify_op
 		if (repository_finding_is_damage(kind))
 			result->damages += verify.run.nr[kind];
 	check_log_forget(&verify.run);
+	verify_done_forget(&verify.dones);
 	free(verify.entries);
 	return rc < 0 ? -1 : 0;
 }
