@@ -163,33 +163,69 @@ static int write_in_order(struct qcow2_image *image, struct commit *c, uint64_t 
 
 /* Gives the space of clusters that are about to be free back to the file system.
  * Nothing refers to them and they cannot be allocated before apply. */
-static void punch(struct qcow2_image *image, uint64_t cluster, uint64_t nr)
+static void punch(struct qcow2_image *image, uint64_t start, uint64_t end)
 {
-	if (nr == 0)
+	if (start == end)
 		return;
 	/* A failure costs only space. */
 	int rc = fallocate(image->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-		(off_t)(cluster << image->h.cluster_bits), (off_t)(nr << image->h.cluster_bits));
+		(off_t)(start << image->h.cluster_bits),
+		(off_t)((end - start) << image->h.cluster_bits));
 	(void)rc;
 }
 
+/* Clusters start..end, each of which nr references are given up of: those are punched
+ * that have no others. */
+static int punch_unused(
+	struct qcow2_image *image, uint64_t start, uint64_t end, uint64_t nr, struct err *err)
+{
+	for (uint64_t at = start; at < end; at++) {
+		bool unused;
+		pthread_mutex_lock(qcow2_lock(image));
+		int rc = qcow2_refcount_is(image, at, nr, &unused, err);
+		pthread_mutex_unlock(qcow2_lock(image));
+		if (rc < 0)
+			return -1;
+		if (unused)
+			continue;
+		punch(image, start, at);
+		start = at + 1;
+	}
+	punch(image, start, end);
+	return 0;
+}
+
+static int compare_clusters(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	return x < y ? -1 : x > y;
+}
+
+/* Several compressed clusters may lie in one host cluster, and all be given up at once:
+ * what begins and what ends, both in order, tell how many drops cover a cluster. */
 static int punch_drops(struct qcow2_image *image, const struct commit *c, struct err *err)
 {
-	for (size_t i = 0; i < c->nr_drops; i++) {
-		uint64_t end = c->drops[i].cluster + c->drops[i].nr_clusters, start, at;
-		for (start = at = c->drops[i].cluster; at < end; at++) {
-			bool last;
-			pthread_mutex_lock(qcow2_lock(image));
-			int rc = qcow2_refcount_is_last(image, at, &last, err);
-			pthread_mutex_unlock(qcow2_lock(image));
-			if (rc < 0)
-				return -1;
-			if (last)
-				continue;
-			punch(image, start, at - start);
-			start = at + 1;
-		}
-		punch(image, start, end - start);
+	size_t n = c->nr_drops, begun = 0, ended = 0;
+	uint64_t *AUTO_FREE begins = malloc(n * sizeof *begins);
+	uint64_t *AUTO_FREE ends = malloc(n * sizeof *ends);
+	if (!begins || !ends)
+		return err_errno(err, ENOMEM, "cannot free clusters of %s", image->path);
+	for (size_t i = 0; i < n; i++) {
+		begins[i] = c->drops[i].cluster;
+		ends[i] = c->drops[i].cluster + c->drops[i].nr_clusters;
+	}
+	qsort(begins, n, sizeof *begins, compare_clusters);
+	qsort(ends, n, sizeof *ends, compare_clusters);
+	uint64_t at = begins[0];
+	while (ended < n) {
+		uint64_t next = begun < n ? min_u64(begins[begun], ends[ended]) : ends[ended];
+		if (begun > ended && punch_unused(image, at, next, begun - ended, err) < 0)
+			return -1;
+		at = next;
+		while (begun < n && begins[begun] == at)
+			begun++;
+		while (ended < n && ends[ended] == at)
+			ended++;
 	}
 	return 0;
 }

@@ -514,9 +514,9 @@ int qcow2_refcount_drop_clusters(
 /* Lowers the refcounts. */
 int qcow2_refcount_apply(
 	struct qcow2_image *image, const struct qcow2_drop *drops, size_t nr, struct err *err);
-/* Whether the refcount is 1 and nothing can raise it. */
-int qcow2_refcount_is_last(
-	struct qcow2_image *image, uint64_t cluster, bool *last, struct err *err);
+/* Whether the refcount is nr and nothing can raise it. */
+int qcow2_refcount_is(
+	struct qcow2_image *image, uint64_t cluster, uint64_t nr, bool *is, struct err *err);
 
 /* The end of the last cluster in use, in clusters. */
 int qcow2_refcount_end(struct qcow2_image *image, uint64_t *end, struct err *err);

@@ -542,17 +542,18 @@ void qcow2_refcount_undo(struct qcow2_image *image, uint64_t cluster, uint64_t n
 		log_warning("%s", err.text);
 }
 
-int qcow2_refcount_is_last(struct qcow2_image *image, uint64_t cluster, bool *last, struct err *err)
+int qcow2_refcount_is(
+	struct qcow2_image *image, uint64_t cluster, uint64_t nr, bool *is, struct err *err)
 {
 	struct qcow2_writer *w = image->writer;
 	struct qcow2_page *page;
 	uint64_t index;
-	*last = false;
+	*is = false;
 	if (get_page(image, cluster, &page, &index, err) < 0)
 		return -1;
 	if (page && (cluster < w->pack_at >> image->h.cluster_bits ||
 			    cluster >= w->pack_end >> image->h.cluster_bits))
-		*last = count_of(image, page, index) == 1;
+		*is = count_of(image, page, index) == nr;
 	return 0;
 }
 

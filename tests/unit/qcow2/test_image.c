@@ -167,6 +167,40 @@ static void grows_only_by_what_it_keeps(void **state)
 	assert_true(result.end_offset < 4 * MIB);
 }
 
+/* The first half of each cluster, so that they compress and share host clusters. */
+static void fill_half(uint8_t *bytes, size_t length, uint64_t seed)
+{
+	for (size_t i = 0; i < length; i++) {
+		seed = seed * 6364136223846793005u + 1442695040888963407u;
+		bytes[i] = i % 65536 < 20000 ? (uint8_t)(seed >> 33) : 0;
+	}
+}
+
+static void gives_the_space_of_compressed_clusters_back(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	struct qcow2_create_options options = {.size_bytes = SIZE};
+	struct qcow2_open_options compressed = {.compress = true};
+	uint8_t *AUTO_FREE bytes = malloc(SIZE);
+	assert_ok(qcow2_create(test_path("disk"), &options, &err));
+	struct block *disk = qcow2_open(test_path("disk"), &compressed, &err);
+	assert_non_null(disk);
+	uint64_t empty = block_stored_bytes(disk), full = 0;
+	for (unsigned i = 1; i <= 4; i++) {
+		fill_half(bytes, SIZE, i);
+		assert_ok(block_write(disk, bytes, SIZE, 0, 0, &err));
+		assert_ok(block_flush(disk, &err));
+		if (i == 1)
+			full = block_stored_bytes(disk);
+		assert_true(block_stored_bytes(disk) < full + full / 4);
+	}
+	assert_ok(block_zero(disk, 0, SIZE, 0, &err));
+	assert_ok(block_flush(disk, &err));
+	assert_true(block_stored_bytes(disk) < empty + MIB / 2);
+	assert_ok(block_close(disk, &err));
+}
+
 static void corrupt_images_are_only_read(void **state)
 {
 	(void)state;
@@ -326,6 +360,7 @@ int main(void)
 		test_in_folder(zeroes_without_a_backing_file),
 		test_in_folder(zeroes_over_a_backing_file),
 		test_in_folder(grows_only_by_what_it_keeps),
+		test_in_folder(gives_the_space_of_compressed_clusters_back),
 		test_in_folder(corrupt_images_are_only_read),
 		test_in_folder(creation_is_refused),
 		test_in_folder(writers_and_readers_lock_each_other_out),
