@@ -99,7 +99,7 @@ struct point_disk {
 	const char *key;
 	struct memory_disk *source;
 	enum repository_change change; /* of an increment */
-	const char *change_id, *bitmap;
+	const char *change_id, *bitmap, *source_state;
 	const struct repository_pair *identity;
 	bool full;
 };
@@ -124,6 +124,7 @@ static inline struct repository_backup *points_begin(struct repository *repo, co
 							  : REPOSITORY_CHANGE_EXTENTS),
 			.change_id = disks[i].change_id,
 			.bitmap = disks[i].bitmap,
+			.source_state = disks[i].source_state,
 			.source = {
 				"raw", "raw:/test", disks[i].identity, disks[i].identity != NULL}};
 	}

@@ -1,0 +1,454 @@
+/* Interrupted backups that are gone on with: by whom, of what, and that the result is what
+ * the source holds, whatever was stored before. */
+#include "backup_internal.h"
+#include "points.h"
+
+#define SIZE (6 * MIB + 700)
+
+/* A source that ends its reader on the way. */
+struct source {
+	struct memory_disk disk;
+	struct repository_backup *backup;
+	uint64_t checkpoint_at, stop_at; /* bytes read; 0: never */
+	bool kills, failed;
+};
+
+static int source_read(
+	struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err)
+{
+	struct source *source = (struct source *)block;
+	uint64_t before = source->disk.read_bytes;
+	memory_read(block, buffer, length, offset, err);
+	uint64_t now = before + length;
+	if (source->checkpoint_at && before < source->checkpoint_at && now >= source->checkpoint_at)
+		source->failed |= checkpoint_now(source->backup, NULL) < 0;
+	if (source->stop_at == 0 || now < source->stop_at)
+		return 0;
+	if (source->kills)
+		_exit(source->failed ? 9 : 0);
+	return err_set(err, ERR_DISCONNECTED, "the source is gone");
+}
+
+static void source_init(struct source *source)
+{
+	static const struct block_driver driver = {.name = "source",
+		.read = source_read,
+		.extents = memory_extents,
+		.close = memory_close};
+	memset(source, 0, sizeof *source);
+	memory_disk_init(&source->disk, SIZE);
+	source->disk.block.driver = &driver;
+}
+
+static uint64_t random_state = 88172645463325252u;
+
+static uint64_t draw(uint64_t below)
+{
+	random_state ^= random_state << 13;
+	random_state ^= random_state >> 7;
+	random_state ^= random_state << 17;
+	return random_state % below;
+}
+
+static void change_something(struct source *source)
+{
+	for (unsigned i = 0; i < 5; i++) {
+		uint64_t length = 1 + draw(i == 0 ? 2 * MIB : 150000);
+		memory_disk_fill(&source->disk, draw(SIZE - length), length,
+			draw(3) ? (uint32_t)draw(1u << 30) + 1 : 0);
+	}
+}
+
+static struct repository *open_repository(const char *path)
+{
+	struct err err = ERR_INIT;
+	struct repository *repo = repository_open(path, REPOSITORY_WRITE, &err);
+	if (!repo)
+		fail_msg("%s", err.text);
+	return repo;
+}
+
+/* One lane: what is read is in order, and the hook is not called twice at once. */
+static int copy(struct repository_backup *backup, struct source *source, struct err *err)
+{
+	struct copy_options options = {.nr_lanes = 1, .piece_bytes = 256 * KIB};
+	struct block *from, *to;
+	source->backup = backup;
+	source->disk.read_bytes = 0;
+	if (repository_backup_copy(backup, 0, &source->disk.block, &options, &from, &to, err) < 0)
+		return -1;
+	return copy_run(from, to, &options, err);
+}
+
+/* In a process of its own, which is killed on the way. */
+static void kill_on_the_way(const char *path, struct point_disk *one, struct source *source)
+{
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct err err = ERR_INIT;
+		source->kills = true;
+		struct repository *repo = repository_open(path, REPOSITORY_WRITE, &err);
+		struct repository_backup *backup =
+			repo ? points_begin(repo, "web", one, 1, &err) : NULL;
+		if (!backup || copy(backup, source, &err) < 0) {
+			fprintf(stderr, "%s\n", err.text);
+			_exit(8);
+		}
+		_exit(0); /* nothing of it was left to read */
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static void leave_on_the_way(const char *path, struct point_disk *one, struct source *source)
+{
+	struct err err = ERR_INIT;
+	struct repository *repo = open_repository(path);
+	struct repository_backup *backup = points_begin(repo, "web", one, 1, &err);
+	if (!backup)
+		fail_msg("%s", err.text);
+	copy(backup, source, &err);
+	repository_backup_leave(backup);
+	repository_close(repo);
+}
+
+static bool find_part(const char *path, const char *suffix, char found[NAME_PATH_BYTES])
+{
+	char folder[NAME_PATH_BYTES];
+	struct path_names names;
+	snprintf(folder, sizeof folder, "%s/vms/web/disks/a", path);
+	if (path_names(AT_FDCWD, folder, &names, NULL) < 0)
+		return false;
+	bool is_there = false;
+	for (size_t i = 0; i < names.nr && !is_there; i++) {
+		is_there = path_has_suffix(names.name[i], suffix);
+		snprintf(found, NAME_PATH_BYTES, "%.200s/%.200s", folder, names.name[i]);
+	}
+	path_names_free(&names);
+	return is_there;
+}
+
+/* A bit that turned, or an end that was lost. */
+static void damage(const char *path, const char *suffix, bool cut)
+{
+	char part[NAME_PATH_BYTES];
+	struct stat st;
+	uint8_t byte;
+	if (!find_part(path, suffix, part))
+		return;
+	int fd = open(part, O_RDWR);
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	off_t at = (off_t)draw((uint64_t)st.st_size);
+	if (cut) {
+		assert_int_equal(ftruncate(fd, at), 0);
+	} else {
+		assert_int_equal(pread(fd, &byte, 1, at), 1);
+		byte ^= (uint8_t)(1 << draw(8));
+		assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+	}
+	close(fd);
+}
+
+static void expect_sound(const char *path)
+{
+	char image[NAME_PATH_BYTES];
+	struct qcow2_check_result result;
+	struct err err = ERR_INIT;
+	assert_true(find_part(path, ".qcow2", image));
+	SUPPORT_OK(qcow2_check(image, false, NULL, NULL, NULL, &result, &err), err);
+	assert_int_equal(result.errors, 0);
+	assert_false(find_part(path, ".part", image));
+}
+
+static void make_repository(const char *path)
+{
+	static const uint32_t cluster_bytes[] = {4096, 65536, MIB};
+	struct repository_settings settings;
+	struct err err = ERR_INIT;
+	repository_settings_default(&settings);
+	settings.cluster_bytes = cluster_bytes[draw(3)];
+	settings.compression = draw(2) ? REPOSITORY_COMPRESS_ZSTD : REPOSITORY_COMPRESS_NONE;
+	settings.digest = draw(2) ? DIGEST_XXH3_128 : DIGEST_SHA256;
+	settings.chain_length_max = 3;
+	SUPPORT_OK(repository_init(path, &settings, &err), err);
+}
+
+/* Points of a chain, each interrupted some times, by a kill or in good order, with sources that
+ * change meanwhile or do not, and damage to what was stored. */
+static void test_any_interruption(void **state)
+{
+	(void)state;
+	const unsigned nr_rounds = getenv("SENDENSE_SOAK") ? 400 : 6;
+	unsigned nr_resumed = 0, nr_compared = 0, nr_fresh = 0;
+	for (unsigned round = 0; round < nr_rounds; round++) {
+		char path[16], source_state[32], point[REPOSITORY_POINT_BYTES];
+		struct source source;
+		struct err err = ERR_INIT;
+		unsigned age = 0;
+		snprintf(path, sizeof path, "r%u", round);
+		make_repository(path);
+		source_init(&source);
+		struct point_disk one = {
+			.key = "a", .source = &source.disk, .source_state = source_state};
+		for (unsigned i = 0; i < 5; i++) {
+			bool pure = draw(3) == 0; /* not damaged, its source is not changed */
+			change_something(&source);
+			one.change =
+				draw(2) ? REPOSITORY_CHANGE_EXTENTS : REPOSITORY_CHANGE_COMPARE;
+			for (unsigned k = (unsigned)draw(4); k > 0; k--) {
+				snprintf(source_state, sizeof source_state, "state %u", age);
+				source.stop_at = 1 + draw(6 * MIB);
+				source.checkpoint_at = draw(2) ? 1 + draw(source.stop_at) : 0;
+				if (draw(2))
+					kill_on_the_way(path, &one, &source);
+				else
+					leave_on_the_way(path, &one, &source);
+				if (!pure && draw(2)) {
+					change_something(&source);
+					age++;
+				}
+				if (!pure && draw(4) == 0)
+					damage(path, draw(3) ? ".qcow2.part" : ".sums.part",
+						draw(4) == 0);
+			}
+			snprintf(source_state, sizeof source_state, "state %u", age);
+			source.stop_at = source.checkpoint_at = 0;
+			struct repository *repo = open_repository(path);
+			struct repository_backup *backup = points_begin(repo, "web", &one, 1, &err);
+			if (!backup)
+				fail_msg("round %u: %s", round, err.text);
+			switch (repository_backup_resumed(backup, 0, NULL)) {
+			case REPOSITORY_FRESH:
+				nr_fresh++;
+				break;
+			case REPOSITORY_RESUMED:
+				nr_resumed++;
+				break;
+			case REPOSITORY_COMPARED:
+				nr_compared++;
+				break;
+			}
+			memcpy(point, repository_backup_point(backup), sizeof point);
+			SUPPORT_OK(copy(backup, &source, &err), err);
+			SUPPORT_OK(repository_backup_commit(backup, &err), err);
+			memory_disk_forget_changes(&source.disk);
+			age++;
+			points_compare(repo, "web", point, "a", source.disk.bytes, SIZE);
+			repository_close(repo);
+			expect_sound(path);
+		}
+		memory_disk_free(&source.disk);
+	}
+	assert_true(nr_resumed > nr_rounds / 4 && nr_compared > nr_rounds / 4 && nr_fresh > 0);
+}
+
+static struct repository_backup *begin(struct repository *repo, struct point_disk *one)
+{
+	struct err err = ERR_INIT;
+	struct repository_backup *backup = points_begin(repo, "web", one, 1, &err);
+	if (!backup)
+		fail_msg("%s", err.text);
+	return backup;
+}
+
+/* Begins, expects to go on in that way, and makes the point. */
+static void finish(struct point_disk *one, struct source *source, enum repository_resumed expect)
+{
+	struct err err = ERR_INIT;
+	source->stop_at = source->checkpoint_at = 0;
+	struct repository *repo = open_repository("r");
+	struct repository_backup *backup = begin(repo, one);
+	assert_int_equal(repository_backup_resumed(backup, 0, NULL), expect);
+	SUPPORT_OK(copy(backup, source, &err), err);
+	SUPPORT_OK(repository_backup_commit(backup, &err), err);
+	points_compare(repo, "web", NULL, "a", source->disk.bytes, SIZE);
+	repository_close(repo);
+}
+
+static void begin_and_leave(struct point_disk *one, struct source *source, uint64_t stop_at)
+{
+	source->stop_at = stop_at;
+	leave_on_the_way("r", one, source);
+}
+
+/* What is stored is of the first state and of the second: neither proves anything any more. */
+static void test_mixed_states(void **state)
+{
+	(void)state;
+	struct source source;
+	repository_close(support_repository("r"));
+	source_init(&source);
+	memory_disk_fill(&source.disk, 0, SIZE, 1);
+	struct point_disk one = {.key = "a", .source = &source.disk, .source_state = "first"};
+	begin_and_leave(&one, &source, 5 * MIB);
+	memory_disk_fill(&source.disk, 3 * MIB, 100000, 2);
+	one.source_state = "second";
+	begin_and_leave(&one, &source, MIB);
+	finish(&one, &source, REPOSITORY_COMPARED);
+	memory_disk_free(&source.disk);
+}
+
+/* What an interrupted increment stored, and what is as in the parent again. */
+static void test_reverted(void **state)
+{
+	(void)state;
+	struct source source;
+	repository_close(support_repository("r"));
+	source_init(&source);
+	memory_disk_fill(&source.disk, 0, SIZE, 1);
+	struct point_disk one = {.key = "a", .source = &source.disk, .source_state = "first"};
+	finish(&one, &source, REPOSITORY_FRESH);
+	uint8_t *parent = malloc(SIZE);
+	memcpy(parent, source.disk.bytes, SIZE);
+	memory_disk_forget_changes(&source.disk);
+	memory_disk_fill(&source.disk, MIB, 2 * MIB, 2);
+	one.source_state = "second";
+	begin_and_leave(&one, &source, 3 * MIB);
+	memcpy(source.disk.bytes, parent, SIZE);
+	memory_disk_forget_changes(&source.disk);
+	memory_disk_fill(&source.disk, 5 * MIB, 5, 3);
+	one.source_state = "third";
+	finish(&one, &source, REPOSITORY_COMPARED);
+	free(parent);
+	memory_disk_free(&source.disk);
+}
+
+/* Nothing that was stored is read again, and all of it is found. */
+static void test_what_is_kept(void **state)
+{
+	(void)state;
+	struct source source;
+	struct err err = ERR_INIT;
+	uint64_t kept_bytes, first_bytes;
+	repository_close(support_repository("r"));
+	source_init(&source);
+	memory_disk_fill(&source.disk, 0, 6 * MIB, 1);
+	struct point_disk one = {.key = "a", .source = &source.disk, .source_state = "one"};
+	begin_and_leave(&one, &source, 4 * MIB);
+	first_bytes = source.disk.read_bytes;
+	/* A commit that was interrupted had given them their names already. */
+	char part[NAME_PATH_BYTES], path[NAME_PATH_BYTES];
+	for (unsigned i = 0; i < 2; i++) {
+		assert_true(find_part("r", i ? ".sums.part" : ".qcow2.part", part));
+		snprintf(path, sizeof path, "%.*s", (int)(strlen(part) - 5), part);
+		assert_int_equal(rename(part, path), 0);
+	}
+	source.stop_at = 0;
+	struct repository *repo = open_repository("r");
+	struct repository_backup *backup = begin(repo, &one);
+	assert_int_equal(repository_backup_resumed(backup, 0, &kept_bytes), REPOSITORY_RESUMED);
+	assert_true(kept_bytes > 2 * MIB && kept_bytes <= first_bytes);
+	SUPPORT_OK(repository_backup_config(backup, "vm.xml", "<x/>", 4, &err), err);
+	SUPPORT_OK(copy(backup, &source, &err), err);
+	assert_int_equal(source.disk.read_bytes, 6 * MIB - kept_bytes);
+	repository_backup_leave(backup);
+	/* Once more: all but the end is there, and its configuration is given anew. */
+	backup = begin(repo, &one);
+	assert_int_equal(repository_backup_resumed(backup, 0, &kept_bytes), REPOSITORY_RESUMED);
+	assert_int_equal(kept_bytes, 6 * MIB);
+	SUPPORT_OK(repository_backup_config(backup, "vm.xml", "<y/>", 4, &err), err);
+	SUPPORT_OK(copy(backup, &source, &err), err);
+	assert_int_equal(source.disk.read_bytes, 0);
+	SUPPORT_OK(repository_backup_commit(backup, &err), err);
+	points_compare(repo, "web", NULL, "a", source.disk.bytes, SIZE);
+	repository_close(repo);
+	expect_sound("r");
+	memory_disk_free(&source.disk);
+}
+
+static unsigned nr_jobs(struct repository *repo)
+{
+	struct path_names names;
+	assert_int_equal(path_names(repo->dir_fd, ".incoming", &names, NULL), 0);
+	unsigned nr = (unsigned)names.nr;
+	path_names_free(&names);
+	return nr;
+}
+
+static struct repository_backup *begin_with(struct repository *repo, uint64_t size_bytes,
+	enum repository_resume resume, struct err *err)
+{
+	const struct repository_disk_spec spec = {
+		.key = "a", .size_bytes = size_bytes, .source = {"raw", "raw:/test", NULL, 0}};
+	const struct repository_backup_options options = {.vm = "web",
+		.source = {"raw", "web", NULL, 0},
+		.disks = &spec,
+		.nr_disks = 1,
+		.resume = resume};
+	return repository_backup_begin(repo, &options, err);
+}
+
+/* Only a job of the same disks, whose owner is surely dead or let go of it. */
+static void test_which_job(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	char job[REPOSITORY_JOB_BYTES];
+	assert_null(begin_with(repo, SIZE, REPOSITORY_RESUME_MUST, &err));
+	support_expect(&err, ERR_NOT_FOUND, "no interrupted backup of these disks");
+	struct repository_backup *backup = begin_with(repo, SIZE, REPOSITORY_RESUME_AUTO, &err);
+	memcpy(job, repository_backup_job(backup), sizeof job);
+	repository_backup_leave(backup);
+
+	backup = begin_with(repo, SIZE, REPOSITORY_RESUME_MUST, &err);
+	assert_non_null(backup);
+	assert_string_equal(repository_backup_job(backup), job);
+	assert_int_equal(repository_backup_resumed(backup, 0, NULL), REPOSITORY_COMPARED);
+	repository_backup_leave(backup);
+
+	assert_null(begin_with(repo, SIZE + 512, REPOSITORY_RESUME_MUST, &err));
+	assert_int_equal(err.code, ERR_NOT_FOUND);
+	assert_int_equal(nr_jobs(repo), 1); /* what cannot be gone on with is not lost by asking */
+
+	backup = begin_with(repo, SIZE, REPOSITORY_RESUME_NEVER, &err);
+	assert_string_not_equal(repository_backup_job(backup), job);
+	assert_int_equal(nr_jobs(repo), 1);
+	memcpy(job, repository_backup_job(backup), sizeof job);
+	repository_backup_leave(backup);
+
+	backup = begin_with(repo, SIZE + 512, REPOSITORY_RESUME_AUTO, &err);
+	assert_string_not_equal(repository_backup_job(backup), job);
+	assert_int_equal(nr_jobs(repo), 1);
+	memcpy(job, repository_backup_job(backup), sizeof job);
+	repository_backup_leave(backup);
+
+	/* Of somebody who lives, and was only thought to be dead. */
+	SUPPORT_OK(plan_write_stage(repo, job, REPOSITORY_STAGE_COPY, 9, &err), err);
+	backup = begin_with(repo, SIZE + 512, REPOSITORY_RESUME_AUTO, &err);
+	assert_string_not_equal(repository_backup_job(backup), job);
+	assert_int_equal(repository_backup_resumed(backup, 0, NULL), REPOSITORY_FRESH);
+	repository_backup_abort(backup);
+	assert_int_equal(nr_jobs(repo), 0);
+	assert_int_equal(access("r/vms/web", F_OK), -1);
+	repository_close(repo);
+}
+
+/* A job that was gone on with is removed whole, folders included. */
+static void test_abort_after_going_on(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	repository_backup_leave(begin_with(repo, SIZE, REPOSITORY_RESUME_AUTO, &err));
+	repository_backup_abort(begin_with(repo, SIZE, REPOSITORY_RESUME_MUST, &err));
+	assert_int_equal(nr_jobs(repo), 0);
+	assert_int_equal(access("r/vms/web", F_OK), -1);
+	repository_close(repo);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		SUPPORT_TEST(test_mixed_states),
+		SUPPORT_TEST(test_reverted),
+		SUPPORT_TEST(test_what_is_kept),
+		SUPPORT_TEST(test_which_job),
+		SUPPORT_TEST(test_abort_after_going_on),
+		SUPPORT_TEST(test_any_interruption),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
