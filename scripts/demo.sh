@@ -1,6 +1,7 @@
 #!/bin/sh
-# The demo: two real disks, served as a hypervisor would, backed up as one VM,
-# verified with our own and with QEMU's tools, restored, served, damaged.
+# The demo: two real disks, served as a hypervisor would, backed up as one VM, changed,
+# backed up twice more, pruned; verified with our own and with QEMU's tools, restored,
+# served, damaged.
 # Needs nothing but the built binary and Debian packages; leaves nothing behind.
 set -eu
 
@@ -48,6 +49,23 @@ serve_disk 2000
 serve_disk 2001
 echo "qemu-nbd serves both read-only, as a hypervisor would"
 
+kib() { du -sk "$@" | awk '{s += $1} END {printf "%d", s}'; }
+
+# The guest writes: COUNT blocks of 64 KiB from block START on, random or zero.
+write_blocks() { # KEY START COUNT [zero]
+	dd if="/dev/${4:-urandom}" of="$scratch/$1.raw" bs=64k seek="$2" count="$3" conv=notrunc status=none
+}
+
+# A list of one changed area, as a hypervisor's or storage's own tool may tell it.
+list_changes() { # KEY FROM TO START COUNT
+	size=$(stat -c %s "$scratch/$1.raw")
+	cat >"$scratch/$1.changes" <<TEXT
+{"sendense-extents":1,"key":"$1","size":$size,"from":"$2","to":"$3"}
+{"offset":$(($4 * 65536)),"length":$(($5 * 65536))}
+{"end":true,"count":1,"bytes":$(($5 * 65536))}
+TEXT
+}
+
 uri2000="nbd+unix:///?socket=$scratch/2000.sock"
 uri2001="nbd+unix:///?socket=$scratch/2001.sock"
 repo=$scratch/repo
@@ -55,6 +73,7 @@ repo=$scratch/repo
 step "2. Back up both as one restore point"
 show "$sendense" repo init "$repo"
 show "$sendense" backup --repo "$repo" --vm web01 --disk "2000=$uri2000" --disk "2001=$uri2001"
+size_full=$(kib "$repo")
 
 step "3. List and verify"
 show "$sendense" ls --repo "$repo"
@@ -75,16 +94,46 @@ for key in 2000 2001; do
 done
 ls -lsh "$scratch"/*.raw | sed "s|$scratch/||"
 
-step "6. Serve one restore point over NBD, and look at it with somebody else's client"
+step "6. The machine goes on: 24 MiB are written, 8 MiB become zero; what changed is found by comparing"
+write_blocks 2000 4096 256
+write_blocks 2001 2048 128
+write_blocks 2001 1024 128 zero
+show "$sendense" backup --repo "$repo" --vm web01 --disk "2000=$uri2000" --disk "2001=$uri2001" \
+	--change-id 2000=tuesday --change-id 2001=tuesday
+size_compare=$(kib "$repo")
+cp --sparse=always "$scratch/2001.raw" "$scratch/tuesday.raw"
+
+step "7. 16 MiB more, and a list of the changed areas: only those are read; 1 % of the rest is checked"
+write_blocks 2000 8192 192
+write_blocks 2001 2048 64
+list_changes 2000 tuesday wednesday 8192 192
+list_changes 2001 tuesday wednesday 2048 64
+show "$sendense" backup --repo "$repo" --vm web01 --disk "2000=$uri2000" --disk "2001=$uri2001" \
+	--changed-by "2000=extents:$scratch/2000.changes" \
+	--changed-by "2001=extents:$scratch/2001.changes" --audit 1%
+size_list=$(kib "$repo")
+show "$sendense" ls --repo "$repo" web01
+
+step "8. The oldest restore point goes, once a later one is known to be good; the others stay what they were"
+show "$sendense" verify --repo "$repo"
+show "$sendense" prune --repo "$repo" web01 --keep-last 2
+size_pruned=$(kib "$repo")
+show "$sendense" verify --repo "$repo"
+set -- "$repo/vms/web01/disks/2001"/*.qcow2
+show qemu-img compare -f raw -F qcow2 "$scratch/tuesday.raw" "$1"
+show qemu-img compare -f raw -F qcow2 "$scratch/2001.raw" "$2"
+
+step "9. Serve one restore point over NBD, and look at it with somebody else's client"
 mkfifo "$scratch/ready"
 "$sendense" serve --repo "$repo" web01 --disk 2000 --socket "$scratch/serve.sock" >"$scratch/ready" &
 servers="$servers $!"
 read -r uri <"$scratch/ready"
 show nbdinfo "$uri"
 
-step "7. One flipped byte in a copy of the repository, and verify finds it"
+step "10. One flipped byte in a copy of the repository, and verify finds it"
 cp -r "$repo" "$scratch/damaged"
-image=$(echo "$scratch/damaged/vms/web01/disks/2001"/*.qcow2)
+set -- "$scratch/damaged/vms/web01/disks/2001"/*.qcow2
+image=$1
 offset=$(($(stat -c %s "$image") / 2))
 byte=$(od -An -tu1 -j "$offset" -N 1 "$image")
 # shellcheck disable=SC2059 # the format is the byte
@@ -95,11 +144,13 @@ show "$sendense" verify --repo "$scratch/damaged" || status=$?
 echo "exit status 3: verification found damage"
 
 step "What it took"
-kib() { du -sk "$@" | awk '{s += $1} END {printf "%d", s}'; }
-printf '%-44s %8d MiB\n' \
+printf '%-50s %8d MiB\n' \
 	"virtual size of both disks" 3072 \
 	"allocated on the source" "$(($(kib "$scratch/2000.raw" "$scratch/2001.raw") / 1024))" \
-	"the repository (zstd, with checksums)" "$(($(kib "$repo") / 1024))" \
+	"the repository after the full backup (zstd)" "$((size_full / 1024))" \
+	"after the first incremental one (32 MiB changed)" "$((size_compare / 1024))" \
+	"after the second (16 MiB changed)" "$((size_list / 1024))" \
+	"after the prune" "$((size_pruned / 1024))" \
 	"allocated after the restore" \
 	"$(($(kib "$scratch/restored-2000.raw" "$scratch/restored-2001.raw") / 1024))"
-printf '%-44s %8d s\n' "whole demo" "$(($(date +%s) - began))"
+printf '%-50s %8d s\n' "whole demo" "$(($(date +%s) - began))"

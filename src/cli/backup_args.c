@@ -229,6 +229,27 @@ static int read_changes(struct backup *b, struct err *err)
 
 /* --- all of it ---------------------------------------------------------------------- */
 
+/* "1%", "0.5": thousandths, of which there are whole ones alone. */
+static int parse_audit(const char *text, unsigned *per_mille, struct err *err)
+{
+	char *end;
+	unsigned long whole = strtoul(text, &end, 10), tenths = 0;
+	bool good = isdigit((unsigned char)text[0]) && whole <= 100;
+	if (good && end[0] == '.' && isdigit((unsigned char)end[1])) {
+		tenths = (unsigned long)(end[1] - '0');
+		end += 2;
+	}
+	if (*end == '%')
+		end++;
+	*per_mille = (unsigned)(whole * 10 + tenths);
+	if (!good || *end != '\0' || *per_mille < 1 || *per_mille > 1000)
+		return err_set(err, ERR_USAGE,
+			"--audit %s: it is no part of the disk from 0.1%% to 100%%, in steps of "
+			"0.1%%",
+			text);
+	return 0;
+}
+
 int backup_args_read(struct backup *b, struct err *err)
 {
 	const struct backup_values *v = b->values;
@@ -238,6 +259,8 @@ int backup_args_read(struct backup *b, struct err *err)
 		return -1;
 	if (v->resume && v->no_resume)
 		return err_set(err, ERR_USAGE, "--resume and --no-resume: only one of them");
+	if (v->audit && parse_audit(v->audit, &b->audit_per_mille, err) < 0)
+		return -1;
 	if (read_disks(b, err) < 0 || read_changes(b, err) < 0)
 		return -1;
 	const struct {

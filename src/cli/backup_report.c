@@ -60,17 +60,11 @@ static void print_disk(const struct backup *b, const struct repository_disk_info
 {
 	const size_t i = index_of(b, disk->key);
 	char size[SIZE_TEXT_BYTES];
-	printf("%s: ", disk->key);
-	if (disk->mode == REPOSITORY_INCREMENTAL)
-		printf("incremental on %s by %s (%s)", disk->parent ? disk->parent : "?",
-			repository_change_name(disk->change), disk->reason);
-	else
-		printf("full%s (%s)",
-			b->decisions[i].fallback ? ", an incremental one was not possible" : "",
-			disk->reason);
-	printf(", digest %s\n", disk->root_hex);
+	printf("%s: %s%s (%s), digest %s\n", disk->key, disks_mode_name(disk->mode),
+		b->decisions[i].fallback ? ", an incremental one was not possible" : "",
+		disk->reason, disk->root_hex);
 	if (disk->audited_bytes > 0)
-		printf("  audited: %s that were reported as unchanged are\n",
+		printf("  audited: %s of what was reported as unchanged, and it is\n",
 			cli_size_text(disk->audited_bytes, size));
 	if (b->disks[i].resumed != REPOSITORY_FRESH)
 		printf("  went on with an interrupted backup, of which %s were good%s\n",

@@ -69,6 +69,12 @@ static const struct option_spec option_table[] = {
 		.argument = "[KEY=]ID",
 		.help = "promises that a source of this id always holds the same bytes (a "
 			"snapshot's name), so that an interrupted backup need not read them again"},
+	{.name = "audit",
+		.kind = OPTION_TEXT,
+		.offset = offsetof(struct backup_values, audit),
+		.argument = "PERCENT",
+		.help = "read so much of each disk where it is reported as unchanged, and compare; "
+			"0.1% to 100%"},
 	{.name = "agent",
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct backup_values, agent),
@@ -200,6 +206,19 @@ static int prepare(struct backup *b, struct repository_backup *backup, struct er
 	return 0;
 }
 
+/* Before the copy: what an audit finds makes all of it worthless. */
+static int audit(struct backup *b, struct repository_backup *backup, struct err *err)
+{
+	if (b->audit_per_mille == 0)
+		return 0;
+	repository_backup_stage(backup, REPOSITORY_STAGE_AUDIT);
+	for (size_t i = 0; i < b->nr_disks; i++)
+		if (repository_backup_audit(
+			    backup, i, b->disks[i].source, b->audit_per_mille, NULL, err) < 0)
+			return -1;
+	return 0;
+}
+
 static int copy(struct backup *b, struct repository_backup *backup, struct err *err)
 {
 	repository_backup_stage(backup, REPOSITORY_STAGE_COPY);
@@ -270,6 +289,8 @@ static int make_point(struct backup *b, struct err *err)
 	backup_sources_warn(b);
 	snprintf(b->point, sizeof b->point, "%s", repository_backup_point(backup));
 	int rc = prepare(b, backup, err);
+	if (rc == 0)
+		rc = audit(b, backup, err);
 	if (rc == 0)
 		rc = copy(b, backup, err);
 	rc = check_machine(b, rc, err);

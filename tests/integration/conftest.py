@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
 
 import pytest
@@ -18,6 +19,13 @@ def pytest_configure(config):
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A shell's background job has SIGINT ignored, and programs that we start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Seeds of this run, also of one that passed."""
+    chains = sys.modules.get("test_random_chains")
+    if chains:
+        terminalreporter.write_line(f"random chains: SENDENSE_SEED={chains.SEED}, {chains.CHAINS} chains")
 
 
 @pytest.fixture
