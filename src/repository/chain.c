@@ -86,7 +86,7 @@ static int add_link(struct chain *chain, const struct repository_point *point,
 		chain->room = room;
 	}
 	struct link *link = &chain->links[chain->nr];
-	*link = (struct link){.is_damaged = point->verified == REPOSITORY_DAMAGED};
+	*link = (struct link){.is_damaged = manifest_is_damaged(point, info->key)};
 	link->sums_path = strdup(info->sums);
 	if (!link->sums_path)
 		return err_errno(err, ENOMEM, "cannot open the chain of disk %s", info->key);

@@ -376,6 +376,23 @@ const json_t *manifest_state(const struct repository_point *point)
 	return point->internal->state;
 }
 
+bool manifest_is_damaged(const struct repository_point *point, const char *key)
+{
+	const json_t *disks =
+		json_object_get(json_object_get(point->internal->state, "verified"), "disks");
+	size_t i;
+	const json_t *disk;
+	if (point->verified != REPOSITORY_DAMAGED)
+		return false;
+	json_array_foreach(disks, i, disk)
+	{
+		const char *damaged = json_string_value(disk);
+		if (damaged && strcmp(damaged, key) == 0)
+			return true;
+	}
+	return !json_is_array(disks);
+}
+
 const char *manifest_distrusted(const struct repository_point *point, const char *key)
 {
 	const json_t *disk =

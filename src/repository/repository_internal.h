@@ -223,6 +223,8 @@ struct repository_point *manifest_load_link(
 const json_t *manifest_json(const struct repository_point *point);
 /* state.json as it was when the point was loaded; NULL: none that can be read. */
 const json_t *manifest_state(const struct repository_point *point);
+/* Whether the last verification found this disk damaged (or did not note which disk was). */
+bool manifest_is_damaged(const struct repository_point *point, const char *key);
 /* Why an audit distrusts the disk, or NULL. */
 const char *manifest_distrusted(const struct repository_point *point, const char *key);
 /* The digest of its facts, which it was found to match.  Not for a damaged one. */

@@ -288,6 +288,7 @@ struct place {
 	char key[REPOSITORY_KEY_BYTES]; /* "": at the beginning */
 	uint64_t offset;
 	bool damaged; /* something was found before it */
+	json_t *disks; /* keys of damaged ones; NULL: an earlier run found some it did not note */
 };
 
 static bool time_is_up(const struct verify *verify)
@@ -478,6 +479,8 @@ static void store_result(struct verify *verify, const struct repository_point *p
 	else
 		change = json_pack("{s:{s:s, s:s, s:I, s:b}}", "verifying", "since", now, "key",
 			place->key, "offset", (json_int_t)place->offset, "damaged", place->damaged);
+	if (finished && place->damaged && place->disks)
+		json_object_set(json_object_get(change, "verified"), "disks", place->disks);
 	if (manifest_update_state(verify->repo, point->vm, point->id, change, &err) < 0)
 		log_warning("the result of the verification is not recorded: %s", err.text);
 }
@@ -494,7 +497,12 @@ static int verify_disks(struct verify *verify, const struct repository_point *po
 			continue;
 		if (place->key[0] && order == 0)
 			from = place->offset;
+		bool before = place->damaged;
+		place->damaged = false;
 		int rc = verify_disk(verify, point, info, from, place, err);
+		if (place->damaged && place->disks)
+			json_array_append_new(place->disks, json_string(info->key));
+		place->damaged |= before;
 		if (rc != 0)
 			return rc;
 		if (i + 1 < point->nr_disks && time_is_up(verify)) {
@@ -553,6 +561,8 @@ static int verify_point(
 	/* Who gives it all the time it needs wants all of it read now. */
 	if (verify->options->time_box_ms > 0)
 		load_place(verify->repo, point, &place);
+	if (!place.damaged)
+		place.disks = json_array();
 	place.damaged |= !check_logged(&verify->run, point);
 	place.damaged |= !check_config(&verify->run, point);
 	rc = verify_disks(verify, point, &place, err);
@@ -562,6 +572,7 @@ static int verify_point(
 		verify->result->points_damaged++;
 	else if (rc == 0)
 		verify->result->points_good++;
+	json_decref(place.disks);
 out:
 	repository_point_free(point);
 	lock_release(lease);
