@@ -172,7 +172,11 @@ static int prune(struct prune *p, struct repository *repo, const struct values *
 	p->progress = progress_start(&p->cli->common, err);
 	if (!p->progress)
 		return -1;
-	int rc = repository_prune(repo, &options, &result, &why);
+	/* How much is to be moved shows only as it goes on: no size. */
+	int rc = progress_add_disk(p->progress, NULL, 0, &p->figures, &why);
+	memset(&result, 0, sizeof result);
+	if (rc == 0)
+		rc = repository_prune(repo, &options, &result, &why);
 	progress_end(p->progress, rc < 0 ? &why : NULL);
 	/* What was done until then is told too, except where the error is the answer. */
 	bool has_result = rc == 0 || (!p->points && result.kept + result.pruned + result.left > 0);

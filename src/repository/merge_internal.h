@@ -30,6 +30,22 @@ struct merge {
 	uint64_t nr_stages;
 };
 
+/* --- merge_look.c --------------------------------------------------------------- */
+
+/* Fills in the paths of a disk whose key and has_child are known. */
+void merge_look_paths(const struct merge *merge, struct merge_disk *disk);
+
+/* The restore point listed behind this one; "" when it is the last. */
+int merge_look_next(const struct merge *merge, char next[REPOSITORY_POINT_BYTES], struct err *err);
+
+/* Makes the disks, and finds what is to become of each.  child (the next point) may be NULL.
+ * ERR_CORRUPT when something stands on one that no restore point tells of. */
+int merge_look_actions(struct merge *merge, const struct repository_point *point,
+	const struct repository_point *child, struct err *err);
+
+/* Programs that know no leases (QEMU's) are seen by their locks on the images: ERR_BUSY. */
+int merge_look_locks(const struct merge *merge, struct err *err);
+
 /* --- merge_data.c --------------------------------------------------------------- */
 
 /*

@@ -251,7 +251,7 @@ static void foresee(struct prune *prune)
 			continue;
 		char reason[sizeof c->why];
 		memcpy(reason, c->why, sizeof reason);
-		if (merge_check_use(prune->repo, prune->vm, c->id, &why) < 0)
+		if (merge_look_use(prune->repo, prune->vm, c->id, &why) < 0)
 			settle(c, REPOSITORY_LEFT, why.text);
 		else
 			settle(c, REPOSITORY_PRUNED, reason);

@@ -327,10 +327,12 @@ int merge_point(struct repository *repo, const struct merge_options *options, co
 int merge_go_on(struct repository *repo, const struct plan *plan, struct cancel *cancel,
 	int64_t *freed_bytes, struct err *err);
 
-/* ERR_BUSY naming who reads the point, or one that stands on it. */
-int merge_check_use(struct repository *repo, const char *vm, const char *point, struct err *err);
-
 /* Fills in the plan's own part of a prune; ERR_FORMAT. */
 int merge_parse_plan(struct plan *plan, const char *name, struct err *err);
+
+/* --- merge_look.c ---------------------------------------------------------- */
+
+/* ERR_BUSY naming who reads the point, or one that stands on it. */
+int merge_look_use(struct repository *repo, const char *vm, const char *point, struct err *err);
 
 #endif

@@ -14,7 +14,7 @@ import signal
 
 import pytest
 
-from support import (KIB, MIB, SENDENSE, allocated, fails, make_disk, need, need_mounts, qemu_check,
+from support import (KIB, MIB, SENDENSE, TOP, allocated, fails, make_disk, need, need_mounts, qemu_check,
                      run, same_content, sendense, wait_for)
 
 # Leaks cannot be looked for under strace.
@@ -389,6 +389,15 @@ class Stopped:
         assert self.process.wait() == 0, self.process.err
 
 
+def fits_schema(pattern, name):
+    jsonschema = pytest.importorskip("jsonschema", reason="python3-jsonschema is not installed")
+    with open(f"{TOP}/docs/schemas/{name}.schema.json", encoding="utf-8") as file:
+        schema = json.load(file)
+    for path in glob.glob(pattern):
+        with open(path, encoding="utf-8") as file:
+            jsonschema.validate(json.load(file), schema)
+
+
 def test_reading_while_merging(site, servers):
     """Points above are opened and read while a prune is stopped amid its merge, and to their
     end behind it."""
@@ -412,6 +421,8 @@ def test_reading_while_merging(site, servers):
         assert "prune job" in report["findings"][0]["text"]
         jobs = sendense("repo", "info", site.repo, "--json").json["jobs"]
         assert [(j["kind"], j["alive"]) for j in jobs] == [("prune", True)]
+        fits_schema(f"{site.repo}/.incoming/*/plan.json", "plan")
+        fits_schema(f"{site.repo}/.locks/*.write", "lock")
         serving = [servers.export(f"web01@{p}", "--repo", site.repo, command="serve")
                    for p in points[2:]]
         stopped.finish()
