@@ -206,10 +206,10 @@ static int compare_clusters(const void *a, const void *b)
 static int punch_drops(struct qcow2_image *image, const struct commit *c, struct err *err)
 {
 	size_t n = c->nr_drops, begun = 0, ended = 0;
-	uint64_t *AUTO_FREE begins = malloc(n * sizeof *begins);
-	uint64_t *AUTO_FREE ends = malloc(n * sizeof *ends);
-	if (!begins || !ends)
+	uint64_t *AUTO_FREE bounds = malloc(2 * n * sizeof *bounds);
+	if (!bounds)
 		return err_errno(err, ENOMEM, "cannot free clusters of %s", image->path);
+	uint64_t *begins = bounds, *ends = bounds + n;
 	for (size_t i = 0; i < n; i++) {
 		begins[i] = c->drops[i].cluster;
 		ends[i] = c->drops[i].cluster + c->drops[i].nr_clusters;

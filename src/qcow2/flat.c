@@ -128,15 +128,24 @@ static struct slice *find(struct qcow2_flat *f, uint64_t index)
 
 static void list_remove(struct qcow2_flat *f, struct slice *s)
 {
-	*(s->previous ? &s->previous->next : &f->first) = s->next;
-	*(s->next ? &s->next->previous : &f->last) = s->previous;
+	if (s->previous)
+		s->previous->next = s->next;
+	else
+		f->first = s->next;
+	if (s->next)
+		s->next->previous = s->previous;
+	else
+		f->last = s->previous;
 }
 
 static void list_push(struct qcow2_flat *f, struct slice *s)
 {
 	s->previous = NULL;
 	s->next = f->first;
-	*(f->first ? &f->first->previous : &f->last) = s;
+	if (f->first)
+		f->first->previous = s;
+	else
+		f->last = s;
 	f->first = s;
 }
 
@@ -150,15 +159,23 @@ static void unhash_and_free(struct qcow2_flat *f, struct slice *s)
 	free(s);
 }
 
+static void drop_oldest(struct qcow2_flat *f)
+{
+	struct slice *s = f->last;
+	f->last = s->previous;
+	if (f->last)
+		f->last->next = NULL;
+	else
+		f->first = NULL;
+	unhash_and_free(f, s);
+}
+
 /* A new slice in the hash table, marked as loading; NULL: no memory. */
 static struct slice *add(struct qcow2_flat *f, uint64_t index)
 {
 	size_t bytes = slice_bytes(f);
-	while (f->used_bytes + bytes > f->most_bytes && f->last) {
-		struct slice *oldest = f->last;
-		list_remove(f, oldest);
-		unhash_and_free(f, oldest);
-	}
+	while (f->used_bytes + bytes > f->most_bytes && f->last)
+		drop_oldest(f);
 	struct slice *s = malloc(bytes);
 	if (!s)
 		return NULL;
