@@ -196,6 +196,7 @@ static int prepare(struct backup *b, struct repository_backup *backup, struct er
 		struct backup_disk *disk = &b->disks[i];
 		struct disks_copy *one = &b->copies[i];
 		one->label = disk->label;
+		disk->resumed = repository_backup_resumed(backup, i, &disk->kept_bytes);
 		if (repository_backup_copy(backup, i, disk->source, &one->options, &one->source,
 			    &one->target, err) < 0)
 			return err_context(err, "%s", disk->label);
