@@ -13,7 +13,9 @@
 #define SYNC_MS 3000u
 #define THAW_MS 15000u /* the guest may be slow to wake, and there is nothing better to do */
 #define GUARD_EXTRA_MS 5000
-#define THAW_MESSAGE "\xff{\"execute\":\"guest-fsfreeze-thaw\"}\n"
+/* The byte 0xff ends whatever half a message stands in the agent's parser.  The agent answers
+ * it with an error, so that only those send it who pass over answers. */
+#define MARK "\xff"
 
 static bool fail(struct agent *agent, const char *what, const struct err *err)
 {
@@ -29,6 +31,23 @@ static bool fail(struct agent *agent, const char *what, const struct err *err)
 }
 
 /* --- the guard ----------------------------------------------------------------------- */
+
+/* Until the thaw is answered: a connection that closes may take the question with it.  An agent
+ * that does not give ids back is waited for until the deadline. */
+static void guard_wait(void)
+{
+	char text[4096];
+	size_t used = 0;
+	struct pollfd pfd = {.fd = 1, .events = POLLIN};
+	while (poll(&pfd, 1, (int)THAW_MS) > 0) {
+		ssize_t n = read(1, text + used, sizeof text - used);
+		if (n <= 0 && errno == EAGAIN)
+			continue;
+		if (n <= 0 || memmem(text, used + (size_t)n, "\"sendense\"", 10))
+			return;
+		used = used + (size_t)n < sizeof text ? used + (size_t)n : 0;
+	}
+}
 
 /* Only calls that are safe after fork() in a process with threads. */
 static void __attribute__((noreturn)) guard_main(int watch, int agent, int timeout_ms)
@@ -47,12 +66,11 @@ static void __attribute__((noreturn)) guard_main(int watch, int agent, int timeo
 	char byte;
 	if (ready > 0 && read(0, &byte, 1) == 1)
 		_exit(0); /* the parent has thawed */
-	static const char message[] = THAW_MESSAGE;
+	static const char message[] =
+		MARK "{\"execute\":\"guest-fsfreeze-thaw\",\"id\":\"sendense\"}\n";
 	if (send(1, message, sizeof message - 1, MSG_NOSIGNAL) < 0)
 		_exit(1);
-	/* The answer is waited for: a connection that closes may take the question with it. */
-	struct pollfd answer = {.fd = 1, .events = POLLIN};
-	poll(&answer, 1, (int)THAW_MS);
+	guard_wait();
 	_exit(0);
 }
 
@@ -130,7 +148,7 @@ static int synchronise(
 		return -1;
 	id &= 0x7fffffff;
 	snprintf(text, sizeof text,
-		"\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRIu32 "}}\n",
+		MARK "{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRIu32 "}}\n",
 		id);
 	if (ask(agent, text, cancel, until, err) < 0)
 		return -1;
@@ -186,7 +204,7 @@ static json_int_t thaw(struct agent *agent, struct err *err)
 	struct deadline until = deadline_after_ms(THAW_MS);
 	/* The answer to a freeze that came too late may stand before it. */
 	if (synchronise(agent, NULL, until, err) < 0 ||
-		ask(agent, THAW_MESSAGE, NULL, until, err) < 0)
+		ask(agent, "{\"execute\":\"guest-fsfreeze-thaw\"}\n", NULL, until, err) < 0)
 		return -1;
 	json_t *result = hear(agent, NULL, until, "thawing the guest's file systems", err);
 	json_int_t nr = json_is_integer(result) ? json_integer_value(result) : -1;

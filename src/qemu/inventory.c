@@ -313,12 +313,14 @@ static char *socket_of(const json_t *chardev, char reason[AGENT_REASON_BYTES])
 
 char *inventory_agent(struct qmp *qmp, char reason[AGENT_REASON_BYTES])
 {
+	char *path = NULL;
 	char *label = find_port(qmp, "/machine/peripheral");
 	if (!label)
 		label = find_port(qmp, "/machine/peripheral-anon");
 	snprintf(reason, AGENT_REASON_BYTES, "the machine has no channel to a guest agent");
-	json_t *list = label ? qmp_call(qmp, "query-chardev", NULL, -1, NULL) : NULL;
-	char *path = NULL;
+	if (!label)
+		return NULL;
+	json_t *list = qmp_call(qmp, "query-chardev", NULL, -1, NULL);
 	size_t at;
 	json_t *chardev;
 	json_array_foreach(list, at, chardev) if (strcmp(text_of(chardev, "label"), label) == 0)

@@ -27,7 +27,7 @@ static int free_bytes(const struct qemu_session *session, uint64_t *bytes, struc
 
 int space_check(const struct qemu_session *session, struct err *err)
 {
-	uint64_t bytes;
+	uint64_t bytes = 0;
 	if (free_bytes(session, &bytes, err) < 0)
 		return -1;
 	if (bytes / 2 < session->reserve_bytes)
@@ -55,7 +55,7 @@ static void give_up(struct qemu_session *session)
 static void *watch(void *arg)
 {
 	struct space *space = arg;
-	uint64_t bytes;
+	uint64_t bytes = 0;
 	while (cancel_sleep(space->stop, deadline_after_ms(LOOK_MS), NULL) == 0) {
 		if (free_bytes(space->session, &bytes, NULL) < 0 ||
 			bytes >= space->session->reserve_bytes)

@@ -175,7 +175,7 @@ json_t *wire_receive(struct wire *wire, bool lenient, const struct cancel *cance
 	struct deadline until, const char *what, struct err *err)
 {
 	for (;;) {
-		size_t length;
+		size_t length = 0;
 		if (fill_line(wire, cancel, until, what, &length, err) < 0)
 			return NULL;
 		const char *line = wire->buffer + wire->start;

@@ -67,11 +67,14 @@ class Machine:
                    "q35,accel=tcg", "-m", "32", "-name", "web01",
                    "-uuid", "0b0e3a5c-3f63-4f3f-8d9a-0f9f2c7d1e11",
                    "-qmp", f"unix:{self.qmp},server=on,wait=off",
-                   "-qmp", f"unix:{own},server=on,wait=off"]
+                   "-qmp", f"unix:{own},server=on,wait=off",
+                   "-object", "iothread,id=io0"]
         for key, form in self.disks:
+            # QCOW2 disks have a thread of their own, as those of many machines.
+            thread = ",iothread=io0" if form == "qcow2" else ""
             command += ["-blockdev", f"driver={form},node-name=node-{key},discard=unmap,"
                         f"file.driver=file,file.filename={self.files[key]}",
-                        "-device", f"virtio-blk-pci,id={key},drive=node-{key}"]
+                        "-device", f"virtio-blk-pci,id={key},drive=node-{key}{thread}"]
         for path in (own, self.qmp):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -250,8 +253,14 @@ class Agent:
             buffer += data
             while b"\n" in buffer:
                 line, buffer = buffer.split(b"\n", 1)
+                # As the real one does: the mark of a new conversation is no JSON.
+                if b"\xff" in line:
+                    stray = {"class": "GenericError", "desc": "JSON parse error, stray '\xff'"}
+                    connection.sendall(json.dumps({"error": stray}).encode() + b"\n")
                 message = json.loads(line.rsplit(b"\xff", 1)[-1])
                 answer = self._answer(message)
+                if answer is not None and "id" in message:
+                    answer["id"] = message["id"]
                 with self.changed:
                     self.log.append(message["execute"])
                     self.changed.notify_all()
