@@ -20,6 +20,8 @@
 
 /* Kept free for records, folders and the metadata of images. */
 #define SPACE_MARGIN (16 * MIB)
+/* However little room there is, chains do not grow beyond this. */
+#define CHAIN_GROWS_MOST 800u
 
 /* --- begin -------------------------------------------------------------------- */
 
@@ -164,19 +166,65 @@ static const struct repository_disk_info *find_parent(const struct repository_ba
 	return NULL;
 }
 
+/* A job that is gone on with has made its images already. */
+static bool was_full(const struct repository_backup *backup, const char *key)
+{
+	size_t i;
+	const json_t *disk;
+	json_array_foreach(json_object_get(backup->adopted.json, "disks"), i, disk)
+	{
+		const char *name = json_string_value(json_object_get(disk, "key"));
+		if (name && strcmp(name, key) == 0)
+			return !json_is_string(json_object_get(disk, "backing"));
+	}
+	return false;
+}
+
+/*
+ * Whether the chain is long enough to end in a full.  Where there is no room for one it grows on:
+ * a repository that is nearly full goes on with increments, as long as the chain can be opened.
+ */
+static int becomes_full(
+	struct repository_backup *backup, struct backup_disk *disk, bool *full, struct err *err)
+{
+	uint64_t free_bytes, total_bytes, need;
+	unsigned length = chain_length(disk->chain);
+	*full = length >= backup->repo->info.settings.chain_length_max;
+	if (!*full)
+		return 0;
+	if (backup->adopted.json) {
+		*full = was_full(backup, disk->key);
+		return 0;
+	}
+	if (repository_free_bytes(backup->repo, &free_bytes, &total_bytes, err) < 0)
+		return -1;
+	need = backup->fill_bytes + chain_stored_bytes(disk->chain);
+	if (length < CHAIN_GROWS_MOST && need + SPACE_MARGIN > free_bytes) {
+		*full = false;
+		log_warning(
+			"the chain of disk %s of VM \"%s\" has %u images and should end in a full, "
+			"for which there is no room: it may take %" PRIu64 " MiB, and %" PRIu64
+			" MiB are free",
+			disk->key, backup->vm, length, div_round_up(need, MIB), free_bytes / MIB);
+	} else {
+		backup->fill_bytes = need;
+	}
+	return 0;
+}
+
 /* The write lock is held: nothing of the chain changes until the backup ends. */
 static int open_parent(struct repository_backup *backup, struct backup_disk *disk,
 	const struct repository_point *latest, const struct repository_disk_info *info,
 	struct err *err)
 {
-	unsigned most = backup->repo->info.settings.chain_length_max;
 	memcpy(disk->parent, latest->id, sizeof disk->parent);
 	audit_load_position(disk, latest);
 	disk->chain = chain_open(backup->repo, latest, info, err);
 	if (!disk->chain)
 		return err_context(err, "disk %s, restore point %s of VM \"%s\"", disk->key,
 			latest->id, backup->vm);
-	disk->is_filled = chain_length(disk->chain) >= most;
+	if (becomes_full(backup, disk, &disk->is_filled, err) < 0)
+		return -1;
 	if (!disk->is_filled)
 		return 0;
 	char *reason = NULL;

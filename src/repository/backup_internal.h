@@ -67,6 +67,7 @@ struct repository_backup {
 		adopted; /* of the interrupted job that this one goes on with; json NULL: none */
 	struct backup_disk *disks;
 	size_t nr_disks;
+	uint64_t fill_bytes; /* that disks which become fulls of their chain may take */
 	pthread_mutex_t stage_mutex;
 	uint64_t stage_count;
 	struct checkpoints checkpoints;

@@ -14,9 +14,11 @@
 #include "chain.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define LINKS_MOST 1000u
 
@@ -31,6 +33,7 @@ struct link {
 struct chain {
 	struct link *links; /* the top first */
 	unsigned nr, room;
+	uint64_t stored_bytes;
 };
 
 void chain_free(struct chain *chain)
@@ -55,6 +58,11 @@ unsigned chain_length(const struct chain *chain)
 	return chain->nr;
 }
 
+uint64_t chain_stored_bytes(const struct chain *chain)
+{
+	return chain->stored_bytes;
+}
+
 const char *chain_point(const struct chain *chain, unsigned index)
 {
 	return chain->links[index].point;
@@ -70,8 +78,9 @@ const char *chain_damaged(const struct chain *chain)
 
 /* --- finding the links ------------------------------------------------------------- */
 
-static int add_link(struct chain *chain, const struct repository_point *point,
-	const struct repository_disk_info *info, struct err *err)
+static int add_link(struct chain *chain, struct repository *repo,
+	const struct repository_point *point, const struct repository_disk_info *info,
+	struct err *err)
 {
 	if (chain->nr == LINKS_MOST)
 		return err_set(err, ERR_CORRUPT, "the chain of disk %s has more than %u images",
@@ -93,6 +102,9 @@ static int add_link(struct chain *chain, const struct repository_point *point,
 	memcpy(link->point, point->id, sizeof link->point);
 	memcpy(link->root_hex, info->root_hex, sizeof link->root_hex);
 	chain->nr++;
+	struct stat st; /* where it is missing the header will tell */
+	if (fstatat(repo->dir_fd, info->image, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		chain->stored_bytes += (uint64_t)st.st_blocks * 512;
 	return 0;
 }
 
@@ -196,7 +208,7 @@ static int find_links(struct chain *chain, struct repository *repo,
 	int rc;
 	for (;;) {
 		struct repository_point *next = NULL;
-		rc = add_link(chain, point, info, err);
+		rc = add_link(chain, repo, point, info, err);
 		if (rc == 0)
 			rc = step_down(repo, point, info, &next, err);
 		if (rc < 0 || !next)

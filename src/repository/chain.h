@@ -29,6 +29,9 @@ struct sums_reader *chain_sums(const struct chain *chain);
 /* How many images it has: 1 for a full. */
 unsigned chain_length(const struct chain *chain);
 
+/* What its images take on disk. */
+uint64_t chain_stored_bytes(const struct chain *chain);
+
 /* The points of its links, the top first; index < length. */
 const char *chain_point(const struct chain *chain, unsigned index);
 

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from support import (KIB, MIB, SENDENSE, TOP, bad_input, fails, make_disk, need, qemu_check, run,
-                     same_content, sendense)
+from support import (KIB, MIB, SENDENSE, TOP, bad_input, fails, make_disk, need, need_mounts,
+                     qemu_check, run, same_content, sendense)
 
 CHUNK = 64 * KIB
 
@@ -176,6 +176,26 @@ def test_a_link_is_missing(scratch):
     assert lost in done.err and "warning" in done.err
     bad_input("a parent whose chain is broken", [line for line in done.err.splitlines()
                                                  if "warning" in line][-1])
+
+
+def test_no_room_for_a_full_of_the_chain(scratch):
+    """Then the chain grows on, and says so."""
+    need_mounts(scratch)
+    os.mkdir(f"{scratch}/small")
+    repo = f"{scratch}/small/repo"
+    disk = make_disk(f"{scratch}/a.raw", 20 * MIB, [(0, 20 * MIB, "random")])
+    backup = f"{SENDENSE} backup --repo {repo} --vm v raw:{disk} --json"
+    done = run("unshare", "-rm", "sh", "-ec",
+               f"mount -t tmpfs -o size=52m none {scratch}/small; "
+               f"{SENDENSE} repo init {repo} --compression=none --chain-length=1 --quiet; "
+               f"{backup}; echo change | dd of={disk} conv=notrunc status=none; {backup}; "
+               f"mount -o remount,size=92m {scratch}/small; {backup}; "
+               f"{SENDENSE} verify --repo {repo} --quiet")
+    reasons = [disk["reason"] for line in done.out.splitlines()
+               for disk in json.loads(line)["disks"]]
+    assert ["stored as a full" in reason for reason in reasons] == [False, False, True], reasons
+    assert done.err.count("for which there is no room") == 1, done.err
+    bad_input("no room for a full when a chain is long enough", done.err.splitlines()[0])
 
 
 def test_killed_while_a_full_is_made_of_the_chain(scratch):
