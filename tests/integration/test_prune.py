@@ -686,9 +686,9 @@ fill() {
     head -c $(((left - $2) * 1024)) /dev/zero >"$1/filling"
 }
 fill "$1" 1500
+"$sendense" protect --repo "$1/repo" "web01@$4" --quiet
 "$sendense" prune --repo "$1/repo" --keep-last 2 --json
-rm "$1/filling"
-fill "$1" 5000
+"$sendense" protect --repo "$1/repo" "web01@$4" --off --quiet
 "$sendense" prune --repo "$1/repo" --keep-last 2 --json
 "$sendense" verify --repo "$1/repo" --quiet
 "$sendense" repo check "$1/repo" --quiet
@@ -709,12 +709,15 @@ def test_nearly_full(site):
         points.append(site.backup("a"))
     target = f"{site.folder}/small"
     os.mkdir(target)
-    done = run("unshare", "-rm", "sh", "-c", NEARLY_FULL, "sh", target, site.folder, SENDENSE)
+    done = run("unshare", "-rm", "sh", "-c", NEARLY_FULL, "sh", target, site.folder, SENDENSE,
+               old[0])
     decoder, text, reports = json.JSONDecoder(), done.out.strip(), []
     while text:
         report, end = decoder.raw_decode(text)
         reports.append(report)
         text = text[end:].strip()
-    # Deleting the old chain made room for the merge.
-    assert [fates(reports[0])[p] for p in old + points] == ["pruned", "pruned", "keep", "keep"]
-    assert reports[1]["kept"] == 2
+    assert [fates(reports[0])[p] for p in old + points] == ["keep", "left", "keep", "keep"]
+    assert re.search(r"merging it with \S+ may take \d+ MiB for a while, and \S+ has \d+ MiB free",
+                     whys(reports[0])[points[0]])
+    # Deleting the old chain makes room for the merge.
+    assert [fates(reports[1])[p] for p in old + points] == ["pruned", "pruned", "keep", "keep"]
