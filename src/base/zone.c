@@ -26,6 +26,7 @@
 #define HEADER_BYTES 44u
 #define KINDS_MOST 256u
 #define DAY_S 86400
+#define OFFSET_MOST_S 93600 /* 26 hours */
 #define RULE_BYTES 128
 
 /* A day of the year, as POSIX TZ tells it, and a time on it. */
@@ -133,7 +134,7 @@ static bool take_time(const char **at, int64_t *seconds)
 				return false;
 		}
 	}
-	*seconds = (int64_t)hours * 3600 + minutes * 60 + rest;
+	*seconds = (int64_t)hours * 3600 + (int64_t)minutes * 60 + rest;
 	if (negative)
 		*seconds = -*seconds;
 	return true;
@@ -157,7 +158,7 @@ static bool take_name(const char **at)
 
 static bool take_day(const char **at, struct rule_day *day)
 {
-	*day = (struct rule_day){.kind = 'N', .time_s = 2 * 3600};
+	*day = (struct rule_day){.kind = 'N', .time_s = INT64_C(2) * 3600};
 	if (**at == 'J' || **at == 'M')
 		day->kind = *(*at)++;
 	if (day->kind == 'M') {
@@ -286,7 +287,7 @@ static bool parse_times(struct zone *zone, struct cursor *c, const struct counts
 	}
 	for (uint32_t i = 0; i < counts->nr_kinds; i++) {
 		zone->offsets_s[i] = (int32_t)be32_get(info + i * (size_t)6);
-		if (zone->offsets_s[i] < -25 * 3600 || zone->offsets_s[i] > 26 * 3600)
+		if (zone->offsets_s[i] < -OFFSET_MOST_S || zone->offsets_s[i] > OFFSET_MOST_S)
 			return false;
 	}
 	return true;

@@ -9,7 +9,6 @@
 #include "repository.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -84,18 +83,10 @@ static bool takes(struct period *period, int64_t number)
 	return true;
 }
 
-__attribute__((format(printf, 2, 3))) static void keep(
-	struct retention_point *point, const char *format, ...)
+static void keep(struct retention_point *point, const char *why)
 {
 	size_t used = point->keep ? strlen(point->why) : 0;
-	va_list args;
-	if (used > 0)
-		used += (size_t)snprintf(point->why + used, sizeof point->why - used, ", ");
-	if (used >= sizeof point->why)
-		return;
-	va_start(args, format);
-	vsnprintf(point->why + used, sizeof point->why - used, format, args);
-	va_end(args);
+	snprintf(point->why + used, sizeof point->why - used, "%s%s", used > 0 ? ", " : "", why);
 	point->keep = true;
 }
 
@@ -107,17 +98,19 @@ static void keep_within(
 		const char *unit;
 	} units[] = {{31536000, "y"}, {86400, "d"}, {3600, "h"}, {1, "s"}};
 	size_t unit = 0;
+	char why[40];
 	if (policy->within_s <= 0)
 		return;
 	while (policy->within_s % units[unit].seconds != 0)
 		unit++;
+	snprintf(why, sizeof why, "within %" PRId64 "%s", policy->within_s / units[unit].seconds,
+		units[unit].unit);
 	for (size_t i = nr_points; i-- > 0;) {
 		/* Unsigned: times may be anything. */
 		uint64_t age_s = (uint64_t)points[nr_points - 1].time - (uint64_t)points[i].time;
 		if (age_s >= (uint64_t)policy->within_s)
 			return;
-		keep(&points[i], "within %" PRId64 "%s", policy->within_s / units[unit].seconds,
-			units[unit].unit);
+		keep(&points[i], why);
 	}
 }
 
@@ -134,11 +127,12 @@ static void keep_periods(const struct retention_policy *policy, const struct zon
 	for (size_t i = nr_points; i-- > 0;) {
 		struct zone_time time = zone_time(zone, points[i].time);
 		for (enum rule rule = 0; rule < NR_RULES; rule++) {
-			char text[40];
+			char text[40], why[60];
 			if (!takes(&periods[rule], period_number(rule, &time)))
 				continue;
 			period_text(rule, &time, text, sizeof text);
-			keep(&points[i], "%s %s", rule_names[rule], text);
+			snprintf(why, sizeof why, "%s %s", rule_names[rule], text);
+			keep(&points[i], why);
 		}
 	}
 }
@@ -156,8 +150,11 @@ int retention_apply(const struct retention_policy *policy, struct retention_poin
 		points[i].keep = false;
 		points[i].why[0] = '\0';
 	}
-	for (size_t i = 0; i < nr_points && i < policy->last; i++)
-		keep(&points[nr_points - 1 - i], "last %zu", i + 1);
+	for (size_t i = 0; i < nr_points && i < policy->last; i++) {
+		char why[40];
+		snprintf(why, sizeof why, "last %zu", i + 1);
+		keep(&points[nr_points - 1 - i], why);
+	}
 	keep_periods(policy, zone, points, nr_points);
 	keep_within(policy, points, nr_points);
 	for (size_t i = 0; i < nr_points; i++) {
