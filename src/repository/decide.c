@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,16 +20,9 @@ struct decide {
 	struct repository_point *latest; /* may be damaged; NULL: the VM has no points */
 };
 
-static void say(struct repository_decision *decision, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
-
-static void say(struct repository_decision *decision, const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(decision->reason, sizeof decision->reason, format, args);
-	va_end(args);
-}
+/* Cut where it is too long. */
+#define say(decision, ...) \
+	((void)snprintf((decision)->reason, sizeof(decision)->reason, __VA_ARGS__))
 
 /* --- identity ------------------------------------------------------------------------ */
 

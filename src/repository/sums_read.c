@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 
 #define PAGE_ENTRIES 256u
-#define PAGE_BYTES (PAGE_ENTRIES * SUMS_ENTRY)
+#define PAGE_BYTES ((uint64_t)PAGE_ENTRIES * SUMS_ENTRY)
 
 /* A page of the index. */
 struct sums_page {
@@ -164,7 +164,8 @@ static int load_index(struct sums_reader *reader, uint64_t check, struct err *er
 	struct index_check state = {.hash = XXH3_createState()};
 	reader->nr_pages = div_round_up(reader->nr_entries, PAGE_ENTRIES);
 	reader->pages = calloc(reader->nr_pages + 1, sizeof *reader->pages);
-	reader->window = malloc(min_u64(reader->nr_entries, PAGE_ENTRIES) * SUMS_ENTRY + 1);
+	reader->window =
+		malloc((size_t)(min_u64(reader->nr_entries, PAGE_ENTRIES) * SUMS_ENTRY + 1));
 	int rc = -1;
 	if (!state.hash || !reader->pages || !reader->window) {
 		err_errno(err, ENOMEM, "cannot read %s", reader->path);
