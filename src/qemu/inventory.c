@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define NO_UUID "00000000-0000-0000-0000-000000000000"
+#define IOTHREADS_FROM 80203u
 #define AGENT_PORT "org.qemu.guest_agent.0"
 
 static const char *text_of(const json_t *object, const char *name)
@@ -131,6 +132,54 @@ static int check_free(const json_t *inserted, const char *key, struct err *err)
 	return 0;
 }
 
+static char *get_property(struct qmp *qmp, const char *path, const char *property)
+{
+	json_t *value = qmp_call(qmp, "qom-get",
+		json_pack("{s:s, s:s}", "path", path, "property", property), -1, NULL);
+	char *text = json_is_string(value) ? strdup(json_string_value(value)) : NULL;
+	json_decref(value);
+	return text;
+}
+
+static bool names_iothread(struct qmp *qmp, const char *path)
+{
+	char *iothread = get_property(qmp, path, "iothread");
+	bool has = iothread && *iothread;
+	free(iothread);
+	return has;
+}
+
+/* The device itself, or the controller on whose bus it is. */
+static bool has_iothread(struct qmp *qmp, const char *qdev)
+{
+	bool has = names_iothread(qmp, qdev);
+	char *bus = get_property(qmp, qdev, "parent_bus");
+	char *slash = bus ? strrchr(bus, '/') : NULL;
+	if (slash)
+		*slash = '\0';
+	has = has || (slash && names_iothread(qmp, bus));
+	free(bus);
+	return has;
+}
+
+/*
+ * QEMU before 8.2.3 (fixed by "nbd/server: only traverse NBDExport->clients from main loop
+ * thread") ends with an assertion, and the machine with it, when an NBD client of a disk with an
+ * iothread goes: nothing that we could do makes sure that ours never does.
+ */
+static int check_iothread(
+	struct qemu_session *session, const json_t *block, const char *key, struct err *err)
+{
+	struct qmp *qmp = &session->qmp;
+	if (qmp->version >= IOTHREADS_FROM || !has_iothread(qmp, text_of(block, "qdev")))
+		return 0;
+	return err_set(err, ERR_UNSUPPORTED,
+		"disk %s has an iothread, and this QEMU (%u.%u.%u) ends, and the machine with it, "
+		"when a reader of such a disk goes: a fault that QEMU 8.2.3 and 9.0 do not have "
+		"(use one of those, or take the iothread from the device)",
+		key, qmp->version / 10000, qmp->version / 100 % 100, qmp->version % 100);
+}
+
 static int add_disk(
 	struct qemu_session *session, const json_t *block, const json_t *inserted, struct err *err)
 {
@@ -144,7 +193,8 @@ static int add_disk(
 	*disk = (struct disk){.fdset = -1, .scratch_fd = -1};
 	inventory_key(text_of(block, "qdev"), text_of(block, "device"), node, disk->key);
 	make_distinct(session, disk->key);
-	if (check_free(inserted, disk->key, err) < 0)
+	if (check_free(inserted, disk->key, err) < 0 ||
+		check_iothread(session, block, disk->key, err) < 0)
 		return -1;
 	if (size <= 0) {
 		log_warning("disk %s has no bytes and is left out", disk->key);
@@ -257,15 +307,6 @@ void inventory_free(struct qemu_session *session)
 }
 
 /* --- the agent's channel ---------------------------------------------------------------- */
-
-static char *get_property(struct qmp *qmp, const char *path, const char *property)
-{
-	json_t *value = qmp_call(qmp, "qom-get",
-		json_pack("{s:s, s:s}", "path", path, "property", property), -1, NULL);
-	char *text = json_is_string(value) ? strdup(json_string_value(value)) : NULL;
-	json_decref(value);
-	return text;
-}
 
 /* The chardev of the port that has the agent's name, among the devices below folder. */
 static char *find_port(struct qmp *qmp, const char *folder)

@@ -19,6 +19,15 @@ static void note_death(struct qmp *qmp, const struct err *err)
 		err_copy(&qmp->dead, err);
 }
 
+static unsigned version_of(const json_t *greeting)
+{
+	const json_t *version = json_object_get(
+		json_object_get(json_object_get(greeting, "QMP"), "version"), "qemu");
+	return (unsigned)(json_integer_value(json_object_get(version, "major")) * 10000 +
+			  json_integer_value(json_object_get(version, "minor")) * 100 +
+			  json_integer_value(json_object_get(version, "micro")));
+}
+
 int qmp_open(struct qmp *qmp, const char *socket, unsigned timeout_ms, const struct cancel *cancel,
 	struct err *err)
 {
@@ -31,6 +40,7 @@ int qmp_open(struct qmp *qmp, const char *socket, unsigned timeout_ms, const str
 	json_t *greeting = wire_receive(
 		&qmp->wire, false, cancel, until, "waiting for QEMU's greeting", &local);
 	bool good = json_is_object(json_object_get(greeting, "QMP"));
+	qmp->version = version_of(greeting);
 	json_decref(greeting);
 	if (good && qmp_do(qmp, "qmp_capabilities", NULL, err) == 0)
 		return 0;

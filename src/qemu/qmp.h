@@ -18,6 +18,7 @@ struct qmp {
 	unsigned timeout_ms;
 	const struct cancel *cancel; /* borrowed; NULL while cleaning up */
 	unsigned next_id;
+	unsigned version; /* of QEMU: 70222 is 7.2.22 */
 	struct err dead; /* why; ERR_NONE while it lives */
 };
 

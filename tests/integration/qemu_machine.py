@@ -67,14 +67,11 @@ class Machine:
                    "q35,accel=tcg", "-m", "32", "-name", "web01",
                    "-uuid", "0b0e3a5c-3f63-4f3f-8d9a-0f9f2c7d1e11",
                    "-qmp", f"unix:{self.qmp},server=on,wait=off",
-                   "-qmp", f"unix:{own},server=on,wait=off",
-                   "-object", "iothread,id=io0"]
+                   "-qmp", f"unix:{own},server=on,wait=off"]
         for key, form in self.disks:
-            # QCOW2 disks have a thread of their own, as those of many machines.
-            thread = ",iothread=io0" if form == "qcow2" else ""
             command += ["-blockdev", f"driver={form},node-name=node-{key},discard=unmap,"
                         f"file.driver=file,file.filename={self.files[key]}",
-                        "-device", f"virtio-blk-pci,id={key},drive=node-{key}{thread}"]
+                        "-device", f"virtio-blk-pci,id={key},drive=node-{key}"]
         for path in (own, self.qmp):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

@@ -181,6 +181,33 @@ def test_disks_that_are_none(folders):
             session.close()
 
 
+def test_disks_with_iothreads_are_refused_where_that_would_kill_the_machine(folders):
+    """QEMU 7.2 ends when an NBD client of such a disk goes; of virtio-blk and of a controller."""
+    folder, scratch = folders
+    extra = [os.path.join(folder, f"extra{i}.raw") for i in range(2)]
+    for path in extra:
+        run("qemu-img", "create", "-q", "-f", "raw", path, MIB)
+    arguments = ["-object", "iothread,id=io0", "-device", "virtio-scsi-pci,id=sc0,iothread=io0"]
+    for path, device in zip(extra, ("virtio-blk-pci,iothread=io0,id=vdt", "scsi-hd,id=sdt")):
+        name = os.path.basename(path).split(".", maxsplit=1)[0]
+        arguments += ["-blockdev", f"driver=raw,node-name={name},file.driver=file,"
+                      f"file.filename={path}", "-device", f"{device},drive={name}"]
+    with machine_in(folder, arguments=arguments) as machine:
+        version = machine.call("query-version")["qemu"]
+        if (version["major"], version["minor"], version["micro"]) >= (8, 2, 3):
+            pytest.skip("this QEMU has no such fault")
+        for options in ({}, {"node": "vdt"}, {"node": "sdt"}):
+            session = Session(machine, scratch, **options)
+            assert session.opened["error"] == "unsupported", session.opened
+            assert "has an iothread" in session.opened["text"]
+            session.close()
+        session = Session(machine, scratch, node="vd0")
+        session.do("begin", "sendense-p1")
+        session.do("end")
+        session.close()
+        assert not scratch_left(scratch)
+
+
 # --- the guest agent ------------------------------------------------------------------
 
 
