@@ -254,7 +254,8 @@ static int open_parents(struct repository_backup *backup,
 			break;
 		}
 		const struct repository_disk_info *info = find_parent(backup, spec, latest, err);
-		rc = info ? open_parent(backup, &backup->disks[i], latest, info, err) : -1;
+		rc = info && latest ? open_parent(backup, &backup->disks[i], latest, info, err)
+				    : -1;
 	}
 	repository_point_free(latest);
 	return rc;

@@ -107,7 +107,7 @@ static int check_chain(const struct decide *decide, const struct repository_offe
 	if (!disk && !is_lasting(&why))
 		return err_copy(err, &why);
 	if (!disk) {
-		say(decision, "its parent cannot be read: %s", why.text);
+		say(decision, "its parent cannot be read: %.220s", why.text);
 		return 0;
 	}
 	const char *damaged = chain_damaged(disk_chain(disk));
