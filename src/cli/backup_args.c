@@ -3,6 +3,7 @@
 
 #include "locator.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <string.h>
@@ -193,6 +194,7 @@ static int parse_change(
 
 static int take_change(struct backup_disk *disk, const char *text, struct err *err)
 {
+	assert(disk->name);
 	if (parse_change(text, &disk->change, &disk->change_argument, err) < 0)
 		return -1;
 	if (disk->change == REPOSITORY_CHANGE_BITMAP && strncmp(disk->name, "nbd", 3) != 0)

@@ -79,6 +79,7 @@ def five_percent(rng):
 
 
 def within_five_percent(value, changed):
+    print(f"{value} of {changed} bytes: {100 * value / changed:.2f} %")
     assert 0.95 * changed <= value <= 1.05 * changed, (value, changed)
 
 
