@@ -60,19 +60,28 @@ static int open_list(const struct backup *b, struct backup_disk *disk, struct er
 	return disk->source ? 0 : -1;
 }
 
-/* What shows later that the source is still in the state that is read now. */
+/*
+ * What shows later that the source is still in the state that is read now.  A change id names
+ * a state, but whoever gave it may have been careless: a file must look the same, too, unless
+ * --source-id vouches for it.  A machine is read at another moment each time.
+ */
 static void find_state(struct backup_disk *disk)
 {
 	const char *source_id = disk->source_id ? disk->source_id : "";
 	const char *change_id = disk->change_id ? disk->change_id : "";
-	if (disk->source_id || disk->change_id) {
-		if (asprintf(&disk->state, "id %zu %s %s", strlen(source_id), source_id,
-			    change_id) < 0)
-			disk->state = NULL;
-	} else if (disk->path) {
-		disk->state =
-			backup_state_of_file(disk->path, kind_of(disk->name) == LOCATOR_QCOW2);
-	}
+	char *AUTO_FREE file = NULL;
+	struct stat st;
+	if (disk->qemu)
+		return;
+	bool is_file = disk->path && !disk->source_id && stat(disk->path, &st) == 0 &&
+		       !S_ISBLK(st.st_mode);
+	if (is_file)
+		file = backup_state_of_file(disk->path, kind_of(disk->name) == LOCATOR_QCOW2);
+	if ((is_file && !file) || (!is_file && !disk->source_id && !disk->change_id))
+		return;
+	if (asprintf(&disk->state, "id %zu %s %zu %s %s", strlen(source_id), source_id,
+		    strlen(change_id), change_id, file ? file : "") < 0)
+		disk->state = NULL;
 }
 
 /* What the machine knows: which bitmap tells of its changes, and which one begins now. */
