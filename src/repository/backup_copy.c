@@ -74,6 +74,38 @@ int backup_copy_parent_zeros(
 	return 0;
 }
 
+/* What is the same is told as well, so that whoever goes on with the backup need not look at
+ * it again. */
+int backup_copy_tell_same(
+	struct backup_disk *disk, uint64_t first, unsigned nr, uint64_t same, struct err *err)
+{
+	uint64_t bytes = 0;
+	for (unsigned i = 0, run = 0; i < nr; i += run ? run : 1) {
+		for (run = 0; i + run < nr && same >> (i + run) & 1; run++)
+			bytes += DIGEST_CHUNK_BYTES;
+		if (run > 0 && sums_writer_same(disk->sums, first + i, run, err) < 0)
+			return -1;
+	}
+	return same ? checkpoint_told(disk, bytes, err) : 0;
+}
+
+static int first_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
+	uint64_t zero_mask, uint64_t *same, struct err *err)
+{
+	if (backup_copy_parent_chunks(context, first, nr, leaves, zero_mask, same, err) < 0)
+		return -1;
+	return backup_copy_tell_same(context, first, nr, *same, err);
+}
+
+static int first_zeros(
+	void *context, uint64_t first, uint64_t nr, uint64_t *nr_alike, bool *same, struct err *err)
+{
+	struct backup_disk *disk = context;
+	if (backup_copy_parent_zeros(disk, first, nr, nr_alike, same, err) < 0)
+		return -1;
+	return *same ? sums_writer_same(disk->sums, first, *nr_alike, err) : 0;
+}
+
 int repository_backup_copy(struct repository_backup *backup, size_t index, struct block *source,
 	struct copy_options *options, struct block **from, struct block **to, struct err *err)
 {
@@ -88,9 +120,8 @@ int repository_backup_copy(struct repository_backup *backup, size_t index, struc
 		return -1;
 	disk->sink = (struct copy_chunk_sink){
 		.context = disk, .chunks = sink_chunks, .zeros = sink_zeros};
-	disk->baseline = (struct copy_baseline){.context = disk,
-		.chunks = backup_copy_parent_chunks,
-		.zeros = backup_copy_parent_zeros};
+	disk->baseline = (struct copy_baseline){
+		.context = disk, .chunks = first_chunks, .zeros = first_zeros};
 	options->digest_key = &backup->repo->key;
 	options->sink = &disk->sink;
 	options->baseline = disk->chain ? &disk->baseline : NULL;

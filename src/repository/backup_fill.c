@@ -29,7 +29,7 @@ static int look(const struct fill *fill, uint64_t offset, uint64_t length, bool 
 	enum sums_kind kind;
 	if (sums_writer_look(fill->disk->sums, chunk, most, &kind, &nr, leaf, err) < 0)
 		return -1;
-	*told = kind != SUMS_INHERIT;
+	*told = kind == SUMS_DATA || kind == SUMS_ZERO;
 	*run = min_u64(length, (chunk + nr) * DIGEST_CHUNK_BYTES - offset);
 	return 0;
 }

@@ -146,6 +146,9 @@ int backup_disk_make(struct backup_disk *disk, struct err *err);
 
 /* --- backup_copy.c ------------------------------------------------------------------ */
 
+/* Tells the sums which of these chunks are as beneath: bits of same. */
+int backup_copy_tell_same(
+	struct backup_disk *disk, uint64_t first, unsigned nr, uint64_t same, struct err *err);
 /* What the parent's sums tell, as baselines do; context is the disk. */
 int backup_copy_parent_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
 	uint64_t zero_mask, uint64_t *same, struct err *err);

@@ -71,7 +71,7 @@ static int told_extents(struct block *block, uint64_t offset, uint64_t length,
 		uint64_t stop = min_u64(end, (chunk + run) * DIGEST_CHUNK_BYTES);
 		if (kind != SUMS_ZERO) {
 			room = block_remap_put(extents, max, nr, stop - offset,
-				kind == SUMS_INHERIT ? BLOCK_UNCHANGED : 0);
+				kind == SUMS_DATA ? 0 : BLOCK_UNCHANGED);
 			offset = stop;
 			continue;
 		}
@@ -118,7 +118,7 @@ static int sink_chunks(void *context, uint64_t first, unsigned nr, const uint8_t
 		if (kind == SUMS_DATA && !is_zero &&
 			memcmp(leaf, leaves + (size_t)i * DIGEST_LEAF_BYTES_MAX, leaf_bytes) == 0)
 			atomic_fetch_add(&told->kept_bytes, DIGEST_CHUNK_BYTES);
-		else if (kind != SUMS_INHERIT && !(kind == SUMS_ZERO && is_zero) &&
+		else if ((kind == SUMS_DATA || (kind == SUMS_ZERO && !is_zero)) &&
 			 forget(told, first + i, err) < 0)
 			return -1;
 	}

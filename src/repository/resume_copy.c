@@ -5,6 +5,8 @@
  *   told       yes            (yes)            not when its state is the    what was told
  *                                              same, else always
  *   touched    no             something        always                       (always)
+ *   same       as beneath     nothing          not when its state is the    what the parent has
+ *                                              same, else as untouched
  *   untouched  no             nothing          what a first try would read  what the parent has;
  *                                                                           in a full: zeros
  *
@@ -19,7 +21,7 @@
 /* Runs of data are passed over in parts of so many chunks at most. */
 #define RUN_MOST 4096u
 
-enum stored { STORED_TOLD, STORED_TOUCHED, STORED_UNTOUCHED };
+enum stored { STORED_TOLD, STORED_TOUCHED, STORED_SAME, STORED_UNTOUCHED };
 
 /* Not told: whether the image holds anything for the chunks, for how many (1..most). */
 static int look_at_image(struct backup_disk *disk, uint64_t first, uint64_t most,
@@ -45,7 +47,13 @@ static int look(struct backup_disk *disk, uint64_t first, uint64_t most, enum st
 	if (sums_writer_look(disk->sums, first, most, kind, nr, leaf, err) < 0)
 		return -1;
 	*stored = STORED_TOLD;
-	return *kind == SUMS_INHERIT ? look_at_image(disk, first, *nr, stored, nr, err) : 0;
+	if (*kind == SUMS_DATA || *kind == SUMS_ZERO)
+		return 0;
+	if (look_at_image(disk, first, *nr, stored, nr, err) < 0)
+		return -1;
+	if (*stored == STORED_UNTOUCHED && *kind == SUMS_SAME)
+		*stored = STORED_SAME;
+	return 0;
 }
 
 /* --- the source ---------------------------------------------------------------------------- */
@@ -54,9 +62,10 @@ static uint32_t flags_of(const struct backup_disk *disk, enum stored stored, uin
 {
 	bool changes =
 		disk->mode == REPOSITORY_INCREMENTAL && disk->change != REPOSITORY_CHANGE_COMPARE;
-	if (stored == STORED_TOLD && disk->resumed == REPOSITORY_RESUMED)
+	bool is_there = stored == STORED_TOLD || stored == STORED_SAME;
+	if (is_there && disk->resumed == REPOSITORY_RESUMED)
 		return flags | BLOCK_UNCHANGED;
-	if (stored != STORED_UNTOUCHED || !changes)
+	if (stored == STORED_TOLD || stored == STORED_TOUCHED || !changes)
 		return flags & ~BLOCK_UNCHANGED;
 	return flags;
 }
@@ -114,7 +123,7 @@ static int same_chunks(void *context, uint64_t first, unsigned nr, const uint8_t
 		uint8_t leaf[DIGEST_LEAF_BYTES_MAX];
 		if (look(disk, first + i, 1, &stored, &kind, &run, leaf, err) < 0)
 			return -1;
-		if (stored == STORED_UNTOUCHED)
+		if (stored == STORED_UNTOUCHED || stored == STORED_SAME)
 			untouched |= bit;
 		else if (stored == STORED_TOLD && kind == SUMS_ZERO)
 			*same |= zero_mask & bit;
@@ -129,11 +138,19 @@ static int same_chunks(void *context, uint64_t first, unsigned nr, const uint8_t
 		return -1;
 	*same |= untouched & beneath;
 	/* Nothing is written, but the next one to go on with it need not read it again. */
-	for (unsigned i = 0; i < nr && !reads_as_parent(disk); i++)
+	if (reads_as_parent(disk))
+		return backup_copy_tell_same(disk, first, nr, *same & untouched, err);
+	for (unsigned i = 0; i < nr; i++)
 		if (*same & untouched & (uint64_t)1 << i &&
 			sums_writer_zeros(disk->sums, first + i, 1, err) < 0)
 			return -1;
 	return 0;
+}
+
+static int tell_untouched(struct backup_disk *disk, uint64_t first, uint64_t nr, struct err *err)
+{
+	return reads_as_parent(disk) ? sums_writer_same(disk->sums, first, nr, err)
+				     : sums_writer_zeros(disk->sums, first, nr, err);
 }
 
 static int same_zeros(
@@ -148,14 +165,14 @@ static int same_zeros(
 		uint8_t leaf[DIGEST_LEAF_BYTES_MAX];
 		if (look(disk, at, nr - *nr_alike, &stored, &kind, &run, leaf, err) < 0)
 			return -1;
-		bool alike = stored == STORED_TOLD ? kind == SUMS_ZERO : stored == STORED_UNTOUCHED;
-		if (stored == STORED_UNTOUCHED && reads_as_parent(disk) &&
+		bool untouched = stored == STORED_UNTOUCHED || stored == STORED_SAME;
+		bool alike = stored == STORED_TOLD ? kind == SUMS_ZERO : untouched;
+		if (untouched && reads_as_parent(disk) &&
 			backup_copy_parent_zeros(disk, at, run, &run, &alike, err) < 0)
 			return -1;
 		if (*nr_alike > 0 && alike != *same)
 			break;
-		if (stored == STORED_UNTOUCHED && !reads_as_parent(disk) &&
-			sums_writer_zeros(disk->sums, at, run, err) < 0)
+		if (untouched && alike && tell_untouched(disk, at, run, err) < 0)
 			return -1;
 		*same = alike;
 		*nr_alike += run;

@@ -15,7 +15,12 @@
 #define SUMS_SEGMENT_CHUNKS 4096u
 #define SUMS_OPEN_SEGMENTS 16u
 
-enum sums_kind { SUMS_INHERIT = 0, SUMS_ZERO = 1, SUMS_DATA = 2 };
+enum sums_kind {
+	SUMS_INHERIT = 0,
+	SUMS_ZERO = 1,
+	SUMS_DATA = 2,
+	SUMS_SAME = 3, /* inherited, and that was looked at: in unfinished files alone */
+};
 
 struct sums_facts {
 	enum digest_algorithm algorithm;
@@ -44,6 +49,9 @@ struct sums_writer *sums_writer_create(int dir_fd, const char *path, const struc
 int sums_writer_chunks(struct sums_writer *writer, uint64_t first, unsigned nr,
 	const uint8_t *leaves, uint64_t zero_mask, struct err *err);
 int sums_writer_zeros(struct sums_writer *writer, uint64_t first, uint64_t nr, struct err *err);
+/* Of these, those that nothing was told of are what lies beneath.  The finished file does not
+ * tell of it: it is for whoever goes on with an unfinished one. */
+int sums_writer_same(struct sums_writer *writer, uint64_t first, uint64_t nr, struct err *err);
 
 /* Completes and syncs the file.  Nothing is told any more (one thread). */
 int sums_writer_finish(struct sums_writer *writer, struct sums_totals *totals, struct err *err);

@@ -30,6 +30,8 @@ struct sums_entry {
 	uint32_t length;
 	uint32_t nr_data, nr_zero;
 	uint64_t check;
+	bool unfinished; /* the file: then it may hold SUMS_SAME */
+	bool has_same; /* found, or packed */
 };
 
 static inline uint64_t sums_nr_chunks(const struct sums_facts *facts)
@@ -110,11 +112,10 @@ void sums_merged_free(struct sums_merged *merged);
 #define SUMS_SEAL 16u
 #define SUMS_SLOT_MOST (round_up(SUMS_SEGMENT_MOST + SUMS_SEAL, SUMS_BLOCK))
 
-/* A list of segments that are zero from end to end. */
-#define SUMS_ZEROS_HEAD 32u
-#define SUMS_ZEROS_RUN 16u
-#define SUMS_ZEROS_RUNS_MOST 1024u
-#define SUMS_ZEROS_MOST (SUMS_ZEROS_HEAD + SUMS_ZEROS_RUNS_MOST * SUMS_ZEROS_RUN)
+/* A list of segments that are SUMS_ZERO, or SUMS_SAME, from end to end. */
+#define SUMS_LIST_HEAD 32u
+#define SUMS_LIST_RUN 16u
+#define SUMS_LIST_RUNS_MOST 1024u
 
 /* Where a segment lies. */
 struct sums_slot {
@@ -123,7 +124,8 @@ struct sums_slot {
 	uint64_t sequence; /* of its last write; 0: never told */
 	uint32_t capacity, length;
 	uint16_t nr_data, nr_zero;
-	bool told_zero; /* zero from end to end: lies nowhere */
+	bool has_same;
+	uint8_t whole; /* SUMS_ZERO, SUMS_SAME: all of it is that, and lies nowhere; else 0 */
 };
 
 struct sums_space {
@@ -171,18 +173,19 @@ void sums_slots_behind_sync(struct sums_slots *slots, struct sums_spaces *supers
 /* Puts the seal behind entry->length bytes. */
 void sums_seal_put(uint8_t *bytes, const struct sums_entry *entry, uint64_t sequence);
 
-/* Packs runs of zero segments (first and number, nr of them) into bytes (SUMS_ZEROS_MOST);
- * returns the length. */
-struct sums_zeros_run {
+/* Segments that are of one kind from end to end. */
+struct sums_run {
 	uint64_t first, nr;
+	enum sums_kind kind;
 };
-uint32_t sums_zeros_pack(
-	uint8_t *bytes, const struct sums_zeros_run *runs, unsigned nr, uint64_t sequence);
+/* Packs nr runs of one kind into bytes (SUMS_SEGMENT_MOST); returns the length. */
+uint32_t sums_list_pack(
+	uint8_t *bytes, const struct sums_run *runs, unsigned nr, uint64_t sequence);
 
 /* What a scan finds, in the order of the file. */
 struct sums_found {
-	bool zeros;
-	struct sums_zeros_run run; /* zeros */
+	bool is_list;
+	struct sums_run run; /* of a list */
 	struct sums_entry entry; /* else, with its offset */
 	uint32_t capacity;
 	uint64_t sequence;

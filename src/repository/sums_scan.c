@@ -1,7 +1,7 @@
 /*
  * Finding what an unfinished file tells.
  *
- *   512 ─► [segment│seal│..] [segment│seal│..] [zeros] torn.. [segment│seal│..]
+ *   512 ─► [segment│seal│..] [segment│seal│..] [list]  torn.. [segment│seal│..]
  *            │ capacity ──►    │                 │       512 by 512 until something
  *            └ its checksum holds: told          └ told  begins whose checksum holds
  *
@@ -16,7 +16,8 @@
 #define WINDOW_BYTES (4 * SUMS_SLOT_MOST)
 #define SEQUENCE_MOST (UINT64_MAX / 2) /* nobody writes that often */
 
-static const uint8_t zeros_magic[4] = {'S', 'Z', 'E', 'R'};
+/* Of lists, by the kind of their segments. */
+static const char *const list_magics[] = {[SUMS_ZERO] = "SZER", [SUMS_SAME] = "SSAM"};
 
 /* A part of the file in memory. */
 struct window {
@@ -43,18 +44,17 @@ void sums_seal_put(uint8_t *bytes, const struct sums_entry *entry, uint64_t sequ
 	be64_put(seal + 8, seal_check(seal, entry->check));
 }
 
-uint32_t sums_zeros_pack(
-	uint8_t *bytes, const struct sums_zeros_run *runs, unsigned nr, uint64_t sequence)
+uint32_t sums_list_pack(uint8_t *bytes, const struct sums_run *runs, unsigned nr, uint64_t sequence)
 {
-	uint32_t length = SUMS_ZEROS_HEAD + nr * SUMS_ZEROS_RUN;
-	memset(bytes, 0, SUMS_ZEROS_HEAD);
-	memcpy(bytes, zeros_magic, sizeof zeros_magic);
+	uint32_t length = SUMS_LIST_HEAD + nr * SUMS_LIST_RUN;
+	memset(bytes, 0, SUMS_LIST_HEAD);
+	memcpy(bytes, list_magics[runs[0].kind], 4);
 	be32_put(bytes + 4, (uint32_t)round_up(length, SUMS_BLOCK));
 	be64_put(bytes + 8, sequence);
 	be32_put(bytes + 16, nr);
 	for (unsigned i = 0; i < nr; i++) {
-		be64_put(bytes + SUMS_ZEROS_HEAD + i * SUMS_ZEROS_RUN, runs[i].first);
-		be64_put(bytes + SUMS_ZEROS_HEAD + i * SUMS_ZEROS_RUN + 8, runs[i].nr);
+		be64_put(bytes + SUMS_LIST_HEAD + i * SUMS_LIST_RUN, runs[i].first);
+		be64_put(bytes + SUMS_LIST_HEAD + i * SUMS_LIST_RUN + 8, runs[i].nr);
 	}
 	be64_put(bytes + 24, XXH3_64bits(bytes, length));
 	return length;
@@ -84,26 +84,30 @@ static uint64_t sequence_of(const uint8_t *bytes, size_t length, const struct su
 	return min_u64(be64_get(seal), SEQUENCE_MOST);
 }
 
-/* Tells of a list of zero segments; *capacity 0 when there is none here. */
-static int take_zeros(const struct sums_facts *facts, uint64_t at, uint8_t *bytes, size_t length,
+/* Tells of a list of segments; *capacity 0 when there is none here. */
+static int take_list(const struct sums_facts *facts, uint64_t at, uint8_t *bytes, size_t length,
 	uint32_t *capacity, sums_scan_callback *callback, void *context, struct err *err)
 {
 	*capacity = 0;
-	if (length < SUMS_ZEROS_HEAD || memcmp(bytes, zeros_magic, sizeof zeros_magic) != 0)
+	if (length < SUMS_LIST_HEAD)
 		return 0;
+	enum sums_kind kind = memcmp(bytes, list_magics[SUMS_ZERO], 4) == 0   ? SUMS_ZERO
+			      : memcmp(bytes, list_magics[SUMS_SAME], 4) == 0 ? SUMS_SAME
+									      : SUMS_INHERIT;
 	uint32_t nr = be32_get(bytes + 16);
-	if (nr == 0 || nr > SUMS_ZEROS_RUNS_MOST || length < SUMS_ZEROS_HEAD + nr * SUMS_ZEROS_RUN)
+	if (kind == SUMS_INHERIT || nr == 0 || nr > SUMS_LIST_RUNS_MOST ||
+		length < SUMS_LIST_HEAD + nr * SUMS_LIST_RUN)
 		return 0;
-	uint64_t check = be64_get(bytes + 24),
-		 sequence = min_u64(be64_get(bytes + 8), SEQUENCE_MOST);
+	uint64_t check = be64_get(bytes + 24);
+	uint64_t sequence = min_u64(be64_get(bytes + 8), SEQUENCE_MOST);
 	memset(bytes + 24, 0, 8);
-	if (XXH3_64bits(bytes, SUMS_ZEROS_HEAD + nr * SUMS_ZEROS_RUN) != check)
+	if (XXH3_64bits(bytes, SUMS_LIST_HEAD + nr * SUMS_LIST_RUN) != check)
 		return 0;
 	*capacity = be32_get(bytes + 4);
 	for (uint32_t i = 0; i < nr; i++) {
-		const uint8_t *run = bytes + SUMS_ZEROS_HEAD + i * SUMS_ZEROS_RUN;
-		struct sums_found found = {.zeros = true,
-			.run = {be64_get(run), be64_get(run + 8)},
+		const uint8_t *run = bytes + SUMS_LIST_HEAD + i * SUMS_LIST_RUN;
+		struct sums_found found = {.is_list = true,
+			.run = {be64_get(run), be64_get(run + 8), kind},
 			.sequence = sequence,
 			.end = at + *capacity};
 		if (range_fits(found.run.first, found.run.nr, sums_nr_segments(facts)) &&
@@ -136,7 +140,7 @@ static int scan(const struct sums_facts *facts, struct window *w, struct sums_se
 		uint32_t capacity;
 		uint8_t *bytes = look_at(w, at, &length, err);
 		if (!bytes ||
-			take_zeros(facts, at, bytes, length, &capacity, callback, context, err) < 0)
+			take_list(facts, at, bytes, length, &capacity, callback, context, err) < 0)
 			return -1;
 		if (capacity == 0 && take_segment(facts, at, bytes, length, room, &capacity,
 					     callback, context, err) < 0)

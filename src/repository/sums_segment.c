@@ -25,6 +25,7 @@ void sums_segment_pack(const struct sums_facts *facts, const struct sums_segment
 	uint8_t *kinds = bytes + SUMS_SEGMENT_HEAD, *leaf = kinds + SUMS_KINDS;
 	entry->segment = segment->number;
 	entry->nr_data = entry->nr_zero = 0;
+	entry->has_same = memchr(segment->kinds, SUMS_SAME, SUMS_SEGMENT_CHUNKS) != NULL;
 	memset(bytes, 0, SUMS_SEGMENT_HEAD + SUMS_KINDS);
 	for (unsigned i = 0; i < SUMS_SEGMENT_CHUNKS; i++) {
 		kinds[i / 4] |= (uint8_t)(segment->kinds[i] << (i % 4 * 2));
@@ -72,7 +73,7 @@ static const char *unpack(const struct sums_facts *facts, const struct sums_entr
 			continue;
 		}
 		unsigned kind = kinds[i / 4] >> (i % 4 * 2) & 3;
-		if (kind > SUMS_DATA || (i >= in_segment && kind != 0))
+		if ((kind == SUMS_SAME && !entry->unfinished) || (i >= in_segment && kind != 0))
 			return "a segment holds a kind that cannot be";
 		if (kind == SUMS_DATA && nr_data == entry->nr_data)
 			return "a segment has too few leaves";
@@ -97,7 +98,8 @@ bool sums_segment_parse(const struct sums_facts *facts, uint8_t *bytes, size_t l
 	*entry = (struct sums_entry){.segment = be64_get(bytes + 8),
 		.nr_data = be32_get(bytes + 16),
 		.nr_zero = be32_get(bytes + 20),
-		.check = be64_get(bytes + 24)};
+		.check = be64_get(bytes + 24),
+		.unfinished = true};
 	*capacity = be32_get(bytes + 4);
 	if (entry->segment >= sums_nr_segments(facts))
 		return false;
@@ -106,9 +108,11 @@ bool sums_segment_parse(const struct sums_facts *facts, uint8_t *bytes, size_t l
 		return false;
 	entry->length = SUMS_SEGMENT_HEAD + SUMS_KINDS +
 			entry->nr_data * (uint32_t)digest_leaf_bytes(facts->algorithm);
-	return entry->length <= length && *capacity >= entry->length &&
-	       *capacity <= SUMS_SLOT_MOST && *capacity % SUMS_BLOCK == 0 &&
-	       !unpack(facts, entry, bytes, segment);
+	if (entry->length > length || *capacity < entry->length || *capacity > SUMS_SLOT_MOST ||
+		*capacity % SUMS_BLOCK != 0 || unpack(facts, entry, bytes, segment))
+		return false;
+	entry->has_same = memchr(segment->kinds, SUMS_SAME, SUMS_SEGMENT_CHUNKS) != NULL;
+	return true;
 }
 
 int sums_segment_load(const struct sums_facts *facts, int fd, const char *path,

@@ -33,8 +33,8 @@ struct sums_writer {
 	struct sums_segment *open[SUMS_OPEN_SEGMENTS];
 	uint64_t clock;
 	struct sums_slots slots;
-	struct sums_zeros_run *zeros; /* told since the last checkpoint */
-	size_t nr_zeros, zeros_room;
+	struct sums_run *wholes; /* segments of one kind, since the last checkpoint */
+	size_t nr_wholes, wholes_room;
 	uint8_t *packed;
 };
 
@@ -109,7 +109,7 @@ void sums_writer_free(struct sums_writer *writer)
 	sums_slots_destroy(&writer->slots);
 	pthread_mutex_destroy(&writer->checkpoint_mutex);
 	pthread_mutex_destroy(&writer->mutex);
-	free(writer->zeros);
+	free(writer->wholes);
 	free(writer->packed);
 	free(writer->path);
 	free(writer);
@@ -124,7 +124,7 @@ static int no_memory(const struct sums_writer *writer, struct err *err)
 
 static bool is_stored(const struct sums_slot *slot)
 {
-	return slot && (slot->told_zero || slot->length > 0);
+	return slot && (slot->whole || slot->length > 0);
 }
 
 /* Whether it goes into the index: in a full nothing and zeros are the same. */
@@ -135,34 +135,49 @@ static bool is_indexed(const struct sums_writer *writer, const struct sums_slot 
 	return slot->nr_data > 0 || (writer->facts.increment && slot->nr_zero > 0);
 }
 
-/* Notes that a whole segment is zero: the next checkpoint writes it down. */
-static int mark_zero(
-	struct sums_writer *writer, struct sums_slot *slot, uint64_t number, struct err *err)
+static int add_whole(
+	struct sums_writer *writer, uint64_t number, enum sums_kind kind, struct err *err)
 {
-	if (slot->told_zero)
-		return 0;
-	struct sums_zeros_run *last =
-		writer->nr_zeros ? &writer->zeros[writer->nr_zeros - 1] : NULL;
-	if (last && last->first + last->nr == number) {
+	struct sums_run *last = writer->nr_wholes ? &writer->wholes[writer->nr_wholes - 1] : NULL;
+	if (last && last->kind == kind && last->first + last->nr == number) {
 		last->nr++;
-	} else {
-		if (writer->nr_zeros == writer->zeros_room) {
-			size_t room = writer->zeros_room ? 2 * writer->zeros_room : 16;
-			struct sums_zeros_run *zeros = realloc(writer->zeros, room * sizeof *zeros);
-			if (!zeros)
-				return no_memory(writer, err);
-			writer->zeros = zeros;
-			writer->zeros_room = room;
-		}
-		writer->zeros[writer->nr_zeros++] = (struct sums_zeros_run){number, 1};
+		return 0;
 	}
+	if (writer->nr_wholes == writer->wholes_room) {
+		size_t room = writer->wholes_room ? 2 * writer->wholes_room : 16;
+		struct sums_run *wholes = realloc(writer->wholes, room * sizeof *wholes);
+		if (!wholes)
+			return no_memory(writer, err);
+		writer->wholes = wholes;
+		writer->wholes_room = room;
+	}
+	writer->wholes[writer->nr_wholes++] = (struct sums_run){number, 1, kind};
+	return 0;
+}
+
+/* Notes that a whole segment is of that kind: the next checkpoint writes it down. */
+static int mark_whole(struct sums_writer *writer, struct sums_slot *slot, uint64_t number,
+	enum sums_kind kind, struct err *err)
+{
+	if (slot->whole == kind)
+		return 0;
+	if (add_whole(writer, number, kind, err) < 0)
+		return -1;
 	if (sums_slots_leave(&writer->slots, slot) < 0)
 		return no_memory(writer, err);
-	slot->told_zero = true;
+	slot->whole = (uint8_t)kind;
+	slot->has_same = kind == SUMS_SAME;
 	slot->nr_data = 0;
-	slot->nr_zero = (uint16_t)sums_in_segment(&writer->facts, number);
+	slot->nr_zero = kind == SUMS_ZERO ? (uint16_t)sums_in_segment(&writer->facts, number) : 0;
 	slot->sequence = ++writer->slots.sequence;
 	return 0;
+}
+
+static bool is_whole(const struct sums_segment *segment, unsigned in_segment)
+{
+	uint8_t kind = segment->kinds[0];
+	return (kind == SUMS_ZERO || kind == SUMS_SAME) &&
+	       memcmp(segment->kinds, segment->kinds + 1, in_segment - 1) == 0;
 }
 
 /* Puts an open segment into the file, or notes that it needs no bytes there. */
@@ -174,13 +189,15 @@ static int store(struct sums_writer *writer, struct sums_segment *segment, struc
 	struct sums_entry entry;
 	sums_segment_pack(&writer->facts, segment, writer->packed, &entry);
 	segment->changed = false;
-	if (entry.nr_zero == sums_in_segment(&writer->facts, segment->number))
-		return mark_zero(writer, slot, segment->number, err);
+	unsigned in_segment = sums_in_segment(&writer->facts, segment->number);
+	if (is_whole(segment, in_segment))
+		return mark_whole(writer, slot, segment->number, segment->kinds[0], err);
 	if (sums_slots_place(&writer->slots, slot, entry.length) < 0)
 		return no_memory(writer, err);
 	sums_segment_seal(writer->packed, slot->capacity, &entry);
 	sums_seal_put(writer->packed, &entry, slot->sequence);
-	slot->told_zero = false;
+	slot->whole = 0;
+	slot->has_same = entry.has_same;
 	slot->nr_data = (uint16_t)entry.nr_data;
 	slot->nr_zero = (uint16_t)entry.nr_zero;
 	slot->length = entry.length;
@@ -195,13 +212,14 @@ static int fill(
 	struct sums_writer *writer, struct sums_segment *segment, uint64_t number, struct err *err)
 {
 	const struct sums_slot *slot = sums_slots_find(&writer->slots, number);
-	if (is_stored(slot)) {
+	if (slot && slot->length > 0) {
 		struct sums_entry entry = {.segment = number,
-			.offset = slot->told_zero ? 0 : slot->offset,
+			.offset = slot->offset,
 			.length = slot->length,
 			.nr_data = slot->nr_data,
 			.nr_zero = slot->nr_zero,
-			.check = slot->check};
+			.check = slot->check,
+			.unfinished = true};
 		return sums_segment_load(
 			&writer->facts, writer->fd, writer->path, &entry, segment, err);
 	}
@@ -209,6 +227,8 @@ static int fill(
 	segment->valid = true;
 	segment->changed = false;
 	memset(segment->kinds, SUMS_INHERIT, sizeof segment->kinds);
+	if (slot && slot->whole)
+		memset(segment->kinds, slot->whole, sums_in_segment(&writer->facts, number));
 	return 0;
 }
 
@@ -288,24 +308,31 @@ int sums_writer_chunks(struct sums_writer *writer, uint64_t first, unsigned nr,
 	return 0;
 }
 
-/* Zeros over a part of one segment, or all of it. */
-static int zero_part(
-	struct sums_writer *writer, uint64_t number, unsigned at, unsigned nr, struct err *err)
+/* Zeros over a part of one segment, or all of it; or what nothing was told of is the same. */
+static int tell_part(struct sums_writer *writer, uint64_t number, unsigned at, unsigned nr,
+	enum sums_kind kind, struct err *err)
 {
 	struct sums_segment *segment = find_open(writer, number);
-	if (!segment && nr == sums_in_segment(&writer->facts, number)) {
+	bool whole = nr == sums_in_segment(&writer->facts, number);
+	if (!segment && whole) {
 		struct sums_slot *slot = sums_slots_make(&writer->slots, number);
-		return slot ? mark_zero(writer, slot, number, err) : no_memory(writer, err);
+		if (!slot)
+			return no_memory(writer, err);
+		if (kind == SUMS_ZERO || !is_stored(slot))
+			return mark_whole(writer, slot, number, kind, err);
 	}
 	segment = open_segment(writer, number, err);
 	if (!segment)
 		return -1;
-	memset(segment->kinds + at, SUMS_ZERO, nr);
+	for (unsigned i = at; i < at + nr; i++)
+		if (kind == SUMS_ZERO || segment->kinds[i] == SUMS_INHERIT)
+			segment->kinds[i] = (uint8_t)kind;
 	segment->changed = true;
 	return 0;
 }
 
-int sums_writer_zeros(struct sums_writer *writer, uint64_t first, uint64_t nr, struct err *err)
+static int tell_run(struct sums_writer *writer, uint64_t first, uint64_t nr, enum sums_kind kind,
+	struct err *err)
 {
 	if (check_range(writer, first, nr, err) < 0)
 		return -1;
@@ -314,12 +341,22 @@ int sums_writer_zeros(struct sums_writer *writer, uint64_t first, uint64_t nr, s
 		unsigned at = first % SUMS_SEGMENT_CHUNKS;
 		unsigned part = (unsigned)min_u64(nr, SUMS_SEGMENT_CHUNKS - at);
 		WITH_LOCK(&writer->mutex);
-		if (zero_part(writer, number, at, part, err) < 0)
+		if (tell_part(writer, number, at, part, kind, err) < 0)
 			return -1;
 		first += part;
 		nr -= part;
 	}
 	return 0;
+}
+
+int sums_writer_zeros(struct sums_writer *writer, uint64_t first, uint64_t nr, struct err *err)
+{
+	return tell_run(writer, first, nr, SUMS_ZERO, err);
+}
+
+int sums_writer_same(struct sums_writer *writer, uint64_t first, uint64_t nr, struct err *err)
+{
+	return tell_run(writer, first, nr, SUMS_SAME, err);
 }
 
 /* --- the end ----------------------------------------------------------------- */
@@ -350,7 +387,7 @@ static int write_entry(struct sums_writer *writer, struct index_writer *index, u
 	be64_put(bytes, number);
 	be32_put(bytes + 20, slot->nr_data);
 	be32_put(bytes + 24, slot->nr_zero);
-	if (!slot->told_zero) {
+	if (!slot->whole) {
 		be64_put(bytes + 8, slot->offset);
 		be32_put(bytes + 16, slot->length);
 		be64_put(bytes + 32, slot->check);
@@ -470,22 +507,34 @@ static int store_open(struct sums_writer *writer, struct err *err)
 	return 0;
 }
 
-/* In a full, what was never told is zero beside what was. */
+/* What the finished file says of what was never told, or only looked at: nothing, and in a full
+ * zeros beside what was told. */
+static int complete_segment(
+	struct sums_writer *writer, struct sums_slot *slot, uint64_t number, struct err *err)
+{
+	unsigned nr = sums_in_segment(&writer->facts, number);
+	uint8_t kind = writer->facts.increment ? SUMS_INHERIT : SUMS_ZERO;
+	if (!is_indexed(writer, slot)) {
+		slot->whole = 0;
+		return sums_slots_leave(&writer->slots, slot) < 0 ? no_memory(writer, err) : 0;
+	}
+	if (!slot->has_same && (kind == SUMS_INHERIT || slot->nr_data + slot->nr_zero == nr))
+		return 0;
+	struct sums_segment *segment = open_segment(writer, number, err);
+	if (!segment)
+		return -1;
+	for (unsigned i = 0; i < nr; i++)
+		if (segment->kinds[i] == SUMS_SAME || segment->kinds[i] == SUMS_INHERIT)
+			segment->kinds[i] = kind;
+	return store(writer, segment, err);
+}
+
 static int complete(struct sums_writer *writer, struct err *err)
 {
 	uint64_t nr_segments = sums_nr_segments(&writer->facts);
 	for (uint64_t number = 0; number < nr_segments; number++) {
-		const struct sums_slot *slot = sums_slots_find(&writer->slots, number);
-		unsigned nr = sums_in_segment(&writer->facts, number);
-		if (!is_indexed(writer, slot) || slot->nr_data + slot->nr_zero == nr)
-			continue;
-		struct sums_segment *segment = open_segment(writer, number, err);
-		if (!segment)
-			return -1;
-		for (unsigned i = 0; i < nr; i++)
-			if (segment->kinds[i] == SUMS_INHERIT)
-				segment->kinds[i] = SUMS_ZERO;
-		if (store(writer, segment, err) < 0)
+		struct sums_slot *slot = sums_slots_find(&writer->slots, number);
+		if (is_stored(slot) && complete_segment(writer, slot, number, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -494,7 +543,7 @@ static int complete(struct sums_writer *writer, struct err *err)
 int sums_writer_finish(struct sums_writer *writer, struct sums_totals *totals, struct err *err)
 {
 	memset(totals, 0, sizeof *totals);
-	if (store_open(writer, err) < 0 || (!writer->facts.increment && complete(writer, err) < 0))
+	if (store_open(writer, err) < 0 || complete(writer, err) < 0)
 		return -1;
 	struct index_writer *index = calloc(1, sizeof *index);
 	XXH3_state_t *hash = XXH3_createState();
@@ -525,8 +574,8 @@ static int look_in_segment(struct sums_writer *writer, uint64_t number, unsigned
 	unsigned end = (unsigned)min_u64(sums_in_segment(&writer->facts, number), at + most);
 	const struct sums_slot *slot = sums_slots_find(&writer->slots, number);
 	struct sums_segment *segment = find_open(writer, number);
-	if (!segment && (!is_stored(slot) || slot->told_zero)) {
-		*kind = is_stored(slot) ? SUMS_ZERO : SUMS_INHERIT;
+	if (!segment && (!is_stored(slot) || slot->whole)) {
+		*kind = slot ? slot->whole : SUMS_INHERIT;
 		*nr = end - at;
 		return 0;
 	}
@@ -589,53 +638,55 @@ int sums_writer_forget(struct sums_writer *writer, uint64_t chunk, struct err *e
 	return 0;
 }
 
-static int write_zeros(
-	struct sums_writer *writer, const struct sums_zeros_run *runs, unsigned nr, struct err *err)
+static int write_list(
+	struct sums_writer *writer, const struct sums_run *runs, unsigned nr, struct err *err)
 {
 	struct sums_slots *slots = &writer->slots;
 	if (nr == 0)
 		return 0;
-	uint32_t length = sums_zeros_pack(writer->packed, runs, nr, ++slots->sequence);
+	uint32_t length = sums_list_pack(writer->packed, runs, nr, ++slots->sequence);
 	uint64_t offset = slots->end;
 	slots->end += round_up(length, SUMS_BLOCK);
 	return file_pwrite(writer->fd, writer->packed, length, offset, writer->path, err);
 }
 
-/* Writes down which segments are zero from end to end, as far as that is news; what was told
- * of one after that counts more. */
-static int store_zeros(struct sums_writer *writer, struct err *err)
+/* Writes down which segments are of that kind from end to end, as far as that is news; what was
+ * told of one after that counts more. */
+static int store_wholes(struct sums_writer *writer, enum sums_kind kind, struct err *err)
 {
-	struct sums_zeros_run *AUTO_FREE runs = calloc(SUMS_ZEROS_RUNS_MOST, sizeof *runs);
+	struct sums_run *AUTO_FREE runs = calloc(SUMS_LIST_RUNS_MOST, sizeof *runs);
 	unsigned nr = 0;
 	if (!runs)
 		return no_memory(writer, err);
-	for (size_t i = 0; i < writer->nr_zeros; i++) {
-		const struct sums_zeros_run *told = &writer->zeros[i];
+	for (size_t i = 0; i < writer->nr_wholes; i++) {
+		const struct sums_run *told = &writer->wholes[i];
 		for (uint64_t number = told->first; number < told->first + told->nr; number++) {
-			if (!sums_slots_find(&writer->slots, number)->told_zero)
+			if (told->kind != kind ||
+				sums_slots_find(&writer->slots, number)->whole != kind)
 				continue;
 			if (nr > 0 && runs[nr - 1].first + runs[nr - 1].nr == number) {
 				runs[nr - 1].nr++;
 				continue;
 			}
-			if (nr == SUMS_ZEROS_RUNS_MOST) {
-				if (write_zeros(writer, runs, nr, err) < 0)
+			if (nr == SUMS_LIST_RUNS_MOST) {
+				if (write_list(writer, runs, nr, err) < 0)
 					return -1;
 				nr = 0;
 			}
-			runs[nr++] = (struct sums_zeros_run){number, 1};
+			runs[nr++] = (struct sums_run){number, 1, kind};
 		}
 	}
-	writer->nr_zeros = 0;
-	return write_zeros(writer, runs, nr, err);
+	return write_list(writer, runs, nr, err);
 }
 
 static int begin_checkpoint(
 	struct sums_writer *writer, struct sums_spaces *superseded, struct err *err)
 {
 	WITH_LOCK(&writer->mutex);
-	if (store_open(writer, err) < 0 || store_zeros(writer, err) < 0)
+	if (store_open(writer, err) < 0 || store_wholes(writer, SUMS_ZERO, err) < 0 ||
+		store_wholes(writer, SUMS_SAME, err) < 0)
 		return -1;
+	writer->nr_wholes = 0;
 	*superseded = sums_slots_before_sync(&writer->slots);
 	return 0;
 }
@@ -675,22 +726,26 @@ static int found_one(void *context, const struct sums_found *found, struct err *
 {
 	struct sums_writer *writer = context;
 	struct sums_slots *slots = &writer->slots;
-	uint64_t first = found->zeros ? found->run.first : found->entry.segment;
-	uint64_t nr = found->zeros ? found->run.nr : 1;
+	uint64_t first = found->is_list ? found->run.first : found->entry.segment;
+	uint64_t nr = found->is_list ? found->run.nr : 1;
 	slots->end = max_u64(slots->end, found->end);
 	slots->sequence = max_u64(slots->sequence, found->sequence);
 	for (uint64_t number = first; number < first + nr; number++) {
 		struct sums_slot *slot = sums_slots_make(slots, number);
-		struct sums_slot told = {.sequence = found->sequence,
-			.told_zero = found->zeros,
-			.nr_zero = (uint16_t)sums_in_segment(&writer->facts, number)};
-		if (!found->zeros) {
+		struct sums_slot told = {.sequence = found->sequence};
+		if (found->is_list) {
+			told.whole = (uint8_t)found->run.kind;
+			told.has_same = told.whole == SUMS_SAME;
+			if (told.whole == SUMS_ZERO)
+				told.nr_zero = (uint16_t)sums_in_segment(&writer->facts, number);
+		} else {
 			told.offset = found->entry.offset;
 			told.check = found->entry.check;
 			told.capacity = found->capacity;
 			told.length = found->entry.length;
 			told.nr_data = (uint16_t)found->entry.nr_data;
 			told.nr_zero = (uint16_t)found->entry.nr_zero;
+			told.has_same = found->entry.has_same;
 		}
 		if (!slot)
 			return no_memory(writer, err);

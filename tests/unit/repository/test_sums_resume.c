@@ -6,6 +6,7 @@
 #include <malloc.h>
 
 #define UNTOLD 255
+#define SAME 254
 #define NR_SEGMENTS 40u
 #define NR_CHUNKS (NR_SEGMENTS * SUMS_SEGMENT_CHUNKS + 17)
 
@@ -79,7 +80,7 @@ static uint8_t look(struct sums_writer *writer, uint64_t chunk, uint64_t most, u
 	SUPPORT_OK(sums_writer_look(writer, chunk, most, &kind, nr, leaf, &err), err);
 	assert_true(*nr >= 1 && *nr <= most);
 	if (kind != SUMS_DATA)
-		return kind == SUMS_ZERO ? 0 : UNTOLD;
+		return kind == SUMS_ZERO ? 0 : kind == SUMS_SAME ? SAME : UNTOLD;
 	assert_int_equal(*nr, 1);
 	make_leaf(chunk, leaf[15], expect);
 	assert_memory_equal(leaf, expect, 16);
@@ -155,10 +156,17 @@ static void tell_random(struct sums_writer *writer, uint8_t *ages, uint8_t *sinc
 	struct err err = ERR_INIT;
 	uint64_t chunk = draw(NR_CHUNKS);
 	uint64_t nr = 1 + draw(min_u64(draw(8) ? 300 : 3 * SUMS_SEGMENT_CHUNKS, NR_CHUNKS - chunk));
-	unsigned what = (unsigned)draw(4);
+	unsigned what = (unsigned)draw(5);
 	if (what == 0)
 		SUPPORT_OK(sums_writer_zeros(writer, chunk, nr, &err), err);
+	if (what == 4)
+		SUPPORT_OK(sums_writer_same(writer, chunk, nr, &err), err);
 	for (uint64_t i = chunk; i < chunk + nr; i++) {
+		if (what == 4) {
+			since[i] |= ages[i] == UNTOLD;
+			ages[i] = ages[i] == UNTOLD ? SAME : ages[i];
+			continue;
+		}
 		uint8_t age = what == 0 ? 0 : what == 1 ? UNTOLD : (uint8_t)(1 + draw(200));
 		if (what == 1)
 			SUPPORT_OK(sums_writer_forget(writer, i, &err), err);
@@ -239,7 +247,7 @@ static void test_power_cuts(void **state)
 			uint64_t nr;
 			uint8_t leaf[32], expect[32];
 			SUPPORT_OK(sums_reader_run(reader, i, 1, &kind, &nr, leaf, &err), err);
-			assert_int_equal(kind == SUMS_DATA, found[i] != 0 && found[i] != UNTOLD);
+			assert_int_equal(kind == SUMS_DATA, found[i] != 0 && found[i] < SAME);
 			make_leaf(i, found[i], expect);
 			if (kind == SUMS_DATA)
 				assert_memory_equal(leaf, expect, 16);
