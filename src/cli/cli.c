@@ -85,7 +85,8 @@ static void print_help(void)
 	for (size_t i = 0; i < cli_nr_commands; i++)
 		printf("  %-16s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
 	printf("\nDisks are named as raw:PATH, qcow2:PATH, nbd://HOST[:PORT]/NAME,\n"
-	       "nbd+unix:///NAME?socket=PATH or null:SIZE; a format is never guessed.\n"
+	       "nbd+unix:///NAME?socket=PATH or null:SIZE, a machine in QEMU as qemu:SOCKET;\n"
+	       "a format is never guessed.\n"
 	       "More: sendense COMMAND --help, man sendense\n");
 }
 
