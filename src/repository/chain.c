@@ -76,6 +76,14 @@ const char *chain_damaged(const struct chain *chain)
 	return NULL;
 }
 
+int chain_check_sums(const struct chain *chain, struct err *err)
+{
+	for (unsigned i = 0; i < chain->nr; i++)
+		if (sums_reader_check(chain->links[i].sums, NULL, err) < 0)
+			return -1;
+	return 0;
+}
+
 /* --- finding the links ------------------------------------------------------------- */
 
 static int add_link(struct chain *chain, struct repository *repo,

@@ -38,6 +38,9 @@ const char *chain_point(const struct chain *chain, unsigned index);
 /* The first link from the top that a verification found damaged, or NULL. */
 const char *chain_damaged(const struct chain *chain);
 
+/* Reads the checksums of all links and checks them; ERR_CORRUPT names the file. */
+int chain_check_sums(const struct chain *chain, struct err *err);
+
 /* NULL is harmless. */
 void chain_free(struct chain *chain);
 

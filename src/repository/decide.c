@@ -97,26 +97,30 @@ static bool is_lasting(const struct err *err)
 	}
 }
 
-/* 1: the parent holds; 0: it does not, the decision says why; -1: that cannot be told. */
+/*
+ * 1: the parent holds; 0: it does not, the decision says why; -1: that cannot be told.
+ * Its checksums are read whole, as they are at the end: else damage in them would fail that
+ * backup, and each that follows.
+ */
 static int check_chain(const struct decide *decide, const struct repository_offer *offer,
 	struct repository_decision *decision, struct err *err)
 {
 	struct err why = ERR_INIT;
 	struct repository_disk *disk = repository_disk_open(
 		decide->repo, decide->vm, decide->latest->id, offer->key, NULL, &why);
-	if (!disk && !is_lasting(&why))
-		return err_copy(err, &why);
-	if (!disk) {
-		say(decision, "its parent cannot be read: %.220s", why.text);
-		return 0;
-	}
-	const char *damaged = chain_damaged(disk_chain(disk));
-	if (damaged)
+	const char *damaged = disk ? chain_damaged(disk_chain(disk)) : NULL;
+	int rc = 1;
+	if (damaged) {
 		say(decision,
 			"verification found restore point %s damaged, on which it would stand",
 			damaged);
+		rc = 0;
+	} else if (!disk || chain_check_sums(disk_chain(disk), &why) < 0) {
+		rc = is_lasting(&why) ? 0 : err_copy(err, &why);
+		say(decision, "its parent cannot be read: %.220s", why.text);
+	}
 	repository_disk_close(disk);
-	return damaged ? 0 : 1;
+	return rc;
 }
 
 /* --- what tells the changes ---------------------------------------------------------------- */

@@ -1,6 +1,8 @@
 /* Deciding between full and increment: a table of reasons. */
 #include "points.h"
 
+#include <fcntl.h>
+
 #define SIZE (3 * MIB)
 
 static const struct repository_pair uuid_one[] = {{"disk-uuid", "one"}};
@@ -151,6 +153,16 @@ static void test_what_changed_is_not_known(void **state)
 	unmake(&f);
 }
 
+static void turn_bit(const char *path, off_t offset)
+{
+	uint8_t byte;
+	int fd = open(path, O_RDWR);
+	assert_int_equal(pread(fd, &byte, 1, offset), 1);
+	byte ^= 1;
+	assert_int_equal(pwrite(fd, &byte, 1, offset), 1);
+	close(fd);
+}
+
 static void test_a_parent_that_is_wrong(void **state)
 {
 	(void)state;
@@ -190,6 +202,13 @@ static void test_a_parent_that_is_wrong(void **state)
 		support_write(path, "damaged", 7);
 		expect_full(&f, &offer, i / 2 ? f.first : f.second);
 		assert_int_equal(rename("away", path), 0);
+	}
+	/* A byte among the checksums, which only those who read them all see. */
+	for (unsigned i = 0; i < 2; i++) {
+		snprintf(path, sizeof path, "r/vms/web/disks/a/%s.sums", i ? f.first : f.second);
+		turn_bit(path, 512 + 600);
+		expect_full(&f, &offer, i ? f.first : f.second);
+		turn_bit(path, 512 + 600);
 	}
 	snprintf(path, sizeof path, "r/vms/web/points/%s/manifest.json", f.first);
 	assert_int_equal(rename(path, "away"), 0);
