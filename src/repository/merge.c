@@ -31,14 +31,20 @@ static void set_stage(struct merge *merge, const char *stage)
 		merge->on_stage(merge->context, merge->vm, merge->point, stage);
 }
 
-static int rename_synced(struct repository *repo, const char *from, const char *to, struct err *err)
+/* The folder that the file is, or was, in. */
+static int sync_folder_of(struct repository *repo, const char *path, struct err *err)
 {
 	char folder[NAME_PATH_BYTES];
-	if (renameat(repo->dir_fd, from, repo->dir_fd, to) < 0)
-		return err_errno(err, errno, "cannot rename %s to %s", from, to);
-	snprintf(folder, sizeof folder, "%s", to);
+	snprintf(folder, sizeof folder, "%s", path);
 	*strrchr(folder, '/') = '\0';
 	return file_sync_dir(repo->dir_fd, folder, err);
+}
+
+static int rename_synced(struct repository *repo, const char *from, const char *to, struct err *err)
+{
+	if (renameat(repo->dir_fd, from, repo->dir_fd, to) < 0)
+		return err_errno(err, errno, "cannot rename %s to %s", from, to);
+	return sync_folder_of(repo, to, err);
 }
 
 static int check_lock(const struct merge *merge, struct err *err)
@@ -337,6 +343,9 @@ static int put_back(struct merge *merge, struct err *err)
 		return -1;
 	if (is_out && !is_listed && rename_synced(repo, merging, manifest, err) < 0)
 		return -1;
+	/* Whoever renamed it back may have ended before the sync. */
+	if (is_listed && sync_folder_of(repo, manifest, err) < 0)
+		return -1;
 	return plan_drop(repo, merge->job, err);
 }
 
@@ -395,26 +404,32 @@ static int log_pruned(const struct merge *merge, struct err *err)
 	if (pointslog_read(merge->repo, merge->vm, match_pruned, &search, err) < 0)
 		return -1;
 	if (search.found)
-		return 0;
+		return pointslog_sync(merge->repo, merge->vm, err);
 	return pointslog_append(
 		merge->repo, merge->vm, "pruned", merge->point, merge->job, NULL, err);
 }
 
-/* Done when X's image is not there any more under its own name. */
+/*
+ * Done when X's image is not there any more under its own name.  What is done already is
+ * synced, as whoever did it may have ended before that.
+ */
 static int merge_disk(struct merge *merge, const struct merge_disk *disk, struct err *err)
 {
 	struct repository *repo = merge->repo;
 	bool is_left, has_part;
-	if (path_look(repo->dir_fd, disk->image, &is_left, err) < 0)
-		return -1;
-	if (!is_left)
-		return 0;
-	if (merge_data_write(merge, disk, err) < 0 || check_lock(merge, err) < 0 ||
+	if (path_look(repo->dir_fd, disk->image, &is_left, err) < 0 ||
+		(is_left && (merge_look_child(merge, disk, err) < 0 ||
+				    merge_data_write(merge, disk, err) < 0)) ||
+		check_lock(merge, err) < 0 ||
 		path_look(repo->dir_fd, disk->child_part, &has_part, err) < 0)
 		return -1;
-	if (has_part && rename_synced(repo, disk->child_part, disk->child_sums, err) < 0)
+	if (has_part &&
+		renameat(repo->dir_fd, disk->child_part, repo->dir_fd, disk->child_sums) < 0)
+		return err_errno(
+			err, errno, "cannot rename %s to %s", disk->child_part, disk->child_sums);
+	if (sync_folder_of(repo, disk->child_sums, err) < 0)
 		return -1;
-	return rename_synced(repo, disk->image, disk->child_image, err);
+	return is_left ? rename_synced(repo, disk->image, disk->child_image, err) : 0;
 }
 
 static int move_storage(const struct merge *merge, const struct merge_disk *disk, json_t *storage,
@@ -470,7 +485,9 @@ static int replace_manifest(struct merge *merge, struct err *err)
 	}
 	json_decref(storage);
 	repository_point_free(child);
-	if (rc == 0 && changed)
+	if (rc == 0 && !changed)
+		return sync_folder_of(merge->repo, path, err);
+	if (rc == 0)
 		rc = pointslog_append(
 			merge->repo, merge->vm, "merged", merge->child, merge->job, NULL, err);
 	return rc;
@@ -497,10 +514,41 @@ static int remove_rest(struct merge *merge, struct err *err)
 	return rc;
 }
 
+/* What cannot be, but in a repository that was copied while a prune was at work. */
+static int check_taken_out(const struct merge *merge, struct err *err)
+{
+	char manifest[NAME_PATH_BYTES];
+	bool is_listed;
+	path_point(merge->vm, merge->point, "manifest.json", manifest);
+	if (path_look(merge->repo->dir_fd, manifest, &is_listed, err) < 0)
+		return -1;
+	if (!is_listed)
+		return 0;
+	err_set(err, ERR_CORRUPT,
+		"the plan says that restore point %s is taken out already, and it is listed",
+		merge->point);
+	return err_hint(err,
+		"nothing of it is touched; .incoming/%s can be moved away if sendense "
+		"verify finds the points of VM \"%s\" good",
+		merge->job, merge->vm);
+}
+
+/* That it was taken out, and has begun, must outlast what is done now. */
+static int sync_begun(const struct merge *merge, struct err *err)
+{
+	char path[NAME_PATH_BYTES];
+	path_point(merge->vm, merge->point, "", path);
+	if (path_exists(merge->repo->dir_fd, path) &&
+		file_sync_dir(merge->repo->dir_fd, path, err) < 0)
+		return -1;
+	snprintf(path, sizeof path, ".incoming/%s", merge->job);
+	return file_sync_dir(merge->repo->dir_fd, path, err);
+}
+
 static int go_forward(struct merge *merge, struct err *err)
 {
 	char points[NAME_PATH_BYTES];
-	if (log_pruned(merge, err) < 0)
+	if (check_taken_out(merge, err) < 0 || log_pruned(merge, err) < 0)
 		return -1;
 	if (merge->child[0])
 		set_stage(merge, "merge");
@@ -598,7 +646,9 @@ int merge_go_on(struct repository *repo, const struct plan *plan, struct cancel 
 		merge_look_paths(&merge, &merge.disks[i]);
 	}
 	int64_t before = blocks_now(&merge);
-	int rc = plan->begun ? go_forward(&merge, err) : put_back(&merge, err);
+	int rc = plan->begun ? sync_begun(&merge, err) : put_back(&merge, err);
+	if (rc == 0 && plan->begun)
+		rc = go_forward(&merge, err);
 	*freed_bytes = before - blocks_now(&merge);
 	free(merge.disks);
 	return rc;

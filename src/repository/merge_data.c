@@ -77,6 +77,23 @@ int merge_data_write(const struct merge *merge, const struct merge_disk *disk, s
 	return 0;
 }
 
+/* Reading does not show it, and verification neither: only writing uses the refcounts. */
+static int check_tables(const struct merge *merge, const struct merge_disk *disk, struct err *err)
+{
+	struct qcow2_check_result result;
+	char *AUTO_FREE path = NULL;
+	if (asprintf(&path, "%s/%s", merge->repo->info.path, disk->image) < 0)
+		return err_errno(err, ENOMEM, "cannot check %s", disk->image);
+	if (qcow2_check(path, false, merge->cancel, NULL, NULL, &result, err) < 0)
+		return -1;
+	if (result.errors == 0)
+		return 0;
+	err_set(err, ERR_CORRUPT,
+		"%s has %" PRIu64 " errors in its tables, so nothing can be written into it",
+		disk->image, result.errors);
+	return err_hint(err, "sendense repo check tells of them");
+}
+
 /* --- the child's own bytes against its digests ---------------------------------------- */
 
 struct comparison {
@@ -227,6 +244,8 @@ int merge_data_prepare(const struct merge *merge, const struct merge_disk *disk,
 {
 	const struct repository_disk_info *info = merge_data_find(point, disk->key);
 	const struct repository_disk_info *child_info = merge_data_find(child, disk->key);
+	if (check_tables(merge, disk, err) < 0)
+		return -1;
 	struct chain *beneath = chain_open(merge->repo, point, info, err);
 	struct chain *above = beneath ? chain_open(merge->repo, child, child_info, err) : NULL;
 	int rc = -1;

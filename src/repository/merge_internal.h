@@ -43,15 +43,19 @@ int merge_look_next(const struct merge *merge, char next[REPOSITORY_POINT_BYTES]
 int merge_look_actions(struct merge *merge, const struct repository_point *point,
 	const struct repository_point *child, struct err *err);
 
+/* Right before the merge: ERR_CORRUPT when the images' headers do not say what the plan says. */
+int merge_look_child(const struct merge *merge, const struct merge_disk *disk, struct err *err);
+
 /* Programs that know no leases (QEMU's) are seen by their locks on the images: ERR_BUSY. */
 int merge_look_locks(const struct merge *merge, struct err *err);
 
 /* --- merge_data.c --------------------------------------------------------------- */
 
 /*
- * All that can show that the merge would fail: reads what the child's image holds itself and
- * compares it with its sums, and writes the sums of both into child_part, whose root
- * must be the child's.
+ * All that can show that the merge would fail, or do harm: checks the tables of the point's
+ * image (with a refcount that is wrong, what is written may go over what is in use), reads what
+ * the child's image holds itself and compares it with its sums, and writes the sums of both
+ * into child_part, whose root must be the child's.
  */
 int merge_data_prepare(const struct merge *merge, const struct merge_disk *disk,
 	const struct repository_point *point, const struct repository_point *child,

@@ -94,6 +94,23 @@ static int check_images(const struct merge *merge, const struct merge_disk *disk
 	return rc;
 }
 
+int merge_look_child(const struct merge *merge, const struct merge_disk *disk, struct err *err)
+{
+	struct qcow2_facts facts;
+	char backing[REPOSITORY_POINT_BYTES + sizeof ".qcow2"];
+	char *AUTO_FREE full = NULL;
+	snprintf(backing, sizeof backing, "%s%s", disk->backing, disk->backing[0] ? ".qcow2" : "");
+	if (asprintf(&full, "%s/%s", merge->repo->info.path, disk->image) < 0)
+		return err_errno(err, ENOMEM, "cannot open %s", disk->image);
+	if (qcow2_facts(full, &facts, err) < 0)
+		return -1;
+	if (strcmp(facts.backing_file, backing) == 0 &&
+		stands_on_image(merge, disk->child_image) == 1)
+		return 0;
+	return err_set(err, ERR_CORRUPT, "%s and %s do not stand on what the plan says",
+		disk->image, disk->child_image);
+}
+
 /* What is to become of each disk.  child may be NULL. */
 int merge_look_actions(struct merge *merge, const struct repository_point *point,
 	const struct repository_point *child, struct err *err)

@@ -195,6 +195,12 @@ static int is_committed(
 {
 	char path[NAME_PATH_BYTES];
 	path_point(plan->vm, plan->point, "manifest.json", path);
+	if (path_look(repo->dir_fd, path, committed, err) < 0)
+		return -1;
+	if (*committed || plan->kind != PLAN_BACKUP)
+		return 0;
+	/* A prune has it in hand; what it held is needed until that is done. */
+	path_point(plan->vm, plan->point, "merging.json", path);
 	return path_look(repo->dir_fd, path, committed, err);
 }
 
@@ -342,7 +348,8 @@ int plan_finish(struct repository *repo, const struct plan *plan, struct err *er
 	path_point(plan->vm, plan->point, "", path);
 	if (file_sync_dir(repo->dir_fd, path, err) < 0)
 		return -1;
-	if (pointslog_has(repo, plan->vm, plan->point, &logged, err) < 0)
+	if (pointslog_has(repo, plan->vm, plan->point, &logged, err) < 0 ||
+		(logged && pointslog_sync(repo, plan->vm, err) < 0))
 		return -1;
 	if (!logged) {
 		path_point(plan->vm, plan->point, "manifest.json", path);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define LINE_MOST (64u << 10)
 
@@ -132,4 +133,15 @@ int pointslog_append(struct repository *repo, const char *vm, const char *event,
 	if (fsync(fd) < 0)
 		return err_errno(err, errno, "cannot sync %s", path);
 	return st.st_size == 0 ? file_sync_dir(repo->dir_fd, folder, err) : 0;
+}
+
+int pointslog_sync(struct repository *repo, const char *vm, struct err *err)
+{
+	char path[NAME_PATH_BYTES];
+	log_path(vm, path);
+	int AUTO_CLOSE fd =
+		openat(repo->dir_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd < 0 || fsync(fd) < 0)
+		return err_errno(err, errno, "cannot sync %s", path);
+	return 0;
 }

@@ -209,6 +209,8 @@ int pointslog_has(
 /* Under the VM's write lock.  Durable.  facts_sha256 may be NULL. */
 int pointslog_append(struct repository *repo, const char *vm, const char *event, const char *point,
 	const char *job, const char *facts_sha256, struct err *err);
+/* What whoever ended before its sync may have appended. */
+int pointslog_sync(struct repository *repo, const char *vm, struct err *err);
 
 /* --- manifest.c ----------------------------------------------------------- */
 
