@@ -11,12 +11,14 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <string.h>
 
 struct fill {
 	struct block block;
 	struct backup_disk *disk;
 	struct block *parent;
+	atomic_bool parent_damaged;
 };
 
 /* How many bytes from offset on are told, or not told, alike. */
@@ -34,16 +36,28 @@ static int look(const struct fill *fill, uint64_t offset, uint64_t length, bool 
 	return 0;
 }
 
+static int read_parent(
+	struct fill *fill, void *buffer, size_t length, uint64_t offset, struct err *err)
+{
+	struct err why = ERR_INIT;
+	if (block_read(fill->parent, buffer, length, offset, &why) == 0)
+		return 0;
+	if (why.code == ERR_CORRUPT)
+		atomic_store(&fill->parent_damaged, true);
+	return err_copy(err, &why);
+}
+
 static int fill_read(
 	struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err)
 {
-	const struct fill *fill = (struct fill *)block;
+	struct fill *fill = (struct fill *)block;
 	for (uint8_t *out = buffer; length > 0;) {
 		bool told;
 		uint64_t run;
-		if (look(fill, offset, length, &told, &run, err) < 0 ||
-			block_read(told ? fill->disk->image : fill->parent, out, (size_t)run,
-				offset, err) < 0)
+		if (look(fill, offset, length, &told, &run, err) < 0)
+			return -1;
+		if ((told ? block_read(fill->disk->image, out, (size_t)run, offset, err)
+			  : read_parent(fill, out, (size_t)run, offset, err)) < 0)
 			return -1;
 		out += run;
 		offset += run;
@@ -77,6 +91,41 @@ static int fill_close(struct block *block, struct err *err)
 static const struct block_driver fill_driver = {
 	.name = "fill", .read = fill_read, .extents = fill_extents, .close = fill_close};
 
+/* As a verification does: so the next backup of this disk is a full from the source. */
+static int note_damage(const struct backup_disk *disk, struct err *err)
+{
+	char now[CLOCK_UTC_BYTES];
+	struct repository *repo = disk->backup->repo;
+	struct repository_point *parent = manifest_load(repo, disk->backup->vm, disk->parent, err);
+	if (!parent)
+		return -1;
+	bool known = manifest_is_damaged(parent, disk->key);
+	const json_t *before = json_object_get(manifest_state(parent), "verified");
+	json_t *keys = json_array();
+	if (parent->verified == REPOSITORY_DAMAGED)
+		json_array_extend(keys, json_object_get(before, "disks"));
+	repository_point_free(parent);
+	json_array_append_new(keys, json_string(disk->key));
+	name_now(now);
+	json_t *change = json_pack("{s:{s:s, s:s, s:i, s:o}}", "verified", "at", now, "result",
+		"damaged", "chunks", 0, "disks", keys);
+	if (known) {
+		json_decref(change);
+		return 0;
+	}
+	return manifest_update_state(repo, disk->backup->vm, disk->parent, change, err);
+}
+
+static int tell_damage(const struct backup_disk *disk, struct err *err)
+{
+	struct err why = ERR_INIT;
+	if (note_damage(disk, &why) == 0)
+		return err_hint(err, "the next backup of this disk is a full from the source");
+	log_warning("it could not be recorded that restore point %s is damaged: %s", disk->parent,
+		why.text);
+	return err_hint(err, "--mode full makes a new full from the source");
+}
+
 static int fill_disk(struct backup_disk *disk, struct err *err)
 {
 	struct repository_backup *backup = disk->backup;
@@ -99,9 +148,7 @@ static int fill_disk(struct backup_disk *disk, struct err *err)
 	int rc = copy_run(&fill.block, disk->image, &options, err);
 	block_close(&fill.block, NULL);
 	repository_disk_close(parent);
-	if (rc < 0 && err && err->code == ERR_CORRUPT)
-		err_hint(err, "--mode full makes a new full from the source");
-	return rc;
+	return rc < 0 && atomic_load(&fill.parent_damaged) ? tell_damage(disk, err) : rc;
 }
 
 int backup_fill(struct repository_backup *backup, struct err *err)

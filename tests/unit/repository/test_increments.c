@@ -200,6 +200,63 @@ static void test_synthetic_full(void **state)
 	}
 }
 
+static void turn_bit(const char *path)
+{
+	struct stat st;
+	uint8_t byte;
+	int fd = open(path, O_RDWR);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(pread(fd, &byte, 1, st.st_size / 2), 1);
+	byte ^= 1;
+	assert_int_equal(pwrite(fd, &byte, 1, st.st_size / 2), 1);
+	close(fd);
+}
+
+/* What a full is made of turns out to be damaged: that fails once, and not each night. */
+static void test_full_of_a_damaged_chain(void **state)
+{
+	(void)state;
+	struct repository_settings settings;
+	struct err err = ERR_INIT;
+	struct memory_disk disk;
+	struct repository_decision decision;
+	char points[2][REPOSITORY_POINT_BYTES], path[NAME_PATH_BYTES];
+	repository_settings_default(&settings);
+	settings.compression = REPOSITORY_COMPRESS_NONE;
+	settings.chain_length_max = 2;
+	SUPPORT_OK(repository_init("r", &settings, &err), err);
+	struct repository *repo = repository_open("r", REPOSITORY_WRITE, &err);
+	memory_disk_init(&disk, SIZE);
+	memory_disk_fill(&disk, 0, 4 * MIB, 1);
+	struct point_disk one = {.key = "a", .source = &disk};
+	for (unsigned i = 0; i < 2; i++) {
+		points_make(repo, "web", &one, 1, points[i]);
+		memory_disk_fill(&disk, 0, 100, 2 + i);
+	}
+	snprintf(path, sizeof path, "r/vms/web/disks/a/%s.qcow2", points[0]);
+	turn_bit(path);
+	struct repository_backup *backup = points_begin(repo, "web", &one, 1, &err);
+	if (!backup)
+		fail_msg("%s", err.text);
+	points_copy(backup, 0, &disk, NULL);
+	assert_int_equal(repository_backup_commit(backup, &err), -1);
+	support_expect(&err, ERR_CORRUPT, "the digest of its data is wrong");
+	repository_backup_abort(backup);
+	const struct repository_offer offer = {.key = "a",
+		.size_bytes = SIZE,
+		.change = REPOSITORY_CHANGE_COMPARE,
+		.source = {"raw", "raw:/test", NULL, 0}};
+	SUPPORT_OK(repository_decide(repo, "web", "auto", &offer, 1, &decision, &err), err);
+	assert_int_equal(decision.mode, REPOSITORY_FULL);
+	assert_true(decision.fallback);
+	assert_non_null(strstr(decision.reason, points[1]));
+	one.full = true;
+	points_make(repo, "web", &one, 1, points[1]);
+	points_compare(repo, "web", points[1], "a", disk.bytes, SIZE);
+	memory_disk_free(&disk);
+	repository_close(repo);
+}
+
 /* A point that a prune has taken out of the list is still a link. */
 static void test_unlisted_link(void **state)
 {
@@ -299,6 +356,7 @@ int main(void)
 		SUPPORT_TEST(test_what_is_read),
 		SUPPORT_TEST(test_each_point_reads_as_it_was),
 		SUPPORT_TEST(test_synthetic_full),
+		SUPPORT_TEST(test_full_of_a_damaged_chain),
 		SUPPORT_TEST(test_unlisted_link),
 		SUPPORT_TEST(test_disks_come_and_go),
 	};
