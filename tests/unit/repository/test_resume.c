@@ -163,13 +163,32 @@ static void expect_sound(const char *path)
 	assert_false(find_part(path, ".part", image));
 }
 
+static void tell_finding(void *context, const struct repository_finding *finding)
+{
+	(void)context;
+	print_message("%s\n", finding->text);
+}
+
+/* All points of a chain, each by what it stores itself. */
+static void expect_verified(const char *path, unsigned nr_points)
+{
+	const struct repository_verify_options options = {.finding = tell_finding};
+	struct repository_verify_result result;
+	struct err err = ERR_INIT;
+	struct repository *repo = open_repository(path);
+	SUPPORT_OK(repository_verify(repo, &options, &result, &err), err);
+	assert_int_equal(result.damages, 0);
+	assert_int_equal(result.points_good, nr_points);
+	repository_close(repo);
+}
+
 static void make_repository(const char *path)
 {
-	static const uint32_t cluster_bytes[] = {4096, 65536, MIB};
+	static const uint32_t cluster_bytes[] = {4096, 65536, MIB, 2 * MIB};
 	struct repository_settings settings;
 	struct err err = ERR_INIT;
 	repository_settings_default(&settings);
-	settings.cluster_bytes = cluster_bytes[draw(3)];
+	settings.cluster_bytes = cluster_bytes[draw(4)];
 	settings.compression = draw(2) ? REPOSITORY_COMPRESS_ZSTD : REPOSITORY_COMPRESS_NONE;
 	settings.digest = draw(2) ? DIGEST_XXH3_128 : DIGEST_SHA256;
 	settings.chain_length_max = 3;
@@ -183,6 +202,8 @@ static void test_any_interruption(void **state)
 	(void)state;
 	const unsigned nr_rounds = getenv("SENDENSE_SOAK") ? 400 : 6;
 	unsigned nr_resumed = 0, nr_compared = 0, nr_fresh = 0;
+	if (getenv("SENDENSE_SEED"))
+		random_state = strtoull(getenv("SENDENSE_SEED"), NULL, 10);
 	for (unsigned round = 0; round < nr_rounds; round++) {
 		char path[16], source_state[32], point[REPOSITORY_POINT_BYTES];
 		struct source source;
@@ -240,6 +261,7 @@ static void test_any_interruption(void **state)
 			repository_close(repo);
 			expect_sound(path);
 		}
+		expect_verified(path, 5);
 		memory_disk_free(&source.disk);
 	}
 	assert_true(nr_resumed > nr_rounds / 4 && nr_compared > nr_rounds / 4 && nr_fresh > 0);
