@@ -254,8 +254,10 @@ static int print_row(void *context, const struct repository_point *point)
 		size_bytes += point->disks[i].size_bytes;
 		longest = length > longest ? length : longest;
 	}
-	char size[SIZE_TEXT_BYTES], stored[SIZE_TEXT_BYTES];
-	printf("%-24s %-12s %5u %5zu %12s %12s  %s%s\n", point->id, mode_text(point), longest,
+	char size[SIZE_TEXT_BYTES], stored[SIZE_TEXT_BYTES], chain[16] = "-";
+	if (longest > 0)
+		snprintf(chain, sizeof chain, "%u", longest);
+	printf("%-24s %-12s %5s %5zu %12s %12s  %s%s\n", point->id, mode_text(point), chain,
 		point->nr_disks, cli_size_text(size_bytes, size),
 		cli_size_text(point->stored_bytes, stored), verified_text(point),
 		point->is_protected ? ", protected" : "");
