@@ -52,7 +52,7 @@ uint32_t sums_list_pack(uint8_t *bytes, const struct sums_run *runs, unsigned nr
 	be32_put(bytes + 4, (uint32_t)round_up(length, SUMS_BLOCK));
 	be64_put(bytes + 8, sequence);
 	be32_put(bytes + 16, nr);
-	for (unsigned i = 0; i < nr; i++) {
+	for (size_t i = 0; i < nr; i++) {
 		be64_put(bytes + SUMS_LIST_HEAD + i * SUMS_LIST_RUN, runs[i].first);
 		be64_put(bytes + SUMS_LIST_HEAD + i * SUMS_LIST_RUN + 8, runs[i].nr);
 	}
@@ -104,7 +104,7 @@ static int take_list(const struct sums_facts *facts, uint64_t at, uint8_t *bytes
 	if (XXH3_64bits(bytes, SUMS_LIST_HEAD + nr * SUMS_LIST_RUN) != check)
 		return 0;
 	*capacity = be32_get(bytes + 4);
-	for (uint32_t i = 0; i < nr; i++) {
+	for (size_t i = 0; i < nr; i++) {
 		const uint8_t *run = bytes + SUMS_LIST_HEAD + i * SUMS_LIST_RUN;
 		struct sums_found found = {.is_list = true,
 			.run = {be64_get(run), be64_get(run + 8), kind},
@@ -158,10 +158,11 @@ int sums_scan(const struct sums_facts *facts, int fd, const char *path,
 	if (fstat(fd, &st) < 0)
 		return err_errno(err, errno, "cannot stat %s", path);
 	w.file_bytes = (uint64_t)st.st_size;
-	struct sums_segment *AUTO_FREE room = sums_segment_new(facts);
-	uint8_t *AUTO_FREE bytes = malloc(WINDOW_BYTES);
-	if (!room || !bytes)
-		return err_errno(err, ENOMEM, "cannot read %s", path);
-	w.bytes = bytes;
-	return scan(facts, &w, room, callback, context, err);
+	struct sums_segment *room = sums_segment_new(facts);
+	w.bytes = malloc(WINDOW_BYTES);
+	int rc = room && w.bytes ? scan(facts, &w, room, callback, context, err)
+				 : err_errno(err, ENOMEM, "cannot read %s", path);
+	free(w.bytes);
+	free(room);
+	return rc;
 }

@@ -40,8 +40,9 @@ struct sums_writer {
 
 static void make_header(const struct sums_facts *facts, uint8_t bytes[SUMS_BLOCK])
 {
+	static const uint8_t magic[8] = {'S', 'E', 'N', 'D', 'S', 'U', 'M', 'S'};
 	memset(bytes, 0, SUMS_BLOCK);
-	memcpy(bytes, "SENDSUMS", 8);
+	memcpy(bytes, magic, sizeof magic);
 	be32_put(bytes + 8, SUMS_VERSION);
 	be32_put(bytes + 12, SUMS_BLOCK);
 	be32_put(bytes + 16, facts->algorithm);
@@ -143,7 +144,7 @@ static int add_whole(
 		last->nr++;
 		return 0;
 	}
-	if (writer->nr_wholes == writer->wholes_room) {
+	if (!writer->wholes || writer->nr_wholes == writer->wholes_room) {
 		size_t room = writer->wholes_room ? 2 * writer->wholes_room : 16;
 		struct sums_run *wholes = realloc(writer->wholes, room * sizeof *wholes);
 		if (!wholes)
@@ -569,7 +570,7 @@ out:
 /* What is told from `at` on in one segment: *nr chunks (at most `most`) are alike.  may_load:
  * whether it may be read for that; else *nr 0 where it would have to be. */
 static int look_in_segment(struct sums_writer *writer, uint64_t number, unsigned at, bool may_load,
-	uint64_t most, enum sums_kind *kind, unsigned *nr, const uint8_t **leaf, struct err *err)
+	uint64_t most, enum sums_kind *kind, unsigned *nr, uint8_t *leaf, struct err *err)
 {
 	unsigned end = (unsigned)min_u64(sums_in_segment(&writer->facts, number), at + most);
 	const struct sums_slot *slot = sums_slots_find(&writer->slots, number);
@@ -586,7 +587,10 @@ static int look_in_segment(struct sums_writer *writer, uint64_t number, unsigned
 	if (!segment)
 		return -1;
 	*kind = segment->kinds[at];
-	*leaf = segment->leaves + at * digest_leaf_bytes(writer->facts.algorithm);
+	if (*kind == SUMS_DATA) {
+		size_t leaf_bytes = digest_leaf_bytes(writer->facts.algorithm);
+		memcpy(leaf, segment->leaves + at * leaf_bytes, leaf_bytes);
+	}
 	for (*nr = 1; *kind != SUMS_DATA && at + *nr < end; (*nr)++)
 		if (segment->kinds[at + *nr] != *kind)
 			break;
@@ -605,21 +609,16 @@ int sums_writer_look(struct sums_writer *writer, uint64_t first, uint64_t most,
 	while (*nr < most) {
 		enum sums_kind next;
 		unsigned part;
-		const uint8_t *bytes = NULL;
 		uint64_t number = (first + *nr) / SUMS_SEGMENT_CHUNKS;
 		unsigned at = (first + *nr) % SUMS_SEGMENT_CHUNKS;
-		if (look_in_segment(writer, number, at, *nr == 0, most - *nr, &next, &part, &bytes,
-			    err) < 0)
+		if (look_in_segment(
+			    writer, number, at, *nr == 0, most - *nr, &next, &part, leaf, err) < 0)
 			return -1;
 		if (part == 0 || (*nr > 0 && next != *kind))
 			break;
 		*kind = next;
 		*nr += part;
-		if (next == SUMS_DATA) {
-			memcpy(leaf, bytes, digest_leaf_bytes(writer->facts.algorithm));
-			break;
-		}
-		if (at + part < SUMS_SEGMENT_CHUNKS)
+		if (next == SUMS_DATA || at + part < SUMS_SEGMENT_CHUNKS)
 			break;
 	}
 	return 0;
@@ -652,12 +651,10 @@ static int write_list(
 
 /* Writes down which segments are of that kind from end to end, as far as that is news; what was
  * told of one after that counts more. */
-static int store_wholes(struct sums_writer *writer, enum sums_kind kind, struct err *err)
+static int store_wholes(
+	struct sums_writer *writer, enum sums_kind kind, struct sums_run *runs, struct err *err)
 {
-	struct sums_run *AUTO_FREE runs = calloc(SUMS_LIST_RUNS_MOST, sizeof *runs);
 	unsigned nr = 0;
-	if (!runs)
-		return no_memory(writer, err);
 	for (size_t i = 0; i < writer->nr_wholes; i++) {
 		const struct sums_run *told = &writer->wholes[i];
 		for (uint64_t number = told->first; number < told->first + told->nr; number++) {
@@ -683,8 +680,16 @@ static int begin_checkpoint(
 	struct sums_writer *writer, struct sums_spaces *superseded, struct err *err)
 {
 	WITH_LOCK(&writer->mutex);
-	if (store_open(writer, err) < 0 || store_wholes(writer, SUMS_ZERO, err) < 0 ||
-		store_wholes(writer, SUMS_SAME, err) < 0)
+	struct sums_run *runs = calloc(SUMS_LIST_RUNS_MOST, sizeof *runs);
+	if (!runs)
+		return no_memory(writer, err);
+	int rc = store_open(writer, err);
+	if (rc == 0)
+		rc = store_wholes(writer, SUMS_ZERO, runs, err);
+	if (rc == 0)
+		rc = store_wholes(writer, SUMS_SAME, runs, err);
+	free(runs);
+	if (rc < 0)
 		return -1;
 	writer->nr_wholes = 0;
 	*superseded = sums_slots_before_sync(&writer->slots);

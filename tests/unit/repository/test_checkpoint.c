@@ -49,8 +49,10 @@ static struct repository_backup *begin(
 	const struct repository_backup_options begin = {
 		.vm = "web", .source = {"null", "web", NULL, 0}, .disks = &spec, .nr_disks = 1};
 	struct repository_backup *backup = repository_backup_begin(repo, &begin, &err);
-	if (!backup)
+	if (!backup) {
 		fail_msg("%s", err.text);
+		return NULL;
+	}
 	memset(counting, 0, sizeof *counting);
 	counting->image = backup->disks[0].image;
 	block_init(&counting->block, &counting_driver, strdup("counting"));

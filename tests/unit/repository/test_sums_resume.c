@@ -7,8 +7,9 @@
 
 #define UNTOLD 255
 #define SAME 254
+#define SEGMENT ((uint64_t)SUMS_SEGMENT_CHUNKS)
 #define NR_SEGMENTS 40u
-#define NR_CHUNKS (NR_SEGMENTS * SUMS_SEGMENT_CHUNKS + 17)
+#define NR_CHUNKS (NR_SEGMENTS * SEGMENT + 17)
 
 static struct sums_facts facts_of(uint64_t size_bytes, bool increment)
 {
@@ -115,17 +116,17 @@ static void test_look(void **state)
 	assert_int_equal(look(writer, 0, NR_CHUNKS, &nr), UNTOLD);
 	assert_int_equal(nr, NR_CHUNKS);
 	assert_int_equal(look(writer, NR_CHUNKS - 1, 1, &nr), UNTOLD);
-	SUPPORT_OK(sums_writer_zeros(writer, 100, 3 * SUMS_SEGMENT_CHUNKS, &err), err);
+	SUPPORT_OK(sums_writer_zeros(writer, 100, 3 * SEGMENT, &err), err);
 	tell(writer, 99, 7);
 	for (unsigned i = 5; i < NR_SEGMENTS; i++) /* all others are evicted */
-		tell(writer, i * SUMS_SEGMENT_CHUNKS + 5, 3);
+		tell(writer, i * SEGMENT + 5, 3);
 	for (unsigned round = 0; round < 2; round++) {
 		assert_int_equal(look(writer, 0, NR_CHUNKS, &nr), UNTOLD);
 		assert_int_equal(nr, 99);
 		assert_int_equal(look(writer, 99, 100, &nr), 7);
 		assert_int_equal(look(writer, 100, 5, &nr), 0);
 		assert_int_equal(nr, 5);
-		uint64_t at = 100, end = 100 + 3 * SUMS_SEGMENT_CHUNKS;
+		uint64_t at = 100, end = 100 + 3 * SEGMENT;
 		for (; at < end; at += nr) {
 			assert_int_equal(look(writer, at, NR_CHUNKS, &nr), 0);
 			assert_true(nr <= end - at);
@@ -136,14 +137,14 @@ static void test_look(void **state)
 		writer = reopen("a.sums", &facts, NULL);
 	}
 	SUPPORT_OK(sums_writer_forget(writer, 99, &err), err);
-	SUPPORT_OK(sums_writer_forget(writer, SUMS_SEGMENT_CHUNKS + 4, &err), err);
+	SUPPORT_OK(sums_writer_forget(writer, SEGMENT + 4, &err), err);
 	checkpoint(writer);
 	sums_writer_free(writer);
 	writer = reopen("a.sums", &facts, NULL);
 	assert_int_equal(look(writer, 99, 9, &nr), UNTOLD);
-	assert_int_equal(look(writer, SUMS_SEGMENT_CHUNKS + 3, 9, &nr), 0);
+	assert_int_equal(look(writer, SEGMENT + 3, 9, &nr), 0);
 	assert_int_equal(nr, 1);
-	assert_int_equal(look(writer, SUMS_SEGMENT_CHUNKS + 4, 9, &nr), UNTOLD);
+	assert_int_equal(look(writer, SEGMENT + 4, 9, &nr), UNTOLD);
 	assert_int_equal(nr, 1);
 	assert_int_equal(sums_writer_forget(writer, NR_CHUNKS, &err), -1);
 	assert_int_equal(err.code, ERR_RANGE);
@@ -155,7 +156,7 @@ static void tell_random(struct sums_writer *writer, uint8_t *ages, uint8_t *sinc
 {
 	struct err err = ERR_INIT;
 	uint64_t chunk = draw(NR_CHUNKS);
-	uint64_t nr = 1 + draw(min_u64(draw(8) ? 300 : 3 * SUMS_SEGMENT_CHUNKS, NR_CHUNKS - chunk));
+	uint64_t nr = 1 + draw(min_u64(draw(8) ? 300 : 3 * SEGMENT, NR_CHUNKS - chunk));
 	unsigned what = (unsigned)draw(5);
 	if (what == 0)
 		SUPPORT_OK(sums_writer_zeros(writer, chunk, nr, &err), err);
@@ -288,7 +289,7 @@ static void expect_true(
 static void test_damage(void **state)
 {
 	(void)state;
-	const uint64_t nr_chunks = 6 * SUMS_SEGMENT_CHUNKS;
+	const uint64_t nr_chunks = 6 * SEGMENT;
 	const struct sums_facts facts = facts_of(nr_chunks * 65536, false);
 	struct err err = ERR_INIT;
 	struct sums_totals totals;
@@ -296,8 +297,8 @@ static void test_damage(void **state)
 	uint64_t nr_told = 0, nr_found, least = UINT64_MAX;
 	memset(ages, UNTOLD, nr_chunks);
 	struct sums_writer *writer = create("a.sums", &facts, NULL);
-	SUPPORT_OK(sums_writer_zeros(writer, 4 * SUMS_SEGMENT_CHUNKS, 4096, &err), err);
-	memset(ages + 4 * SUMS_SEGMENT_CHUNKS, 0, 4096);
+	SUPPORT_OK(sums_writer_zeros(writer, 4 * SEGMENT, 4096, &err), err);
+	memset(ages + 4 * SEGMENT, 0, 4096);
 	for (uint64_t i = 0; i < 60; i++) {
 		ages[i * 200] = (uint8_t)(1 + i % 9);
 		tell(writer, i * 200, ages[i * 200]);
@@ -327,7 +328,7 @@ static void test_damage(void **state)
 			least = min_u64(least, nr_found);
 	}
 	/* One bit costs one segment at most. */
-	assert_true(least < nr_told && least + SUMS_SEGMENT_CHUNKS >= nr_told);
+	assert_true(least < nr_told && least + SEGMENT >= nr_told);
 	free(bytes);
 
 	/* One that was finished is unfinished again: its end is cut off. */
@@ -357,7 +358,7 @@ static void test_damage(void **state)
 static void test_space(void **state)
 {
 	(void)state;
-	const uint64_t nr_chunks = 12 * SUMS_SEGMENT_CHUNKS;
+	const uint64_t nr_chunks = 12 * SEGMENT;
 	const struct sums_facts facts = facts_of(nr_chunks * 65536, false);
 	struct sums_totals totals;
 	struct err err = ERR_INIT;
