@@ -397,12 +397,21 @@ static void clean_planless(struct repository *repo, const char *job, struct canc
 		log_warning("%s", err.text);
 }
 
+/* Whether the job that cleans cannot go on beside this one. */
+static bool is_in_the_way(const struct plan *plan, const struct clean *clean)
+{
+	return clean->must_finish && (strcmp(plan->point, clean->must_finish) == 0 ||
+					     strcmp(plan->child, clean->must_finish) == 0);
+}
+
 /* What keeps a prune from being finished does no harm to others, who go on without. */
 static int finish_prune(
 	struct repository *repo, const struct plan *plan, struct clean *clean, struct err *err)
 {
 	struct err why = ERR_INIT;
 	int64_t freed_bytes = 0;
+	if (clean->must_finish && !is_in_the_way(plan, clean))
+		return 0; /* tried when this prune began */
 	log_info("job %s, which takes restore point %s out of VM \"%s\", is gone on with (stage %s "
 		 "since %s)",
 		plan->job, plan->point, plan->vm, plan->stage, plan->stage_since);
@@ -414,10 +423,29 @@ static int finish_prune(
 	}
 	err_context(&why, "job %s, which takes out restore point %s, is not finished", plan->job,
 		plan->point);
-	if (clean->must_finish || why.code == ERR_CANCELLED)
+	if (is_in_the_way(plan, clean) || why.code == ERR_CANCELLED)
 		return err_copy(err, &why);
 	log_warning("%s", why.text);
 	return 0;
+}
+
+/* A dead backup: what it had committed is completed, everything else removed. */
+static int end_backup(
+	struct repository *repo, const struct plan *plan, struct clean *clean, struct err *err)
+{
+	if (plan->committed) {
+		log_info("restore point %s of VM \"%s\" had been committed: its job %s is closed",
+			plan->point, plan->vm, plan->job);
+		return plan_finish(repo, plan, err);
+	}
+	log_info("unfinished job %s of VM \"%s\" (stage %s since %s) is removed", plan->job,
+		plan->vm, plan->stage, plan->stage_since);
+	struct err why = ERR_INIT;
+	if (plan_remove_files(repo, plan, &why) < 0)
+		return why.code == ERR_EXISTS ? plan_finish(repo, plan, err) : err_copy(err, &why);
+	clean->freed_bytes += plan->stored_bytes;
+	clean->freed_signed_bytes += (int64_t)plan->stored_bytes;
+	return plan_drop(repo, plan->job, err);
 }
 
 /* The VM's write lock is held. */
@@ -428,26 +456,17 @@ static int clean_one(struct repository *repo, const char *job, struct clean *cle
 	if (plan_load(repo, job, &plan, &why) < 0)
 		/* Somebody else was faster, before we had the lock. */
 		return why.code == ERR_NOT_FOUND ? 0 : err_copy(err, &why);
-	int rc = 0;
-	if (plan.kind == PLAN_PRUNE) {
-		rc = finish_prune(repo, &plan, clean, err);
-	} else if (plan.committed) {
-		log_info("restore point %s of VM \"%s\" had been committed: its job %s is closed",
-			plan.point, plan.vm, job);
-		rc = plan_finish(repo, &plan, err);
-	} else {
-		log_info("unfinished job %s of VM \"%s\" (stage %s since %s) is removed", job,
-			plan.vm, plan.stage, plan.stage_since);
-		rc = plan_remove_files(repo, &plan, &why);
-		if (rc == 0) {
-			clean->freed_bytes += plan.stored_bytes;
-			clean->freed_signed_bytes += (int64_t)plan.stored_bytes;
-			rc = plan_drop(repo, job, err);
-		} else if (why.code == ERR_EXISTS) {
-			rc = plan_finish(repo, &plan, err);
-		} else {
-			err_copy(err, &why);
-		}
+	int rc = plan.kind == PLAN_PRUNE ? finish_prune(repo, &plan, clean, err)
+					 : end_backup(repo, &plan, clean, &why);
+	if (why.code != ERR_NONE) {
+		/* A backup that cannot be made because of what an older one left would be
+		 * worse; that stays as it is. */
+		err_context(&why, "job %s cannot be cleaned up after", job);
+		bool goes_on = clean->vm_is_locked && why.code != ERR_CANCELLED &&
+			       !is_in_the_way(&plan, clean);
+		if (goes_on)
+			log_warning("%s", why.text);
+		rc = goes_on ? 0 : err_copy(err, &why);
 	}
 	clean->nr_jobs++;
 	plan_free(&plan);

@@ -177,7 +177,7 @@ static int prune_locked(struct prune *prune, struct candidate *c, const struct l
 	struct clean clean = {.what = REPOSITORY_CLEAN_EXPIRED,
 		.vm = prune->vm,
 		.vm_is_locked = true,
-		.must_finish = true,
+		.must_finish = c->id,
 		.cancel = options->cancel};
 	bool begun = false;
 	int rc = plan_clean(prune->repo, &clean, err);

@@ -296,7 +296,9 @@ struct clean {
 	const char *vm; /* NULL: all */
 	bool vm_is_locked; /* by the caller, who has no plan yet, or keeps his */
 	const char *keep; /* the job that goes on; may be NULL */
-	bool must_finish; /* a prune that cannot be finished is an error, not a warning */
+	/* NULL, or a restore point that is about to go: a job that takes it or the one beneath out,
+	 * or made it, and cannot be finished is an error; others only warn. */
+	const char *must_finish;
 	struct cancel *cancel;
 	unsigned nr_jobs;
 	uint64_t freed_bytes;

@@ -132,6 +132,67 @@ def test_plan_of_other_images(site, wrong):  # noqa: F811
     site.compare()
 
 
+# --- what cannot be finished stands in nobody's way ------------------------------------------
+
+
+def test_lasting_failure(site):  # noqa: F811
+    """A merge that fails for good: backups go on, other points are pruned, and it is told."""
+    need("strace")
+    points = chain(site, 6, keys=("a",))
+    killed_prune(site, lambda plan: plan["begun"])
+    image = site.image(points[0])
+    assert os.path.exists(image) and site.points() == points[1:]
+    DAMAGES["L2 entry"](image)
+    with open(image, "rb") as file:
+        before = file.read()
+    done = run(*([SENDENSE] + [w for w in site.command("a") if w != "--quiet"]))
+    assert "is not finished" in done.err and points[0] in done.err
+    points.append(site.points()[-1])
+    site.frozen[points[-1]] = {"a": f"{site.folder}/a.raw"}
+    report = site.prune("--keep-last", "1")
+    assert fates(report) == dict.fromkeys(points[2:6], "pruned") | {
+        points[1]: "left", points[6]: "keep"}
+    assert f"which takes out restore point {points[0]}, is not finished" in whys(report)[points[1]]
+    site.compare()
+    sendense("verify", "--repo", site.repo, "--quiet")
+    # As soon as it can be, it is finished.
+    with open(image, "wb") as file:
+        file.write(before)
+    good = tables(image)[2] + 8
+    write_at(image, good, bytes(8))  # hidden by the child
+    site.prune("--keep-last", "1")
+    assert site.points() == points[6:]
+    site.compare()
+    assert not os.listdir(f"{site.repo}/.incoming")
+
+
+def test_job_that_cannot_be_closed(site):  # noqa: F811
+    """A backup killed after its commit, whose manifest is damaged then: backups go on."""
+    need("strace")
+    points = chain(site, 2, keys=("a",))
+    kept = f"{site.folder}/kept"
+    os.rename(site.repo, kept)
+    for number in range(1, 100):
+        shutil.rmtree(site.repo, ignore_errors=True)
+        shutil.copytree(kept, site.repo)
+        run("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e",
+            f"inject=fsync:signal=SIGKILL:when={number}", SENDENSE, *site.command("a"),
+            status=None, env=TRACED)
+        if len(site.points()) == 3:
+            break
+    job = os.listdir(f"{site.repo}/.incoming")
+    new = site.points()[-1]
+    assert len(job) == 1
+    with open(f"{site.repo}/vms/web01/points/{new}/manifest.json", "r+", encoding="utf-8") as file:
+        file.write("[")
+    done = run(*([SENDENSE] + [w for w in site.command("a") if w != "--quiet"]))
+    assert f"job {job[0]} cannot be cleaned up after" in done.err
+    assert "cannot be used" in done.err  # a full, loudly
+    site.frozen[site.points()[-1]] = {"a": f"{site.folder}/a.raw"}
+    site.compare(points + site.points()[-1:])
+    assert os.listdir(f"{site.repo}/.incoming") == job
+
+
 # --- power cuts --------------------------------------------------------------------------------
 
 
