@@ -151,11 +151,14 @@ static int refuse_loop(
 	return 0;
 }
 
-static enum filelock_kind lock_of(const struct qcow2_open_options *options, bool read_only)
+/* What is written into the top image itself nothing hides. */
+static enum filelock_kind lock_of(
+	const struct qcow2_open_options *options, bool read_only, bool is_top)
 {
 	if (!read_only)
 		return options->merge ? FILELOCK_MERGE : FILELOCK_WRITE;
-	return options->read_only && options->merged ? FILELOCK_READ_MERGED : FILELOCK_READ;
+	return !is_top && options->read_only && options->merged ? FILELOCK_READ_MERGED
+								: FILELOCK_READ;
 }
 
 /* top: of the chain that the image is opened for, NULL when it is the top itself. */
@@ -172,7 +175,7 @@ static int open_file(struct qcow2_image *image, const struct qcow2_image *top,
 	image->device = st.st_dev;
 	image->inode = st.st_ino;
 	if (refuse_loop(top, image->path, st.st_dev, st.st_ino, err) < 0 ||
-		filelock_take(image->fd, image->path, lock_of(options, read_only), err) < 0 ||
+		filelock_take(image->fd, image->path, lock_of(options, read_only, !top), err) < 0 ||
 		qcow2_header_load(image->fd, image->path, &image->h, err) < 0)
 		return -1;
 	if (!read_only && !S_ISREG(st.st_mode))

@@ -47,8 +47,8 @@ struct qcow2_open_options {
 	 * disk's last one ends with it), so it must not have larger ones than theirs.  The
 	 * backing chain is read as any other.  ERR_UNSUPPORTED when tables are shared with
 	 * snapshots.
-	 * merged: for reading, beside such a writer of an image of the chain, opened before,
-	 * while or after it is at work, whatever state it left its image in.
+	 * merged: for reading, beside such a writer of an image of the chain beneath this one,
+	 * opened before, while or after it is at work, whatever state it left its image in.
 	 */
 	bool merge, merged;
 

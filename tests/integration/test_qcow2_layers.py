@@ -77,7 +77,7 @@ def held(image, *how):
             assert process.wait(60) == 0
 
 
-# Who comes while an image is merged into, read beneath a merge, only read, written to.
+# Who comes while an image is merged into, read beneath another, only read, written to.
 @pytest.mark.parametrize("how, merged, merge, reader, writer", [
     (["merge"], True, False, False, False),
     (["read-only", "merged"], True, True, True, False),
@@ -86,16 +86,27 @@ def held(image, *how):
 ])
 def test_qemu_and_we_keep_out_of_each_others_way(scratch, how, merged, merge, reader, writer):
     image = create(f"{scratch}/x", "4M")
-    with held(image, *how):
-        for comes, words in ((merged, ["read-only", "merged"]), (merge, ["merge"]),
-                             (reader, ["read-only"]), (writer, [])):
-            tried = run(TOOL, "hold", image, *words, status=None)
+    above = create(f"{scratch}/above", "4M", backing=image)
+    with held(above if "merged" in how else image, *how):
+        for comes, path, words in (
+                (merged, above, ["read-only", "merged"]), (merge, image, ["merge"]),
+                (reader, image, ["read-only"]), (writer, image, [])):
+            tried = run(TOOL, "hold", path, *words, status=None)
             assert tried.status == (0 if comes else 1), (words, tried)
             assert comes or "another program" in tried.err
         for comes, words in ((reader, ["-r", "-c", "read 0 64k"]), (writer, ["-c", "write 0 64k"])):
             tried = run("qemu-io", "-f", "qcow2", *words, image, status=None)
             assert tried.status == (0 if comes else 1), (words, tried)
             assert comes or "lock" in tried.err
+
+
+def test_nothing_hides_what_is_merged_into_the_image_that_is_read(scratch):
+    """Who reads the image itself, and has no lease (a read-only mount), would see it change."""
+    image = create(f"{scratch}/x", "4M")
+    for first, second in ((["read-only", "merged"], ["merge"]), (["merge"], ["read-only", "merged"])):
+        with held(image, *first):
+            tried = run(TOOL, "hold", image, *second, status=None)
+            assert tried.status == 1 and "another program" in tried.err
 
 
 def test_qemu_reads_the_backing_file_of_what_is_merged_into(scratch):
