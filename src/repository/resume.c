@@ -56,11 +56,24 @@ static const char *differs(const json_t *disk, const struct repository_disk_spec
 	return NULL;
 }
 
+/* Points are ordered by their ids: one that is made now must be the latest. */
+static bool is_latest(struct repository *repo, const struct plan *plan)
+{
+	struct path_names points = {0};
+	struct err why = ERR_INIT;
+	if (list_points(repo, plan->vm, &points, &why) < 0)
+		return why.code == ERR_NOT_FOUND;
+	bool latest = points.nr == 0 || strcmp(points.name[points.nr - 1], plan->point) < 0;
+	path_names_free(&points);
+	return latest;
+}
+
 /*
  * Whether the job is of these disks.  An owner that was only declared dead may still write: its
  * files are removed, not gone on with, unless it let go of them by itself.
  */
-static bool is_ours(const struct plan *plan, const struct repository_backup_options *options)
+static bool is_ours(struct repository *repo, const struct plan *plan,
+	const struct repository_backup_options *options)
 {
 	size_t nr = json_array_size(json_object_get(plan->json, "disks"));
 	const char *why = NULL;
@@ -73,6 +86,8 @@ static bool is_ours(const struct plan *plan, const struct repository_backup_opti
 	if (!why && strcmp(plan->stage, REPOSITORY_STAGE_LEFT) != 0 &&
 		owner_state(&plan->owner) != OWNER_DEAD)
 		why = "one cannot be sure that its owner is dead";
+	if (!why && !is_latest(repo, plan))
+		why = "a later restore point was made";
 	if (why)
 		log_info("unfinished job %s of VM \"%s\" cannot be gone on with: %s", plan->job,
 			plan->vm, why);
@@ -91,7 +106,7 @@ static int choose(struct repository *repo, const struct repository_backup_option
 		struct plan plan;
 		if (!name_is_job(names.name[i]) || plan_load(repo, names.name[i], &plan, NULL) < 0)
 			continue;
-		if (!plan.alive && is_ours(&plan, options))
+		if (!plan.alive && is_ours(repo, &plan, options))
 			memcpy(job, plan.job, REPOSITORY_JOB_BYTES);
 		plan_free(&plan);
 	}
@@ -117,7 +132,7 @@ static int take_plan(struct repository_backup *backup,
 	struct plan plan;
 	if (plan_load(backup->repo, backup->job, &plan, NULL) == 0) {
 		plan.alive = false; /* it is our lock that names it */
-		if (is_ours(&plan, options)) {
+		if (is_ours(backup->repo, &plan, options)) {
 			memcpy(backup->point, plan.point, sizeof backup->point);
 			backup->adopted = plan;
 			return 0;

@@ -449,6 +449,35 @@ static void test_which_job(void **state)
 	repository_close(repo);
 }
 
+/* One that could not be removed when a later point was made: going on with it would make a point
+ * that is not the latest. */
+static void test_a_job_of_long_ago(void **state)
+{
+	(void)state;
+	struct repository *repo = support_repository("r");
+	struct err err = ERR_INIT;
+	struct source source;
+	char job[REPOSITORY_JOB_BYTES], path[NAME_PATH_BYTES], point[REPOSITORY_POINT_BYTES];
+	source_init(&source);
+	memory_disk_fill(&source.disk, 0, SIZE, 1);
+	struct repository_backup *backup = begin_with(repo, SIZE, REPOSITORY_RESUME_AUTO, &err);
+	memcpy(job, repository_backup_job(backup), sizeof job);
+	repository_backup_leave(backup);
+	snprintf(path, sizeof path, "r/.incoming/%s", job);
+	assert_int_equal(rename(path, "away"), 0);
+	struct point_disk one = {.key = "a", .source = &source.disk};
+	points_make(repo, "web", &one, 1, point);
+	assert_int_equal(rename("away", path), 0);
+
+	backup = begin_with(repo, SIZE, REPOSITORY_RESUME_AUTO, &err);
+	assert_non_null(backup);
+	assert_true(strcmp(repository_backup_point(backup), point) > 0);
+	assert_int_equal(repository_backup_resumed(backup, 0, NULL), REPOSITORY_FRESH);
+	repository_backup_abort(backup);
+	repository_close(repo);
+	memory_disk_free(&source.disk);
+}
+
 /* A job that was gone on with is removed whole, folders included. */
 static void test_abort_after_going_on(void **state)
 {
@@ -469,6 +498,7 @@ int main(void)
 		SUPPORT_TEST(test_reverted),
 		SUPPORT_TEST(test_what_is_kept),
 		SUPPORT_TEST(test_which_job),
+		SUPPORT_TEST(test_a_job_of_long_ago),
 		SUPPORT_TEST(test_abort_after_going_on),
 		SUPPORT_TEST(test_any_interruption),
 	};
