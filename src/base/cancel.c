@@ -5,12 +5,15 @@
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 struct cancel {
 	atomic_bool requested;
 	int fd;
+	const struct cancel *parent; /* NULL: none */
+	int both_fd; /* of a part: readable with its own or the parent's; else -1 */
 };
 
 struct cancel *cancel_new(struct err *err)
@@ -20,6 +23,7 @@ struct cancel *cancel_new(struct err *err)
 		err_errno(err, ENOMEM, "cannot allocate a cancel flag");
 		return NULL;
 	}
+	c->both_fd = -1;
 	c->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (c->fd < 0) {
 		err_errno(err, errno, "cannot make an event descriptor");
@@ -29,10 +33,28 @@ struct cancel *cancel_new(struct err *err)
 	return c;
 }
 
+struct cancel *cancel_new_part(const struct cancel *parent, struct err *err)
+{
+	struct cancel *c = cancel_new(err);
+	if (!c || !parent)
+		return c;
+	struct epoll_event event = {.events = EPOLLIN};
+	c->parent = parent;
+	c->both_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (c->both_fd >= 0 && epoll_ctl(c->both_fd, EPOLL_CTL_ADD, c->fd, &event) == 0 &&
+		epoll_ctl(c->both_fd, EPOLL_CTL_ADD, cancel_fd(parent), &event) == 0)
+		return c;
+	err_errno(err, errno, "cannot make an event descriptor");
+	cancel_free(c);
+	return NULL;
+}
+
 void cancel_free(struct cancel *cancel)
 {
 	if (!cancel)
 		return;
+	if (cancel->both_fd >= 0)
+		close(cancel->both_fd);
 	close(cancel->fd);
 	free(cancel);
 }
@@ -50,12 +72,15 @@ void cancel_request(struct cancel *cancel)
 
 bool cancel_requested(const struct cancel *cancel)
 {
-	return cancel && atomic_load_explicit(&cancel->requested, memory_order_relaxed);
+	return cancel && (atomic_load_explicit(&cancel->requested, memory_order_relaxed) ||
+				 cancel_requested(cancel->parent));
 }
 
 int cancel_fd(const struct cancel *cancel)
 {
-	return cancel ? cancel->fd : -1;
+	if (!cancel)
+		return -1;
+	return cancel->parent ? cancel->both_fd : cancel->fd;
 }
 
 int cancel_check(const struct cancel *cancel, struct err *err)

@@ -13,6 +13,12 @@ struct cancel;
 
 /* Gives a new one, or NULL (err). */
 struct cancel *cancel_new(struct err *err);
+/*
+ * One that is requested with its parent, and can be requested by itself too, which
+ * the parent does not see: for a part of the work that is given up alone.  The
+ * parent (NULL: none) must live longer.
+ */
+struct cancel *cancel_new_part(const struct cancel *parent, struct err *err);
 void cancel_free(struct cancel *cancel);
 
 void cancel_request(struct cancel *cancel);

@@ -64,6 +64,7 @@ struct backup {
 	size_t nr_disks;
 	struct progress *progress;
 	char point[REPOSITORY_POINT_BYTES];
+	unsigned nr_losses; /* how often a source was lost and all of it begun again */
 };
 
 /* Reads all of the command line; allocates the arrays. */
@@ -75,7 +76,14 @@ int backup_sources_open(struct backup *b, struct err *err);
 int backup_sources_decide(struct backup *b, struct err *err);
 /* Tells of the disks that became full although they need not have, in the log. */
 void backup_sources_warn(const struct backup *b);
-/* Also gives all back to the machine.  May be called again. */
+/*
+ * Whether a source is among them of which nothing shows that it is the same when its server
+ * was started again (an NBD export without --source-id, change id or list): such a
+ * connection is not made again, losing it is ERR_DISCONNECTED at once.
+ */
+bool backup_sources_may_change(const struct backup *b);
+/* Also gives all back to the machine.  May be called again, and so may opening after it,
+ * except that of a machine. */
 void backup_sources_close(struct backup *b);
 
 /*

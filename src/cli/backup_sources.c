@@ -15,7 +15,7 @@ static enum locator_kind kind_of(const char *name)
 {
 	enum locator_kind kind = LOCATOR_RAW;
 	const char *rest;
-	locator_parse(name, &kind, &rest, NULL); /* it has been opened: the name is good */
+	locator_parse(name, &kind, &rest, NULL); /* a bad name is refused when it is opened */
 	return kind;
 }
 
@@ -50,12 +50,17 @@ static int check_list(const struct backup_disk *disk, struct err *err)
 	return 0;
 }
 
+/* As given, or as the list says. */
+static const char *change_id_of(const struct backup_disk *disk)
+{
+	return disk->changes ? changes_facts(disk->changes)->to : disk->change_id;
+}
+
 static int open_list(const struct backup *b, struct backup_disk *disk, struct err *err)
 {
 	disk->changes = changes_open(disk->change_argument, b->cli->cancel, err);
 	if (!disk->changes || check_list(disk, err) < 0)
 		return -1;
-	disk->change_id = changes_facts(disk->changes)->to;
 	disk->source = changes_apply(disk->changes, disk->opened, err);
 	return disk->source ? 0 : -1;
 }
@@ -68,7 +73,7 @@ static int open_list(const struct backup *b, struct backup_disk *disk, struct er
 static void find_state(struct backup_disk *disk)
 {
 	const char *source_id = disk->source_id ? disk->source_id : "";
-	const char *change_id = disk->change_id ? disk->change_id : "";
+	const char *given_id = change_id_of(disk), *change_id = given_id ? given_id : "";
 	char *AUTO_FREE file = NULL;
 	struct stat st;
 	if (disk->qemu)
@@ -77,7 +82,7 @@ static void find_state(struct backup_disk *disk)
 		       !S_ISBLK(st.st_mode);
 	if (is_file)
 		file = backup_state_of_file(disk->path, kind_of(disk->name) == LOCATOR_QCOW2);
-	if ((is_file && !file) || (!is_file && !disk->source_id && !disk->change_id))
+	if ((is_file && !file) || (!is_file && !disk->source_id && !given_id))
 		return;
 	if (asprintf(&disk->state, "id %zu %s %zu %s %s", strlen(source_id), source_id,
 		    strlen(change_id), change_id, file ? file : "") < 0)
@@ -117,14 +122,25 @@ static void find_identity(const struct backup *b, struct backup_disk *disk)
 			(struct repository_pair){"uri", block_label(disk->opened)};
 }
 
+/* For all we know. */
+static bool may_change(const struct backup_disk *disk)
+{
+	return kind_of(disk->name) == LOCATOR_NBD && !disk->source_id && !disk->change_id &&
+	       disk->change != REPOSITORY_CHANGE_EXTENTS;
+}
+
 static int open_disk(struct backup *b, struct backup_disk *disk, struct err *err)
 {
+	disk->nr_identity = 0;
+	disk->unusable[0] = '\0';
 	if (disk->qemu && take_machine_facts(disk, err) < 0)
 		return -1;
 	bool has_bitmap = disk->change == REPOSITORY_CHANGE_BITMAP;
 	struct source_options options = {
 		.read_only = true,
 		.bitmap = has_bitmap ? disk->change_argument : NULL,
+		/* An export of a machine ends with its QEMU. */
+		.no_reconnect = disk->qemu || may_change(disk),
 		.allow_backing = &b->values->allow_backing,
 		.cancel = b->cli->cancel,
 	};
@@ -173,6 +189,14 @@ int backup_sources_open(struct backup *b, struct err *err)
 		};
 	}
 	return 0;
+}
+
+bool backup_sources_may_change(const struct backup *b)
+{
+	for (size_t i = 0; i < b->nr_disks; i++)
+		if (may_change(&b->disks[i]))
+			return true;
+	return false;
 }
 
 void backup_sources_close(struct backup *b)
@@ -251,7 +275,7 @@ int backup_sources_decide(struct backup *b, struct err *err)
 			.reason = decision->reason,
 			.parent = is_full ? NULL : decision->parent,
 			.change = is_full ? REPOSITORY_CHANGE_NONE : decision->change,
-			.change_id = disk->change_id,
+			.change_id = change_id_of(disk),
 			.bitmap = disk->bitmap,
 			.source_state = disk->state,
 			.source = b->offers[i].source,

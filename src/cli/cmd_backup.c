@@ -8,6 +8,10 @@
  * made is deleted, except when a connection was lost or this process was told to end
  * (SIGTERM, SIGHUP): that job is kept for the time that the repository's settings
  * say, and the next backup of the same disks goes on with it.
+ *
+ * A source of which nothing shows that it is the same after its connection was lost may be in
+ * another state then: this run leaves the job in the same way, and begins again with
+ * it, which reads and compares all of the source.
  */
 #include "backup.h"
 #include "commands.h"
@@ -21,6 +25,11 @@
 /* How often it is decided anew when another backup of the VM comes in between. */
 #define DECIDE_MOST 3u
 #define WAIT_S 600u
+/* How often it is begun again after a source was lost, and how long its server may take. */
+#define AGAIN_MOST 3u
+#define AGAIN_WAIT_MS 60000u
+#define AGAIN_PAUSE_FIRST_MS 100u
+#define AGAIN_PAUSE_MOST_MS 5000u
 
 static const char *const modes[] = {"auto", "full", "incremental", NULL};
 
@@ -159,9 +168,11 @@ static struct repository_backup *begin(struct backup *b, struct err *err)
 		.disks = b->specs,
 		.nr_disks = b->nr_disks,
 		.software = software,
-		.resume = v->resume      ? REPOSITORY_RESUME_MUST
-			  : v->no_resume ? REPOSITORY_RESUME_NEVER
-					 : REPOSITORY_RESUME_AUTO,
+		/* What is said of earlier runs' jobs is not said of this one's own. */
+		.resume = b->nr_losses > 0 ? REPOSITORY_RESUME_AUTO
+			  : v->resume      ? REPOSITORY_RESUME_MUST
+			  : v->no_resume   ? REPOSITORY_RESUME_NEVER
+					   : REPOSITORY_RESUME_AUTO,
 		.wait_ms = (v->wait.given ? (unsigned)v->wait.value : WAIT_S) * 1000,
 		.consistency = b->qemu ? qemu_source_consistency(b->qemu) : NULL,
 		.consistency_reason = b->qemu ? qemu_source_consistency_reason(b->qemu) : NULL,
@@ -253,6 +264,16 @@ static bool is_interruption(const struct err *err)
 	       (err->code == ERR_CANCELLED && (number == SIGTERM || number == SIGHUP));
 }
 
+static int hint_kept(const struct backup *b, struct err *err)
+{
+	err_hint(err, "no restore point was made; the unfinished job is kept for a while, and "
+		      "the next backup of these disks goes on with it");
+	if (b->nr_losses > 0)
+		err_hint(err, "--source-id says that a source is a snapshot, which is the same "
+			      "when its server was started again, and is gone on with then");
+	return -1;
+}
+
 /* After a failure: the backup is gone when it returns -1. */
 static int give_up(struct backup *b, struct repository_backup *backup, struct err *err)
 {
@@ -263,9 +284,7 @@ static int give_up(struct backup *b, struct repository_backup *backup, struct er
 	}
 	if (is_interruption(err)) {
 		repository_backup_leave(backup);
-		return err_hint(err,
-			"no restore point was made; the unfinished job is kept for a while, and "
-			"the next backup of these disks goes on with it");
+		return hint_kept(b, err);
 	}
 	repository_backup_abort(backup);
 	return err_hint(err, "no restore point was made, what was written is deleted");
@@ -281,7 +300,8 @@ static int check_machine(struct backup *b, int rc, struct err *err)
 	return err_copy(err, &why);
 }
 
-static int make_point(struct backup *b, struct err *err)
+/* Copies and commits; -1 with *lost: a source is to be opened again, and this tried anew. */
+static int try_point(struct backup *b, bool *lost, struct err *err)
 {
 	assert(b->specs && b->nr_disks > 0);
 	struct repository_backup *backup = begin(b, err);
@@ -295,11 +315,58 @@ static int make_point(struct backup *b, struct err *err)
 	if (rc == 0)
 		rc = copy(b, backup, err);
 	rc = check_machine(b, rc, err);
+	*lost = rc < 0 && err->code == ERR_DISCONNECTED && b->nr_losses < AGAIN_MOST &&
+		backup_sources_may_change(b);
+	if (*lost) {
+		repository_backup_leave(backup);
+		return -1;
+	}
 	if (rc == 0)
 		rc = repository_backup_commit(backup, err);
 	if (b->qemu && (rc == 0 || repository_backup_is_committed(backup)))
 		qemu_source_commit(b->qemu);
 	return rc == 0 ? 0 : give_up(b, backup, err);
+}
+
+/* A server that is just being started again is waited for. */
+static int open_again(struct backup *b, struct err *err)
+{
+	struct deadline until = deadline_after_ms(AGAIN_WAIT_MS);
+	progress_begin_again(b->progress);
+	memset(b->copies, 0, b->nr_disks * sizeof *b->copies);
+	for (unsigned pause_ms = AGAIN_PAUSE_FIRST_MS;;
+		pause_ms = pause_ms * 2 < AGAIN_PAUSE_MOST_MS ? pause_ms * 2
+							      : AGAIN_PAUSE_MOST_MS) {
+		struct err why = ERR_INIT;
+		backup_sources_close(b);
+		if (backup_sources_open(b, &why) == 0)
+			return 0;
+		bool may_come = why.code == ERR_REFUSED || why.code == ERR_NOT_FOUND ||
+				why.code == ERR_DISCONNECTED || why.code == ERR_TIMEOUT;
+		if (!may_come || deadline_passed(until))
+			return err_copy(err, &why);
+		if (cancel_sleep(b->cli->cancel, deadline_min(deadline_after_ms(pause_ms), until),
+			    err) < 0)
+			return -1;
+	}
+}
+
+static int make_point(struct backup *b, struct err *err)
+{
+	for (;;) {
+		bool lost = false;
+		if (try_point(b, &lost, err) == 0)
+			return 0;
+		if (!lost)
+			return -1;
+		b->nr_losses++;
+		log_warning("%s; the source may have changed: it is read again, and compared with "
+			    "what is stored",
+			err->text);
+		err_clear(err);
+		if (open_again(b, err) < 0)
+			return hint_kept(b, err);
+	}
 }
 
 static int back_up(struct backup *b, struct err *err)

@@ -117,12 +117,15 @@ static void *work(void *arg)
 int disks_copy(struct disks_copy *copies, size_t nr_copies, unsigned nr_parallel,
 	uint64_t rate_bytes_per_s, struct cancel *cancel, struct err *err)
 {
+	struct cancel *part = cancel_new_part(cancel, err);
+	if (!part)
+		return -1;
 	struct crew crew = {
 		.copies = copies,
 		.nr_copies = nr_copies,
 		.nr_workers = rate_bytes_per_s > 0 ? 1 : (unsigned)min_size(nr_parallel, nr_copies),
 		.rate_bytes_per_s = rate_bytes_per_s,
-		.cancel = cancel,
+		.cancel = part,
 		.mutex = PTHREAD_MUTEX_INITIALIZER,
 	};
 	pthread_t threads[64];
@@ -133,11 +136,12 @@ int disks_copy(struct disks_copy *copies, size_t nr_copies, unsigned nr_parallel
 	while (nr_threads < crew.nr_workers &&
 		thread_start(&threads[nr_threads], "disk", work, &crew, &start_err) == 0)
 		nr_threads++;
-	/* Fewer workers do the same job; none cannot. */
-	if (nr_threads == 0)
-		return err_copy(err, &start_err);
 	for (unsigned i = 0; i < nr_threads; i++)
 		pthread_join(threads[i], NULL);
 	pthread_mutex_destroy(&crew.mutex);
+	cancel_free(part);
+	/* Fewer workers do the same job; none cannot. */
+	if (nr_threads == 0)
+		return err_copy(err, &start_err);
 	return crew.first.code == ERR_NONE ? 0 : err_copy(err, &crew.first);
 }

@@ -27,8 +27,8 @@ struct disks_copy {
 
 /*
  * Copies all, at most nr_parallel at once; with a rate, which counts for all
- * together, one after the other.  The first error wins and stops the others
- * (cancel is requested then).
+ * together, one after the other.  The first error wins and stops the others;
+ * cancel itself is only heeded.
  */
 int disks_copy(struct disks_copy *copies, size_t nr_copies, unsigned nr_parallel,
 	uint64_t rate_bytes_per_s, struct cancel *cancel, struct err *err);

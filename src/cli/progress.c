@@ -323,6 +323,22 @@ int progress_add_disk(struct progress *p, const char *key, uint64_t size_bytes,
 	return 0;
 }
 
+static void drop_disks(struct progress *p)
+{
+	for (size_t i = 0; i < p->nr_disks; i++)
+		free(p->disks[i].key);
+	free(p->disks);
+	p->disks = NULL;
+	p->nr_disks = 0;
+}
+
+void progress_begin_again(struct progress *p)
+{
+	WITH_LOCK(&p->mutex);
+	drop_disks(p);
+	memset(p->window, 0, sizeof p->window);
+}
+
 static void tell_end(struct progress *p, const struct err *err)
 {
 	if (p->mode == PROGRESS_JSON) {
@@ -345,9 +361,7 @@ void progress_end(struct progress *p, const struct err *err)
 		pthread_join(p->thread, NULL);
 	}
 	tell_end(p, err);
-	for (size_t i = 0; i < p->nr_disks; i++)
-		free(p->disks[i].key);
-	free(p->disks);
+	drop_disks(p);
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->mutex);
 	free(p);

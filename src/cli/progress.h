@@ -30,9 +30,12 @@ struct progress *progress_start(const struct cli_common *common, struct err *err
 void progress_stage(struct progress *progress, const char *stage);
 
 /* One more disk.  key is copied; NULL for a job of one nameless disk.  figures
- * live until progress_end().  Any thread. */
+ * live until progress_end() or progress_begin_again().  Any thread. */
 int progress_add_disk(struct progress *progress, const char *key, uint64_t size_bytes,
 	const struct copy_progress *figures, struct err *err);
+
+/* Forgets all disks and their figures: the work begins again.  Any thread. */
+void progress_begin_again(struct progress *progress);
 
 /* Tells the outcome: err NULL or ERR_NONE is done.  Frees; NULL is harmless. */
 void progress_end(struct progress *progress, const struct err *err);

@@ -39,7 +39,7 @@ struct block *source_open(const char *name, const struct source_options *options
 	struct locator_options open = {
 		.read_only = options->read_only,
 		.allow_backing = (const char *const *)folders,
-		.nbd = {.bitmap = options->bitmap},
+		.nbd = {.bitmap = options->bitmap, .no_reconnect = options->no_reconnect},
 		.cancel = options->cancel,
 	};
 	block = locator_open(name, &open, err);

@@ -15,6 +15,7 @@
 struct source_options {
 	bool read_only;
 	const char *bitmap; /* of an NBD export, see nbd_client_options; NULL: none */
+	bool no_reconnect; /* see there */
 	const struct option_list *allow_backing; /* folders as given */
 	struct cancel *cancel;
 };

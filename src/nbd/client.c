@@ -203,6 +203,7 @@ static void free_client(struct client *client)
 	client_uri_free(&client->uri);
 	free(client->changes_context);
 	pthread_mutex_destroy(&client->mutex);
+	pthread_mutex_destroy(&client->lanes_mutex);
 	block_fini(&client->block);
 	free(client);
 }
@@ -293,6 +294,7 @@ struct block *nbd_client_open(const char *uri, const struct nbd_client_options *
 	}
 	block_init(&client->block, &client_driver, NULL);
 	pthread_mutex_init(&client->mutex, NULL);
+	pthread_mutex_init(&client->lanes_mutex, NULL);
 	set_options(client, options);
 	client->cancel = cancel;
 	client->block.info.read_only = client->options.read_only;

@@ -74,6 +74,10 @@ struct client {
 	struct client_identity identity; /* of the first connection; then constant */
 	bool known; /* identity is filled */
 
+	pthread_mutex_t lanes_mutex; /* over the next two; taken last */
+	struct client_lane *lanes; /* those that are ready */
+	bool had_lane; /* at any time */
+
 	pthread_mutex_t mutex; /* spare and what blocking calls use */
 	struct client_lane *spare; /* open, nothing in flight; or NULL */
 	bool dirty; /* blocking writes since the last flush */
@@ -111,6 +115,8 @@ struct client_lane {
 	struct block_lane head;
 	struct client *client;
 	enum client_lane_state state;
+	struct client_lane *next; /* in the client's list while ready */
+	int ready_fd; /* the connection's, for others to look at; -1: not in the list */
 	struct nbd_handle *handle; /* HANDSHAKE, READY */
 	int fd; /* CONNECT */
 	unsigned next_address;

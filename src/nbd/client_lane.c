@@ -10,6 +10,7 @@
  *   PAUSE       CONNECT     the pause is over
  *   READY       CONNECT     the connection is lost
  *               PAUSE       it is lost before it has answered anything
+ *               FAILED      it is lost, and must not be made again (no_reconnect)
  *               FAILED      it is lost again, and something in flight has had no
  *                           answer since it was lost first, past the deadline
  *   any         FAILED      the export is another one now; everything in flight fails
@@ -23,6 +24,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -273,6 +275,51 @@ static void take_answer(struct client_lane *lane, struct client_request *request
 	finish_request(lane, request);
 }
 
+/* --- the same server as before ------------------------------------------------ */
+
+static void leave_list(struct client_lane *lane)
+{
+	struct client *client = lane->client;
+	WITH_LOCK(&client->lanes_mutex);
+	for (struct client_lane **at = &client->lanes; *at; at = &(*at)->next) {
+		if (*at != lane)
+			continue;
+		*at = lane->next;
+		break;
+	}
+	lane->ready_fd = -1;
+}
+
+/*
+ * Whether a connection that was just made (or just failed) is to the server that all before
+ * went to: it has ended when none of those stands any more.  Only asked with no_reconnect.
+ */
+static bool is_same_server(struct client *client)
+{
+	WITH_LOCK(&client->lanes_mutex);
+	for (struct client_lane *lane = client->lanes; lane; lane = lane->next) {
+		struct pollfd fd = {.fd = lane->ready_fd, .events = POLLRDHUP};
+		if (poll(&fd, 1, 0) == 0)
+			return true;
+	}
+	return !client->had_lane;
+}
+
+static bool is_lost_for_good(const struct client_lane *lane)
+{
+	return lane->client->options.no_reconnect && !is_same_server(lane->client);
+}
+
+static void join_list(struct client_lane *lane)
+{
+	struct client *client = lane->client;
+	WITH_LOCK(&client->lanes_mutex);
+	lane->ready_fd = nbd_aio_get_fd(lane->handle);
+	lane->next = client->lanes;
+	client->lanes = lane;
+	client->had_lane = true;
+}
+
 /* --- connecting ------------------------------------------------------------- */
 
 static void fail_all(struct client_lane *lane)
@@ -285,6 +332,7 @@ static void fail_all(struct client_lane *lane)
 
 static void drop_connection(struct client_lane *lane)
 {
+	leave_list(lane);
 	if (lane->fd >= 0)
 		close(lane->fd);
 	lane->fd = -1;
@@ -304,6 +352,9 @@ static void give_up(struct client_lane *lane, const struct err *why)
 		err_context(&lane->err,
 			"the connection was lost, and could not be made again within %g s",
 			lane->client->options.reconnect_timeout_ms / 1000.0);
+	} else if (why->code != ERR_DISCONNECTED && is_lost_for_good(lane)) {
+		lane->err.code = ERR_DISCONNECTED;
+		err_context(&lane->err, "the connection was lost");
 	}
 	drop_connection(lane);
 	set_state(lane, CLIENT_FAILED);
@@ -397,7 +448,14 @@ static void become_ready(struct client_lane *lane)
 		give_up(lane, &why);
 		return;
 	}
+	if (is_lost_for_good(lane)) {
+		err_set(&why, ERR_DISCONNECTED,
+			"%s: the connection was lost (the server was started again)", label(lane));
+		give_up(lane, &why);
+		return;
+	}
 	set_state(lane, CLIENT_READY);
+	join_list(lane);
 	if (lane->reconnecting)
 		log_info("%s: connected again", label(lane));
 	lane->reconnecting = lane->shutting_down = lane->has_answered = false;
@@ -478,6 +536,12 @@ static struct deadline patience(struct client_lane *lane)
 static void lost(struct client_lane *lane, const char *why)
 {
 	struct err err = ERR_INIT;
+	if (lane->client->options.no_reconnect) {
+		err_set(&err, ERR_DISCONNECTED, "%s: the connection was lost (%s)", label(lane),
+			why);
+		give_up(lane, &err);
+		return;
+	}
 	lane->give_up = patience(lane);
 	if (!lane->client->block.info.read_only)
 		lane->head.nr_losses++;
@@ -708,7 +772,7 @@ struct client_lane *client_lane_new(struct client *client, struct err *err)
 	}
 	lane->client = client;
 	lane->head.block = &client->block;
-	lane->fd = -1;
+	lane->fd = lane->ready_fd = -1;
 	lane->state = CLIENT_CONNECT;
 	lane->attempt_until = deadline_after_ms(client->options.connect_timeout_ms);
 	begin_attempt(lane);
@@ -733,6 +797,7 @@ void client_lane_free(struct client_lane *lane)
 {
 	if (!lane)
 		return;
+	leave_list(lane); /* before the server sees that it ends */
 	if (lane->state == CLIENT_READY && !lane->first)
 		nbd_aio_disconnect(lane->handle, 0); /* as far as it goes without waiting */
 	drop_connection(lane);

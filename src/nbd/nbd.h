@@ -76,6 +76,12 @@ struct nbd_client_options {
 	unsigned reconnect_timeout_ms; /* after a lost connection, also for a request's
 					  answer from its first loss on; 0: 60,000 */
 	unsigned io_timeout_ms; /* one request without an answer; 0: 60,000 */
+	/* For a disk that may be another one, or in another state, on the far side of a
+	 * restart: a lost connection is not made again, but everything on it fails at once with
+	 * ERR_DISCONNECTED.  Further connections (of lanes) are only taken into use while an
+	 * earlier one still stands, which shows that it is the same server; else they fail
+	 * in the same way. */
+	bool no_reconnect;
 	/* A QEMU dirty bitmap (the metadata context qemu:dirty-bitmap:NAME): what it does
 	 * not call dirty is BLOCK_UNCHANGED.  info.has_changes tells whether the server
 	 * has it: without it the disk opens all the same, and all of it counts as changed.

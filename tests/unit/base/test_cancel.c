@@ -40,6 +40,29 @@ static void test_none_is_never_cancelled(void **state)
 	cancel_free(NULL);
 }
 
+static void test_part(void **state)
+{
+	(void)state;
+	struct cancel *part = cancel_new_part(the_cancel, NULL);
+	struct cancel *other = cancel_new_part(the_cancel, NULL);
+	assert_non_null(part);
+	assert_non_null(other);
+	struct pollfd p = {.fd = cancel_fd(part), .events = POLLIN};
+	struct pollfd o = {.fd = cancel_fd(other), .events = POLLIN};
+	assert_int_equal(poll(&p, 1, 0), 0);
+	cancel_request(part);
+	assert_true(cancel_requested(part));
+	assert_int_equal(poll(&p, 1, 0), 1);
+	assert_false(cancel_requested(the_cancel));
+	assert_false(cancel_requested(other));
+	assert_int_equal(poll(&o, 1, 0), 0);
+	cancel_request(the_cancel);
+	assert_true(cancel_requested(other));
+	assert_int_equal(poll(&o, 1, 0), 1);
+	cancel_free(part);
+	cancel_free(other);
+}
+
 static void test_request(void **state)
 {
 	(void)state;
@@ -115,6 +138,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_none_is_never_cancelled, make, drop),
 		cmocka_unit_test_setup_teardown(test_request, make, drop),
+		cmocka_unit_test_setup_teardown(test_part, make, drop),
 		cmocka_unit_test_setup_teardown(test_from_a_signal_handler, make, drop),
 		cmocka_unit_test_setup_teardown(test_wakes_a_sleeper, make, drop),
 		cmocka_unit_test_setup_teardown(test_poll, make, drop),

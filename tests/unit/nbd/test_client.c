@@ -28,7 +28,7 @@ static void *run_main(void *arg)
 static int make(void **state)
 {
 	struct fixture *f = calloc(1, sizeof *f);
-	struct nbd_server_options options = {.max_connections = 2};
+	struct nbd_server_options options = {.max_connections = 4};
 	assert_non_null(f);
 	f->gate = gate_open(MIB);
 	assert_non_null(f->server = nbd_server_new(&options, NULL));
@@ -52,14 +52,20 @@ static int drop(void **state)
 	return 0;
 }
 
-static struct block *open_client(struct fixture *f, struct cancel *cancel)
+static struct block *open_with(struct fixture *f, bool no_reconnect, struct cancel *cancel)
 {
 	struct err err = ERR_INIT;
-	struct nbd_client_options options = {.reconnect_timeout_ms = PATIENCE_MS};
+	struct nbd_client_options options = {
+		.reconnect_timeout_ms = PATIENCE_MS, .no_reconnect = no_reconnect};
 	struct block *block = nbd_client_open(f->uri, &options, cancel, &err);
 	if (!block)
 		fail_msg("%s", err.text);
 	return block;
+}
+
+static struct block *open_client(struct fixture *f, struct cancel *cancel)
+{
+	return open_with(f, false, cancel);
 }
 
 static void set_bad(struct fixture *f, enum err_code code)
@@ -162,12 +168,56 @@ static void test_a_loss_is_told_by_the_flush(void **state)
 	block_close(block, NULL);
 }
 
+/* Reads at 8192, where the connection ends. */
+static enum err_code lose(struct fixture *f, struct block_lane *lane, uint8_t bytes[4096])
+{
+	struct block_io io = {.op = BLOCK_OP_READ, .offset = 8192, .length = 4096, .buffer = bytes};
+	set_bad(f, ERR_CANCELLED);
+	block_lane_submit(lane, &io);
+	assert_ptr_equal(move(lane, false), &io);
+	set_bad(f, ERR_NONE);
+	assert_null(strstr(io.err.text, "again"));
+	return io.err.code;
+}
+
+/* With no_reconnect a lost connection is lost, on lanes and for blocking calls; another one
+ * is only made beside one that stands. */
+static void test_a_lost_connection_is_not_made_again(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	uint8_t bytes[4096];
+	struct block *block = open_with(f, true, NULL);
+	struct block_lane *first = block_lane_open(block, NULL, &err);
+	struct block_lane *second = block_lane_open(block, NULL, &err);
+	assert_non_null(first);
+	assert_non_null(second);
+	assert_int_equal(lose(f, first, bytes), ERR_DISCONNECTED);
+	block_lane_close(first);
+	/* The second shows that the server is the same. */
+	first = block_lane_open(block, NULL, &err);
+	if (!first)
+		fail_msg("%s", err.text);
+	assert_int_equal(lose(f, first, bytes), ERR_DISCONNECTED);
+	assert_int_equal(lose(f, second, bytes), ERR_DISCONNECTED);
+	block_lane_close(first);
+	block_lane_close(second);
+	assert_null(block_lane_open(block, NULL, &err));
+	assert_int_equal(err.code, ERR_DISCONNECTED);
+	err_clear(&err);
+	assert_int_equal(block_read(block, bytes, sizeof bytes, 0, &err), -1);
+	assert_int_equal(err.code, ERR_DISCONNECTED);
+	block_close(block, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(
 			test_a_server_that_always_ends_the_connection, make, drop),
 		cmocka_unit_test_setup_teardown(test_a_loss_is_told_by_the_flush, make, drop),
+		cmocka_unit_test_setup_teardown(
+			test_a_lost_connection_is_not_made_again, make, drop),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
