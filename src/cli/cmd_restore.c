@@ -231,6 +231,10 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	repository_close(r.repo);
 	free(r.copies);
 	free(r.disks);
+	if (rc < 0 && err->code == ERR_CORRUPT) {
+		cli_report_error(cli->common.json, command_restore.name, err);
+		return EXIT_DAMAGE;
+	}
 	return rc;
 }
 

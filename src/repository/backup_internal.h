@@ -21,6 +21,7 @@ struct backup_disk {
 	json_t *source;
 	struct chain *chain; /* of the parent; NULL for a full */
 	struct repository_figures figures;
+	uint64_t image_bytes; /* of the finished file */
 	uint64_t audited_bytes, audit_position; /* the latter in units of the round */
 	struct block *image;
 	struct sums_writer *sums;

@@ -159,12 +159,13 @@ json_t *backup_record_storage(struct repository_backup *backup)
 	for (size_t i = 0; i < backup->nr_disks; i++) {
 		const struct backup_disk *disk = &backup->disks[i];
 		json_object_set_new(disks, disk->key,
-			json_pack("{s:s, s:s, s:o, s:I, s:s, s:I}", "image", disk->image_path,
+			json_pack("{s:s, s:s, s:o, s:I, s:s, s:I, s:I}", "image", disk->image_path,
 				"sums", disk->sums_path, "backing",
 				text_or_null(backup_record_backing(disk)), "cluster_bytes",
 				(json_int_t)settings->cluster_bytes, "compression",
 				repository_compression_name(settings->compression), "stored_bytes",
-				(json_int_t)disk->figures.stored_bytes));
+				(json_int_t)disk->figures.stored_bytes, "image_bytes",
+				(json_int_t)disk->image_bytes));
 	}
 	return json_pack("{s:i, s:o}", "generation", 1, "disks", disks);
 }

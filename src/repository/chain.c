@@ -174,33 +174,52 @@ static int disagree(const struct repository_disk_info *info, const char *beneath
 		info->backing ? info->backing : "nothing");
 }
 
+int chain_check_size(
+	struct repository *repo, const struct repository_disk_info *info, struct err *err)
+{
+	struct stat st;
+	if (info->image_bytes == 0)
+		return 0;
+	if (fstatat(repo->dir_fd, info->image, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return err_errno(err, errno, "cannot stat %s", info->image);
+	if ((uint64_t)st.st_size >= info->image_bytes)
+		return 0;
+	return err_set(err, ERR_CORRUPT,
+		"%s has %" PRIu64 " bytes instead of %" PRIu64 ": it was cut", info->image,
+		(uint64_t)st.st_size, info->image_bytes);
+}
+
 /*
  * The next link beneath point; *next NULL at the end.  Header and manifest agree, or the
- * manifest's point has just become part of this one.
+ * manifest's point has just become part of this one.  listed: whether point is, then *next;
+ * into one that is not a merge may be writing, and what it frees may make it smaller.
  */
 static int step_down(struct repository *repo, const struct repository_point *point,
-	const struct repository_disk_info *info, struct repository_point **next, struct err *err)
+	const struct repository_disk_info *info, struct repository_point **next, bool *listed,
+	struct err *err)
 {
 	char beneath[REPOSITORY_POINT_BYTES];
-	bool listed = true;
 	*next = NULL;
 	if (read_header(repo, info, beneath, err) < 0)
 		return -1;
+	bool as_told = strcmp(beneath, info->backing ? info->backing : "") == 0;
+	if (as_told && *listed && chain_check_size(repo, info, err) < 0)
+		return -1;
 	if (!info->backing)
-		return beneath[0] ? disagree(info, beneath, err) : 0;
-	struct repository_point *told = load_beneath(repo, point, info->backing, &listed, err);
+		return as_told ? 0 : disagree(info, beneath, err);
+	struct repository_point *told = load_beneath(repo, point, info->backing, listed, err);
 	if (!told)
 		return -1;
-	if (strcmp(beneath, info->backing) == 0) {
+	if (as_told) {
 		*next = told;
 		return 0;
 	}
 	const struct repository_disk_info *merged =
-		listed ? NULL : find_disk(told, info->key, NULL);
+		*listed ? NULL : find_disk(told, info->key, NULL);
 	bool agree = merged && strcmp(beneath, merged->backing ? merged->backing : "") == 0;
 	int rc = agree ? 0 : disagree(info, beneath, err);
 	if (agree && beneath[0]) {
-		*next = load_beneath(repo, told, beneath, &listed, err);
+		*next = load_beneath(repo, told, beneath, listed, err);
 		rc = *next ? 0 : -1;
 	}
 	repository_point_free(told);
@@ -213,12 +232,13 @@ static int find_links(struct chain *chain, struct repository *repo,
 {
 	const struct repository_point *point = top;
 	struct repository_point *owned = NULL;
+	bool listed = true;
 	int rc;
 	for (;;) {
 		struct repository_point *next = NULL;
 		rc = add_link(chain, repo, point, info, err);
 		if (rc == 0)
-			rc = step_down(repo, point, info, &next, err);
+			rc = step_down(repo, point, info, &next, &listed, err);
 		if (rc < 0 || !next)
 			break;
 		chain->links[chain->nr - 1].has_backing = true;

@@ -41,6 +41,11 @@ const char *chain_damaged(const struct chain *chain);
 /* Reads the checksums of all links and checks them; ERR_CORRUPT names the file. */
 int chain_check_sums(const struct chain *chain, struct err *err);
 
+/* ERR_CORRUPT when the image is smaller than its record says.  An image that a merge put in
+ * place, and the record does not tell of yet, shows by its header that it must not be asked. */
+int chain_check_size(
+	struct repository *repo, const struct repository_disk_info *info, struct err *err);
+
 /* NULL is harmless. */
 void chain_free(struct chain *chain);
 

@@ -5,7 +5,9 @@
  * lists it.  Jobs run meanwhile, so a file that seems unknown is looked up again
  * (manifest, then plans anew) before it is reported.
  */
+#include "chain.h"
 #include "check_internal.h"
+#include "merge_internal.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -415,6 +417,33 @@ static void drop_finding(void *context, const char *text)
 	(void)text;
 }
 
+bool check_has_image(struct check_run *run, const struct repository_point *point,
+	const struct repository_disk_info *disk)
+{
+	struct err why = ERR_INIT;
+	bool is_there;
+	struct repository_finding finding = {.kind = REPOSITORY_FINDING_MISSING,
+		.vm = point->vm,
+		.point = point->id,
+		.key = disk->key,
+		.file = disk->image,
+		.remedy = CHECK_REMEDY_LOST};
+	if (path_look(run->repo->dir_fd, disk->image, &is_there, NULL) < 0 ||
+		(is_there && chain_check_size(run->repo, disk, &why) == 0))
+		return true; /* or whoever opens it tells what is wrong */
+	/* Pruned or merged while we looked. */
+	struct repository_point *now = manifest_load(run->repo, point->vm, point->id, NULL);
+	const struct repository_disk_info *info = now ? merge_data_find(now, disk->key) : NULL;
+	bool changed = !info || info->image_bytes != disk->image_bytes;
+	repository_point_free(now);
+	if (changed)
+		return true;
+	if (is_there)
+		finding.kind = REPOSITORY_FINDING_DAMAGE;
+	check_report(run, &finding, "%s", is_there ? why.text : "the image is missing");
+	return false;
+}
+
 /* The image's own tables, twice when there is damage: first to tell leaks from
  * errors, then for the words. */
 int check_image(struct check_run *run, const struct repository_point *point,
@@ -466,6 +495,9 @@ static int check_disk(struct check_run *run, const struct repository_point *poin
 		.key = disk->key,
 		.file = disk->sums,
 		.remedy = CHECK_REMEDY_SUMS};
+	run->images++;
+	if (!check_has_image(run, point, disk))
+		return 0;
 	struct repository_disk *open =
 		repository_disk_open(run->repo, point->vm, point->id, disk->key, NULL, &why);
 	int rc = open ? sums_reader_check(disk_sums(open), run->cancel, &why) : -1;
@@ -475,11 +507,12 @@ static int check_disk(struct check_run *run, const struct repository_point *poin
 	if (rc < 0) {
 		if (why.code == ERR_NOT_FOUND)
 			finding.kind = REPOSITORY_FINDING_MISSING;
-		if (!open)
+		if (!open) {
 			finding.file = NULL; /* the text names it */
+			finding.remedy = CHECK_REMEDY_DISK;
+		}
 		check_report(run, &finding, "%s", why.text);
 	}
-	run->images++;
 	return check_image(run, point, disk, &good, err);
 }
 

@@ -12,6 +12,10 @@
 	"other disks of this point, and restore points that are not named here, restore; " \
 	"sendense serve still reads what is good of this disk. Make a new full backup "    \
 	"(sendense backup --mode full), or bring the file back from a copy of the repository"
+#define CHECK_REMEDY_LOST                                                                         \
+	"restore points that stand on this disk of it are lost with it; what is not named here "  \
+	"restores. Bring the file back from a copy of the repository, or make a new full backup " \
+	"(sendense backup --mode full)"
 #define CHECK_REMEDY_SUMS                                                                          \
 	"without it this disk cannot be verified or restored by sendense; qemu-img convert still " \
 	"reads the image. Bring the file back from a copy of the repository, or make a new full "  \
@@ -69,6 +73,10 @@ bool check_nameless(struct check_run *run, const char *folder);
 bool check_has_manifest(struct repository *repo, const char *vm, const char *point);
 /* Whether an open plan lists this file or folder. */
 bool check_is_planned(struct repository *repo, const char *path);
+
+/* Whether the image is there, and whole by its size; else that is told. */
+bool check_has_image(struct check_run *run, const struct repository_point *point,
+	const struct repository_disk_info *disk);
 
 /* One image's tables; findings are told, good says whether there was an error.
  * -1 when it was cancelled. */

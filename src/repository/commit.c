@@ -89,6 +89,7 @@ static int rename_data(struct repository_backup *backup, struct err *err)
 			return err_errno(err, errno, "cannot stat the files of disk %s", disk->key);
 		disk->figures.stored_bytes =
 			((uint64_t)image.st_blocks + (uint64_t)sums.st_blocks) * 512;
+		disk->image_bytes = (uint64_t)image.st_size;
 		if (rename_file(backup->repo, disk->image_part, disk->image_path, err) < 0 ||
 			rename_file(backup->repo, disk->sums_part, disk->sums_path, err) < 0)
 			return -1;

@@ -144,7 +144,9 @@ static int parse_storage(struct repository_point *point, struct repository_disk_
 	disk->image = record_string(where, "image", name, err);
 	disk->sums = disk->image ? record_string(where, "sums", name, err) : NULL;
 	if (!disk->sums || parse_nullable(where, "backing", &disk->backing, name, err) < 0 ||
-		record_u64(where, "stored_bytes", &stored_bytes, name, err) < 0)
+		record_u64(where, "stored_bytes", &stored_bytes, name, err) < 0 ||
+		(json_object_get(where, "image_bytes") &&
+			record_u64(where, "image_bytes", &disk->image_bytes, name, err) < 0))
 		return -1;
 	if (!is_own_file(point->vm, disk->key, disk->image, ".qcow2") ||
 		!is_own_file(point->vm, disk->key, disk->sums, ".sums") ||

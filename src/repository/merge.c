@@ -438,6 +438,7 @@ static int move_storage(const struct merge *merge, const struct merge_disk *disk
 	json_t *where = json_object_get(json_object_get(storage, "disks"), disk->key);
 	const char *backing = json_string_value(json_object_get(where, "backing"));
 	struct qcow2_facts facts;
+	struct stat st;
 	char *AUTO_FREE path = NULL;
 	if (!backing || strcmp(backing, merge->point) != 0)
 		return 0; /* done before */
@@ -445,12 +446,15 @@ static int move_storage(const struct merge *merge, const struct merge_disk *disk
 		return err_errno(err, ENOMEM, "cannot read %s", disk->child_image);
 	if (qcow2_facts(path, &facts, err) < 0)
 		return -1;
+	if (stat(path, &st) < 0)
+		return err_errno(err, errno, "cannot stat %s", disk->child_image);
 	int64_t stored = blocks_of(merge->repo, disk->child_image) +
 			 blocks_of(merge->repo, disk->child_sums);
 	json_object_set_new(
 		where, "backing", disk->backing[0] ? json_string(disk->backing) : json_null());
 	json_object_set_new(where, "cluster_bytes", json_integer(facts.cluster_bytes));
 	json_object_set_new(where, "stored_bytes", json_integer(stored));
+	json_object_set_new(where, "image_bytes", json_integer(st.st_size));
 	*changed = true;
 	return 0;
 }

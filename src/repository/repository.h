@@ -168,6 +168,7 @@ struct repository_disk_info {
 	const char *image; /* relative to the repository */
 	const char *sums; /* the same */
 	const char *backing; /* the point whose image stands beneath it now; NULL: none */
+	uint64_t image_bytes; /* the image file's size; a smaller one was cut; 0: not recorded */
 };
 
 enum repository_verified { REPOSITORY_NEVER_VERIFIED, REPOSITORY_GOOD, REPOSITORY_DAMAGED };

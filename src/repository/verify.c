@@ -406,6 +406,10 @@ static int verify_disk(struct verify *verify, const struct repository_point *poi
 	const struct verify_done *beneath = NULL;
 	if (from == 0 && info->backing)
 		beneath = verify_done_find(&verify->dones, point->vm, info->backing, info->key);
+	if (!check_has_image(&verify->run, point, info)) {
+		place->damaged = true;
+		return 0;
+	}
 	if (from == 0 && check_image(&verify->run, point, info, &good, err) < 0)
 		return -1;
 	place->damaged |= !good;

@@ -174,7 +174,7 @@ def test_serve_does_not_tell_wrong_zeros_in_part_of_a_chunk(scratch, servers):
     assert not [e for e in extents if e["type"] & 2], extents
     site.verify(status=3)
     fails("restore", "--repo", site.repo, "web01", "--to", f"raw:{scratch}/back",
-          contains=["digest"])
+          status=3, contains=["digest"])
 
 
 def test_restore_from_a_full_repository(scratch):

@@ -118,8 +118,8 @@ def test_damaged_records(scratch, repo):
         json.dump(manifest, file)
     target = f"{scratch}/out.raw"
     # The latest is damaged: an older one is never given silently.
-    fails("restore", "--repo", repo, "web01", "--to", f"raw:{target}", case="a damaged manifest",
-          contains=["manifest.json is damaged", os.path.basename(newer)])
+    fails("restore", "--repo", repo, "web01", "--to", f"raw:{target}", status=3,
+          case="a damaged manifest", contains=["manifest.json is damaged", os.path.basename(newer)])
     assert not os.path.exists(target)
     sendense("restore", "--repo", repo, f"web01@{os.path.basename(older)}", "--to",
              f"raw:{target}", "--quiet")
@@ -160,7 +160,7 @@ def test_damaged_data(scratch, repo):
     [finding] = report["findings"]
     assert finding["disk"] == "2000" and "offset 0" in finding["text"]
     assert "damaged at offset 0" in sendense(
-        "restore", "--repo", repo, "web01", "--to", f"raw:{scratch}/out", status=1).err
+        "restore", "--repo", repo, "web01", "--to", f"raw:{scratch}/out", status=3).err
     with open(sums, "r+b") as file:
         file.truncate(os.path.getsize(sums) - 1)
     assert "cut off or never finished" in sendense("verify", "--repo", repo, status=3).out

@@ -178,6 +178,58 @@ def test_a_link_is_missing(scratch):
                                                  if "warning" in line][-1])
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_link_was_cut_behind_its_tables(scratch, lost):
+    """Nothing but its size tells it: the next backup is a full, and each command says so."""
+    need("qemu-img")
+    machine = Machine(scratch, compression="none")
+    for _ in range(3):
+        machine.backup(by_list=("a",))
+        machine.change("a")
+    image = machine.image(machine.points[lost], "a")
+    os.truncate(image, os.path.getsize(image) - 64 * KIB)
+    name = f"{machine.points[lost]}.qcow2 has "
+    done = sendense("verify", "--repo", machine.repo, status=3)
+    assert name in done.out + done.err
+    done = sendense("repo", "check", "--json", machine.repo, status=3)
+    own = [finding for finding in done.json["findings"]
+           if finding.get("point") == machine.points[lost]]
+    assert len(own) == 1 and "it was cut" in own[0]["text"] and own[0]["file"] in image, own
+    for path in glob.glob(f"{machine.repo}/vms/web/points/*/state.json"):
+        os.unlink(path)
+    fails("restore", "--repo", machine.repo, "web", f"--to=a=raw:{scratch}/back.raw", status=3,
+          contains=[name, "it was cut"], case="an image that was cut behind its tables")
+    done = sendense(*machine.command(by_list=("a",)))
+    modes = {disk["key"]: disk["mode"] for disk in done.json["disks"]}
+    assert modes == {"a": "full", "b": "incremental"}
+    assert "it was cut" in done.json["disks"][0]["reason"] and "warning" in done.err
+
+
+def test_sizes_of_images_are_kept(scratch):
+    """Through merges too; points without them are as before."""
+    machine = Machine(scratch)
+    for _ in range(4):
+        machine.backup(by_list=("a",))
+        machine.change("a")
+    sendense("prune", "--repo", machine.repo, "--keep-last=2", "--quiet")
+    for point in machine.points[2:]:
+        manifest = machine.manifest(point)
+        check_schema("manifest", manifest)
+        for key, disk in manifest["storage"]["disks"].items():
+            assert disk["image_bytes"] == os.path.getsize(machine.image(point, key))
+    machine.compare(machine.points[2:])
+
+
+def test_a_missing_image_is_told_once(scratch):
+    machine = Machine(scratch)
+    machine.backup()
+    os.unlink(machine.image(machine.points[0], "a"))
+    done = sendense("repo", "check", "--json", machine.repo, status=3)
+    assert len(done.json["findings"]) == 1, done.json
+    assert done.json["findings"][0]["file"] in machine.image(machine.points[0], "a")
+    assert "qemu-img convert" not in done.out
+
+
 def test_no_room_for_a_full_of_the_chain(scratch):
     """Then the chain grows on, and says so."""
     need_mounts(scratch)
