@@ -26,7 +26,7 @@
 #define BATCH_UNITS 4096u /* read in the order of their offsets */
 #define ROUNDS 6u
 #define EXTENTS_AT_ONCE 64u
-#define WRONG_MOST 16u
+#define WRONG_MOST 4u /* offsets that are told */
 
 /* --- the order -------------------------------------------------------------------- */
 
@@ -212,17 +212,19 @@ static int distrust(const struct backup_disk *disk, const char *reason, struct e
 static int tell_wrong(const struct audit *audit, struct err *err)
 {
 	const struct backup_disk *disk = audit->disk;
-	char offsets[WRONG_MOST * 24] = "";
+	char offsets[WRONG_MOST * 24 + 32] = "";
 	size_t used = 0;
 	for (unsigned i = 0; i < audit->nr_wrong && i < WRONG_MOST; i++)
 		used += (size_t)snprintf(offsets + used, sizeof offsets - used, "%s%" PRIu64,
 			i ? ", " : "", audit->wrong[i]);
+	if (audit->nr_wrong > WRONG_MOST)
+		snprintf(offsets + used, sizeof offsets - used, " and %u more",
+			audit->nr_wrong - WRONG_MOST);
 	char reason[sizeof offsets + 128];
 	snprintf(reason, sizeof reason,
 		"%u of its chunks of 64 KiB that were called unchanged had changed since %s, at "
-		"offset %s%s",
-		audit->nr_wrong, disk->parent, offsets,
-		audit->nr_wrong > WRONG_MOST ? ", ..." : "");
+		"offset %s",
+		audit->nr_wrong, disk->parent, offsets);
 	struct err why = ERR_INIT;
 	if (distrust(disk, reason, &why) < 0)
 		log_error("it could not be recorded that the changes of disk %s are not to be "

@@ -25,7 +25,7 @@
 struct link {
 	char point[REPOSITORY_POINT_BYTES];
 	char root_hex[DIGEST_ROOT_HEX_BYTES];
-	char *sums_path;
+	char *sums_path, *image_path;
 	bool has_backing, is_damaged;
 	struct sums_reader *sums;
 };
@@ -43,6 +43,7 @@ void chain_free(struct chain *chain)
 	for (unsigned i = 0; i < chain->nr; i++) {
 		sums_reader_free(chain->links[i].sums);
 		free(chain->links[i].sums_path);
+		free(chain->links[i].image_path);
 	}
 	free(chain->links);
 	free(chain);
@@ -66,6 +67,48 @@ uint64_t chain_stored_bytes(const struct chain *chain)
 const char *chain_point(const struct chain *chain, unsigned index)
 {
 	return chain->links[index].point;
+}
+
+const char *chain_image(const struct chain *chain, unsigned index)
+{
+	return chain->links[index].image_path;
+}
+
+/* How many chunks from this one on the link tells, or tells nothing of. */
+static uint64_t count_alike(
+	const struct chain *chain, unsigned index, uint64_t chunk, uint64_t most, bool *told)
+{
+	uint8_t leaf[DIGEST_LEAF_BYTES_MAX];
+	uint64_t sum = 0;
+	while (sum < most) {
+		enum sums_kind kind;
+		uint64_t nr;
+		if (sums_reader_own_run(chain->links[index].sums, chunk + sum, most - sum, &kind,
+			    &nr, leaf, NULL) < 0)
+			break;
+		if (sum == 0)
+			*told = kind != SUMS_INHERIT;
+		else if (*told != (kind != SUMS_INHERIT))
+			return sum;
+		sum += nr;
+	}
+	if (sum > 0)
+		return min_u64(sum, most);
+	/* What cannot be read may tell all of it. */
+	*told = true;
+	return most;
+}
+
+unsigned chain_holder(const struct chain *chain, uint64_t chunk, uint64_t most, uint64_t *nr)
+{
+	bool told = false;
+	*nr = most;
+	for (unsigned i = 0; i + 1 < chain->nr; i++) {
+		*nr = count_alike(chain, i, chunk, *nr, &told);
+		if (told)
+			return i;
+	}
+	return chain->nr - 1;
 }
 
 const char *chain_damaged(const struct chain *chain)
@@ -104,12 +147,13 @@ static int add_link(struct chain *chain, struct repository *repo,
 	}
 	struct link *link = &chain->links[chain->nr];
 	*link = (struct link){.is_damaged = manifest_is_damaged(point, info->key)};
+	chain->nr++;
 	link->sums_path = strdup(info->sums);
-	if (!link->sums_path)
+	link->image_path = strdup(info->image);
+	if (!link->sums_path || !link->image_path)
 		return err_errno(err, ENOMEM, "cannot open the chain of disk %s", info->key);
 	memcpy(link->point, point->id, sizeof link->point);
 	memcpy(link->root_hex, info->root_hex, sizeof link->root_hex);
-	chain->nr++;
 	struct stat st; /* where it is missing the header will tell */
 	if (fstatat(repo->dir_fd, info->image, &st, AT_SYMLINK_NOFOLLOW) == 0)
 		chain->stored_bytes += (uint64_t)st.st_blocks * 512;

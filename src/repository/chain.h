@@ -35,6 +35,12 @@ uint64_t chain_stored_bytes(const struct chain *chain);
 /* The points of its links, the top first; index < length. */
 const char *chain_point(const struct chain *chain, unsigned index);
 
+/* The link's image, relative to the repository. */
+const char *chain_image(const struct chain *chain, unsigned index);
+
+/* The link that tells what the chunk is, and for how many (1..most) from it on that holds. */
+unsigned chain_holder(const struct chain *chain, uint64_t chunk, uint64_t most, uint64_t *nr);
+
 /* The first link from the top that a verification found damaged, or NULL. */
 const char *chain_damaged(const struct chain *chain);
 

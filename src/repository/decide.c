@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -20,9 +21,23 @@ struct decide {
 	struct repository_point *latest; /* may be damaged; NULL: the VM has no points */
 };
 
-/* Cut where it is too long. */
-#define say(decision, ...) \
-	((void)snprintf((decision)->reason, sizeof(decision)->reason, __VA_ARGS__))
+/* Cut behind a word where it is too long, so that no number or letter is half there. */
+__attribute__((format(printf, 2, 3))) static void say(
+	struct repository_decision *decision, const char *format, ...)
+{
+	static const char ellipsis[] = " ...";
+	char *reason = decision->reason;
+	va_list args;
+	va_start(args, format);
+	int length = vsnprintf(reason, sizeof decision->reason, format, args);
+	va_end(args);
+	if (length < (int)sizeof decision->reason)
+		return;
+	size_t end = sizeof decision->reason - sizeof ellipsis;
+	while (end > 0 && reason[end] != ' ')
+		end--;
+	memcpy(reason + end, ellipsis, sizeof ellipsis);
+}
 
 /* --- identity ------------------------------------------------------------------------ */
 
@@ -117,7 +132,7 @@ static int check_chain(const struct decide *decide, const struct repository_offe
 		rc = 0;
 	} else if (!disk || chain_check_sums(disk_chain(disk), &why) < 0) {
 		rc = is_lasting(&why) ? 0 : err_copy(err, &why);
-		say(decision, "its parent cannot be read: %.220s", why.text);
+		say(decision, "its parent cannot be read: %s", why.text);
 	}
 	repository_disk_close(disk);
 	return rc;

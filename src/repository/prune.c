@@ -212,8 +212,10 @@ static int prune_point(struct prune *prune, struct candidate *c, bool delete_onl
 		settle(c, REPOSITORY_PRUNED, reason);
 		return 0;
 	}
-	if (why.code == ERR_CANCELLED)
+	if (why.code == ERR_CANCELLED) {
+		settle(c, REPOSITORY_LEFT, why.text);
 		return err_copy(err, &why);
+	}
 	if (why.code == ERR_NOT_FOUND && is_gone(prune, c->id))
 		settle(c, REPOSITORY_PRUNED, "another job was faster");
 	else if (!delete_only || why.code != ERR_REFUSED)
@@ -295,9 +297,11 @@ static int prune_vm(struct prune *prune, struct err *err)
 		foresee(prune);
 	else
 		rc = prune_points(prune, &why);
+	/* What a cancelled one is left in is not what the others are left in. */
+	const char *rest = why.code == ERR_CANCELLED ? "cancelled" : why.text;
 	for (size_t i = 0; i < prune->nr_points; i++)
 		if (!prune->points[i].settled)
-			settle(&prune->points[i], REPOSITORY_LEFT, why.text);
+			settle(&prune->points[i], REPOSITORY_LEFT, rest);
 	tell(prune);
 	return rc < 0 && why.code != ERR_BUSY ? err_copy(err, &why) : 0;
 }

@@ -183,22 +183,37 @@ static int by_number(const void *a, const void *b)
 	return left < right ? -1 : left > right;
 }
 
-static void tell_range(struct scan *scan, uint64_t first, uint64_t nr)
+/* All of it lies in one image of the chain. */
+static void tell_part(struct scan *scan, uint64_t first, uint64_t nr, unsigned link)
 {
 	const struct repository_disk_info *info = repository_disk_info(scan->disk);
+	const struct chain *chain = disk_chain(scan->disk);
 	uint64_t offset = first * DIGEST_CHUNK_BYTES;
 	struct repository_finding finding = {.kind = REPOSITORY_FINDING_DAMAGE,
 		.vm = scan->point->vm,
 		.point = scan->point->id,
 		.key = info->key,
-		.file = info->image,
+		.file = chain_image(chain, link),
 		.guest_offset = offset,
 		.guest_length = min_u64(nr * DIGEST_CHUNK_BYTES, info->size_bytes - offset),
 		.remedy = CHECK_REMEDY_DISK};
 	check_report(&scan->verify->run, &finding,
 		"%" PRIu64 " bytes of the disk from offset %" PRIu64
-		" on are not what was backed up",
-		finding.guest_length, finding.guest_offset);
+		" on are not what was backed up%s%s",
+		finding.guest_length, finding.guest_offset,
+		link > 0 ? "; they lie in the image of restore point " : "",
+		link > 0 ? chain_point(chain, link) : "");
+}
+
+static void tell_range(struct scan *scan, uint64_t first, uint64_t nr)
+{
+	while (nr > 0) {
+		uint64_t part;
+		unsigned link = chain_holder(disk_chain(scan->disk), first, nr, &part);
+		tell_part(scan, first, part, link);
+		first += part;
+		nr -= part;
+	}
 }
 
 /* For what stands on this disk. */

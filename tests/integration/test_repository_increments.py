@@ -205,6 +205,29 @@ def test_a_link_was_cut_behind_its_tables(scratch, lost):
     assert "it was cut" in done.json["disks"][0]["reason"] and "warning" in done.err
 
 
+def test_damage_is_told_of_the_image_that_holds_it(scratch):
+    """Not of the top of the chain, which is whole."""
+    need("qemu-img")
+    machine = Machine(scratch, compression="none")
+    for _ in range(3):
+        machine.backup(by_list=("a",))
+        with open(machine.disk("a"), "r+b") as file:
+            file.write(machine.rng.randbytes(CHUNK))
+        machine.changed["a"].append((0, CHUNK))
+    image = machine.image(machine.points[0], "a")
+    [start] = [entry for entry in json.loads(run("qemu-img", "map", "--output=json", image).out)
+               if entry["start"] <= 2 * CHUNK < entry["start"] + entry["length"]]
+    with open(image, "r+b") as file:
+        file.seek(start["offset"] + 2 * CHUNK - start["start"])
+        file.write(b"wrong")
+    for words in (["web"], [f"web@{machine.points[-1]}"]):
+        done = sendense("verify", "--repo", machine.repo, *words, "--json", status=3)
+        assert done.json["findings"]
+        for finding in done.json["findings"]:
+            assert finding["file"] == os.path.relpath(image, machine.repo), finding
+            assert (machine.points[0] in finding["text"]) == (finding["point"] != machine.points[0])
+
+
 def test_sizes_of_images_are_kept(scratch):
     """Through merges too; points without them are as before."""
     machine = Machine(scratch)

@@ -167,7 +167,7 @@ static void test_what_follows(void **state)
 		support_expect(
 			&err, ERR_CORRUPT, "40 of its chunks of 64 KiB that were called unchanged");
 		assert_non_null(strstr(err.text, "at offset 0, 65536, 131072"));
-		assert_non_null(strstr(err.text, ", 983040, ..."));
+		assert_non_null(strstr(err.text, ", 196608 and 36 more"));
 	}
 	support_bad_input("an audit finds that a list of changes left some out", &err);
 	repository_backup_abort(backup);

@@ -100,6 +100,27 @@ static void test_increments(void **state)
 	unmake(&f);
 }
 
+/* Never within a number. */
+static void test_a_reason_that_is_too_long(void **state)
+{
+	(void)state;
+	struct fixture f;
+	struct repository_decision decision;
+	struct err err = ERR_INIT;
+	char why[2 * sizeof decision.reason] = "";
+	make(&f);
+	for (size_t used = 0; used + 24 < sizeof why; used += 20)
+		snprintf(why + used, sizeof why - used, "%019u ", 7);
+	struct repository_offer offer = offer_of(REPOSITORY_CHANGE_EXTENTS);
+	offer.unusable = why;
+	SUPPORT_OK(decide(&f, "auto", &offer, &decision, &err), err);
+	size_t length = strlen(decision.reason);
+	assert_in_range(length, sizeof decision.reason - 24, sizeof decision.reason - 1);
+	assert_string_equal(decision.reason + length - 6, "07 ...");
+	assert_int_equal(length % 20, 3);
+	unmake(&f);
+}
+
 static void test_what_was_asked_for(void **state)
 {
 	(void)state;
@@ -267,6 +288,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		SUPPORT_TEST(test_increments),
+		SUPPORT_TEST(test_a_reason_that_is_too_long),
 		SUPPORT_TEST(test_what_was_asked_for),
 		SUPPORT_TEST(test_what_changed_is_not_known),
 		SUPPORT_TEST(test_a_parent_that_is_wrong),
