@@ -198,7 +198,9 @@ void qemu_source_end(struct qemu_source *source)
 	struct err err = ERR_INIT;
 	if (!source)
 		return;
-	if (qemu_end(source->session, &err) < 0)
+	if (qemu_end(source->session, &err) < 0 && err.code == ERR_DISCONNECTED)
+		log_debug("nothing is given back: %s", err.text);
+	else if (err.code != ERR_NONE)
 		log_warning("not all could be given back to QEMU: %s", err.text);
 	for (size_t i = 0; i < source->nr_disks; i++) {
 		free(source->names[i]);

@@ -58,7 +58,8 @@ const char *qemu_source_consistency_reason(const struct qemu_source *source);
 /* See qemu_check(). */
 int qemu_source_check(struct qemu_source *source, struct err *err);
 void qemu_source_commit(struct qemu_source *source);
-/* What fails here is logged: the next backup cleans it up.  NULL is harmless. */
+/* What fails here is logged: the next backup cleans it up; of a QEMU that has ended, nothing
+ * is there to be given back.  NULL is harmless. */
 void qemu_source_end(struct qemu_source *source);
 
 #endif

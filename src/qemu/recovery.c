@@ -161,6 +161,7 @@ int recovery_clean(struct qmp *qmp, const char *id, bool listens, struct err *er
 struct dead {
 	char id[SCRATCH_ID_BYTES];
 	bool had_export;
+	bool only_fdsets; /* it may have ended well: a paused QEMU keeps them in its list */
 	struct scratch_other other;
 };
 
@@ -199,7 +200,7 @@ static struct dead *note(
 	}
 	search->dead = more;
 	known = &more[search->nr++];
-	*known = (struct dead){.had_export = false};
+	*known = (struct dead){.only_fdsets = true};
 	snprintf(known->id, sizeof known->id, "%.*s", SCRATCH_ID_BYTES - 1, id);
 	if (other)
 		known->other = *other;
@@ -226,8 +227,12 @@ static int see_folder(void *context, const struct scratch_other *other, struct e
 	bool same = strcmp(other->qmp, search->qmp) == 0;
 	if (same && other->state == SCRATCH_ALIVE)
 		return refuse_live(other, err);
-	if (same && search->own_id)
-		return note(search, id, other, err) ? 0 : -1;
+	if (same && search->own_id) {
+		struct dead *dead = note(search, id, other, err);
+		if (dead)
+			dead->only_fdsets = false;
+		return dead ? 0 : -1;
+	}
 	if (other->state == SCRATCH_DEAD && (!other->qmp[0] || is_deserted(other->qmp)))
 		scratch_remove(other);
 	return 0;
@@ -262,7 +267,10 @@ static int see_fdset(struct search *search, const char *opaque, struct err *err)
 	scratch_look(folder, &other);
 	if (other.state == SCRATCH_ALIVE)
 		return refuse_live(&other, err);
-	return note(search, id, &other, err) ? 0 : -1;
+	struct dead *dead = note(search, id, &other, err);
+	if (dead)
+		dead->only_fdsets = other.state == SCRATCH_GONE;
+	return dead ? 0 : -1;
 }
 
 static int see_items(
@@ -286,6 +294,8 @@ static int see_items(
 			continue;
 		}
 		struct dead *dead = note(search, id, NULL, err);
+		if (dead)
+			dead->only_fdsets = false;
 		if (dead && kind == &exports)
 			dead->had_export = true;
 		rc = dead ? 0 : -1;
@@ -315,6 +325,10 @@ static bool listens_in(const char *folder)
 
 static int clean_dead(struct qmp *qmp, const struct dead *dead, struct err *err)
 {
+	if (dead->only_fdsets) {
+		log_debug("QEMU still lists descriptors of session %s, which has ended", dead->id);
+		return round_of(qmp, &fdsets, dead->id, remove_fdset, err) < 0 ? -1 : 0;
+	}
 	bool listens =
 		dead->had_export || (dead->other.folder[0] && listens_in(dead->other.folder));
 	log_warning("session %s of a backup that died is cleaned up", dead->id);

@@ -71,8 +71,8 @@ void wire_close(struct wire *wire)
 static int broken(struct wire *wire, struct err *err)
 {
 	wire->broken = true;
-	return err_set(err, ERR_DISCONNECTED, "%s: the connection was closed (QEMU has ended?)",
-		wire->peer);
+	return err_set(
+		err, ERR_DISCONNECTED, "%s: QEMU has ended: it closed the connection", wire->peer);
 }
 
 static ssize_t send_some(int fd, const char *bytes, size_t length, int right)

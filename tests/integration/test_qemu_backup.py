@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import threading
+import time
 
 import pytest
 
@@ -187,6 +188,39 @@ def test_after_qemu_was_killed_the_next_backup_is_a_full(setting):
     assert all("is gone" in disk["reason"] for disk in report["disks"]), report
     setting.check_clean()
     setting.check_points()
+
+
+def test_when_qemu_dies_while_it_is_read_that_is_told_at_once(setting):
+    setting.write(60)
+    process = Process([SENDENSE, *setting.arguments("--limit-rate", "100k",
+                                                    "--progress", "json")],
+                      setting.folder, "backup")
+    wait_for(lambda: '"stage":"copy"' in process.err.replace(" ", "") or not process.running,
+             "the copy")
+    assert process.running, process.err
+    began = time.monotonic()
+    setting.machine.kill()
+    assert process.wait() == 1
+    assert time.monotonic() - began < 5
+    assert "QEMU has ended" in process.out, process.out
+    assert "given back" not in process.err and "connecting again" not in process.err, process.err
+    assert os.listdir(setting.scratch) == []
+    setting.machine.start()
+    setting.backup()
+    setting.check_points()
+
+
+def test_sessions_that_ended_well_in_a_paused_machine_are_no_dead_backups(setting):
+    """QEMU keeps descriptors that were removed in its list until the guest runs."""
+    setting.machine.call("stop")
+    for _ in range(3):
+        result = sendense(*setting.arguments())
+        assert "cleaned up" not in result.err, result
+    assert setting.machine.call("query-fdsets")
+    setting.machine.call("cont")
+    setting.write(5)
+    setting.backup()
+    setting.check_clean()
 
 
 # The commands that a kill comes just before or after, by stage.
