@@ -64,6 +64,8 @@ struct backup {
 	size_t nr_disks;
 	struct progress *progress;
 	char point[REPOSITORY_POINT_BYTES];
+	char missing_of[REPOSITORY_POINT_BYTES]; /* the point that has the missing disks */
+	json_t *missing_disks; /* its disks that are not in this backup; NULL: none */
 	unsigned nr_losses; /* how often a source was lost and all of it begun again */
 };
 
@@ -94,6 +96,9 @@ void backup_sources_close(struct backup *b);
  */
 char *backup_state_of_file(const char *path, bool is_qcow2);
 
+/* Tells in the log which disks of the latest restore point are left out, and keeps them for the
+ * report. */
+void backup_report_missing(struct backup *b);
 int backup_report_print(const struct backup *b, int64_t took_ns, struct err *err);
 
 #endif

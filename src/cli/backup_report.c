@@ -40,6 +40,31 @@ static json_t *disk_json(const struct backup *b, const struct repository_disk_in
 	return object;
 }
 
+static bool has_disk(const struct backup *b, const char *key)
+{
+	for (size_t i = 0; i < b->nr_disks; i++)
+		if (strcmp(b->disks[i].key, key) == 0)
+			return true;
+	return false;
+}
+
+void backup_report_missing(struct backup *b)
+{
+	struct repository_point *latest =
+		b->missing_disks ? NULL : repository_point_load(b->repo, b->values->vm, NULL, NULL);
+	for (size_t i = 0; latest && i < latest->nr_disks; i++) {
+		const char *key = latest->disks[i].key;
+		if (has_disk(b, key))
+			continue;
+		log_warning("disk %s of restore point %s is not in this backup", key, latest->id);
+		if (!b->missing_disks)
+			b->missing_disks = json_array();
+		json_array_append_new(b->missing_disks, json_string(key));
+		memcpy(b->missing_of, latest->id, sizeof b->missing_of);
+	}
+	repository_point_free(latest);
+}
+
 static int print_json(const struct backup *b, const struct repository_point *point, int64_t took_ns,
 	struct err *err)
 {
@@ -48,6 +73,8 @@ static int print_json(const struct backup *b, const struct repository_point *poi
 		json_array_append_new(disks, disk_json(b, &point->disks[i]));
 	json_t *object = json_pack("{s:s, s:s, s:s, s:f, s:o}", "repo", b->values->repo, "vm",
 		point->vm, "point", point->id, "seconds", (double)took_ns / 1e9, "disks", disks);
+	if (b->missing_disks)
+		json_object_set(object, "missing_disks", b->missing_disks);
 	if (point->consistency)
 		json_object_set_new(object, "consistency", json_string(point->consistency));
 	if (point->consistency_reason)
@@ -96,6 +123,11 @@ static int print_text(const struct backup *b, const struct repository_point *poi
 		figures_print(rows, point->nr_disks);
 	for (size_t i = 0; i < point->nr_disks; i++)
 		print_disk(b, &point->disks[i]);
+	size_t i;
+	const json_t *key;
+	json_array_foreach(b->missing_disks, i, key)
+		printf("%s: not in this backup, but in restore point %s\n", json_string_value(key),
+			b->missing_of);
 	free(rows);
 	free(figures);
 	return cli_flush(err);

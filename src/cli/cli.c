@@ -31,7 +31,7 @@ const struct option_spec cli_common_options[] = {
 	{.name = "quiet",
 		.kind = OPTION_FLAG,
 		.offset = offsetof(struct cli_common, quiet),
-		.help = "no bar, no log lines, no report but --json's; errors are told"},
+		.help = "no bar, no report but --json's; warnings and errors are told"},
 	{.name = "verbose",
 		.kind = OPTION_FLAG,
 		.offset = offsetof(struct cli_common, verbose),
@@ -221,9 +221,9 @@ static void log_to_console(void *context, enum log_level level, const char *text
 
 static void set_logging(const struct cli_common *common)
 {
-	if (common->quiet)
-		return;
-	log_set_sink(log_to_console, NULL, common->verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING);
+	/* Who asks for quiet wants to hear nothing, unless there is something. */
+	log_set_sink(log_to_console, NULL,
+		common->verbose && !common->quiet ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING);
 }
 
 /* --- running -------------------------------------------------------------------------- */

@@ -308,6 +308,7 @@ static int try_point(struct backup *b, bool *lost, struct err *err)
 	if (!backup)
 		return -1;
 	backup_sources_warn(b);
+	backup_report_missing(b);
 	snprintf(b->point, sizeof b->point, "%s", repository_backup_point(backup));
 	int rc = prepare(b, backup, err);
 	if (rc == 0)
@@ -397,6 +398,7 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	int rc = back_up(&b, err);
 	backup_sources_close(&b);
 	repository_close(b.repo);
+	json_decref(b.missing_disks);
 	free(b.copies);
 	free(b.specs);
 	free(b.decisions);

@@ -182,7 +182,16 @@ static int prune(struct prune *p, struct repository *repo, const struct values *
 	bool has_result = rc == 0 || (!p->points && result.kept + result.pruned + result.left > 0);
 	if (has_result && report(p, &result, err) < 0 && rc == 0)
 		return -1;
-	return rc < 0 ? err_copy(err, &why) : 0;
+	if (rc < 0)
+		return err_copy(err, &why);
+	if (result.failed == 0)
+		return 0;
+	/* The report is whole: with --json no second object tells of it. */
+	err_set(&why, ERR_IO, "%u restore point%s that no rule keeps could not be taken out: %s%s",
+		result.failed, result.failed == 1 ? "" : "s", result.failure,
+		result.failed == 1 ? "" : " (the first one; the report has all)");
+	cli_report_error(false, command_prune.name, &why);
+	return EXIT_FAILED;
 }
 
 static int run(struct cli *cli, const void *values, struct err *err)

@@ -20,7 +20,7 @@
 
 struct candidate {
 	char id[REPOSITORY_POINT_BYTES];
-	int64_t finished; /* by the clock of then */
+	int64_t started, finished; /* by the clock of then; 0: not known */
 	bool damaged, is_protected, has_child;
 	enum repository_verified verified;
 	char protected_until[CLOCK_UTC_BYTES];
@@ -58,6 +58,7 @@ static int add_point(void *context, const struct repository_point *point)
 	*c = (struct candidate){.damaged = point->damage != NULL,
 		.is_protected = point->is_protected,
 		.verified = point->verified,
+		.started = name_seconds_utc(point->started),
 		.finished = name_seconds_utc(point->finished)};
 	memcpy(c->id, point->id, sizeof c->id);
 	memcpy(c->protected_until, point->protected_until, sizeof c->protected_until);
@@ -95,6 +96,16 @@ static void tell_hold(const struct prune *prune, size_t i, size_t last_good, cha
 		snprintf(why, room, "the last one verified good");
 }
 
+/*
+ * When what it holds was read: a backup that was interrupted, and read all again later, has the
+ * id of its first attempt.  Where a clock went back time stands still.
+ */
+static int64_t time_of(const struct candidate *c, int64_t before)
+{
+	int64_t then = c->started > 0 ? c->started : name_seconds(c->id);
+	return then > before ? then : before;
+}
+
 static int apply_rules(struct prune *prune, struct err *err)
 {
 	size_t last_good = SIZE_MAX;
@@ -107,7 +118,7 @@ static int apply_rules(struct prune *prune, struct err *err)
 		return err_errno(err, ENOMEM, "cannot prune VM \"%s\"", prune->vm);
 	for (size_t i = 0; i < prune->nr_points; i++) {
 		tell_hold(prune, i, last_good, hold, sizeof hold);
-		points[i].time = name_seconds(prune->points[i].id);
+		points[i].time = time_of(&prune->points[i], i ? points[i - 1].time : 0);
 		points[i].held = hold[0] != '\0';
 	}
 	if (retention_apply(prune->options->policy, points, prune->nr_points, err) < 0)
@@ -191,6 +202,17 @@ static int prune_locked(struct prune *prune, struct candidate *c, const struct l
 	return rc;
 }
 
+/* What somebody reads is left for the next time, which is no failure. */
+static void note_failure(struct prune *prune, bool failed, unsigned nr, const char *why)
+{
+	struct repository_prune_result *result = prune->result;
+	if (!failed)
+		return;
+	if (result->failed == 0)
+		snprintf(result->failure, sizeof result->failure, "%s", why);
+	result->failed += nr;
+}
+
 /* -1: no other point of the VM can be done now either, and err says why. */
 static int prune_point(struct prune *prune, struct candidate *c, bool delete_only, struct err *err)
 {
@@ -218,8 +240,10 @@ static int prune_point(struct prune *prune, struct candidate *c, bool delete_onl
 	}
 	if (why.code == ERR_NOT_FOUND && is_gone(prune, c->id))
 		settle(c, REPOSITORY_PRUNED, "another job was faster");
-	else if (!delete_only || why.code != ERR_REFUSED)
+	else if (!delete_only || why.code != ERR_REFUSED) {
 		settle(c, REPOSITORY_LEFT, why.text);
+		note_failure(prune, why.code != ERR_BUSY, 1, why.text);
+	}
 	return 0;
 }
 
@@ -300,8 +324,10 @@ static int prune_vm(struct prune *prune, struct err *err)
 	/* What a cancelled one is left in is not what the others are left in. */
 	const char *rest = why.code == ERR_CANCELLED ? "cancelled" : why.text;
 	for (size_t i = 0; i < prune->nr_points; i++)
-		if (!prune->points[i].settled)
+		if (!prune->points[i].settled) {
 			settle(&prune->points[i], REPOSITORY_LEFT, rest);
+			note_failure(prune, true, 1, rest);
+		}
 	tell(prune);
 	return rc < 0 && why.code != ERR_BUSY ? err_copy(err, &why) : 0;
 }

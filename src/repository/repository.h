@@ -452,6 +452,8 @@ struct repository_prune_options {
 
 struct repository_prune_result {
 	unsigned kept, pruned, left;
+	unsigned failed; /* of those left: not because somebody reads them */
+	char failure[ERR_TEXT_BYTES]; /* why the first of these */
 	int64_t freed_bytes; /* blocks of the repository's files before, less those after */
 };
 

@@ -459,7 +459,7 @@ def test_two_prunes_at_once(site, servers):
     points = chain(site, 4, keys=("a",))
     with Stopped(servers, site, "pwrite64", 1, "--keep-last", "1",
                  path=site.image(points[0])) as stopped:
-        report = site.prune("--keep-last", "1", "--wait", "0")
+        report = site.prune("--keep-last", "1", "--wait", "0", status=1)
         left = [p for p in report["points"] if p["fate"] == "left"]
         assert [p["point"] for p in left] == points[1:3]
         for point in left:
@@ -482,7 +482,7 @@ def test_prune_during_a_backup(site, servers):
     backup = servers.start(SENDENSE, "backup", "--repo", site.repo, "--vm", "web01",
                            f"--disk=a={server.uri}", "--quiet")
     wait_for(lambda: glob.glob(f"{site.repo}/.incoming/*/plan.json"), "the backup's plan")
-    report = site.prune("--keep-last", "1", "--wait", "0")
+    report = site.prune("--keep-last", "1", "--wait", "0", status=1)
     assert [fates(report)[p] for p in points] == ["left", "left", "keep"]
     assert "is locked by job" in whys(report)[points[0]]
     prune = servers.start(SENDENSE, "prune", "--repo", site.repo, "--keep-last", "1", "--wait",
@@ -589,7 +589,7 @@ def test_damaged_child(site):
         byte = file.read(1)
         file.seek(-at, os.SEEK_END)
         file.write(bytes([byte[0] ^ 0x55]))
-    report = site.prune("--keep-last", "1")
+    report = site.prune("--keep-last", "1", status=1)
     assert [fates(report)[p] for p in points] == ["left", "pruned", "pruned", "keep"] or \
         [fates(report)[p] for p in points][:2] == ["left", "left"], report
     assert "damaged" in whys(report)[points[0]]
@@ -603,7 +603,7 @@ def test_lost_and_damaged_manifests(site):
     points = chain(site, 5, keys=("a",))
     folder = f"{site.repo}/vms/web01/points"
     os.rename(f"{folder}/{points[1]}/manifest.json", f"{site.folder}/kept.json")
-    report = site.prune("--keep-last", "1")
+    report = site.prune("--keep-last", "1", status=1)
     assert fates(report)[points[0]] == "left"
     assert f"a/{points[1]}.qcow2 stands on it, and no restore point tells of that" in \
         whys(report)[points[0]]
@@ -612,24 +612,34 @@ def test_lost_and_damaged_manifests(site):
     left = site.points()
     with open(f"{folder}/{points[1]}/manifest.json", "r+", encoding="utf-8") as file:
         file.write("[")
-    report = site.prune("--keep-last", "1")
+    report = site.prune("--keep-last", "1", status=1)
     assert fates(report)[points[1]] == "keep"
     assert whys(report)[points[1]] == "its manifest is damaged"
     assert fates(report)[points[0]] == "left" and points[1] in whys(report)[points[0]]
     assert site.points() == left
 
 
-def set_clock(site, point, finished):
+def set_clock(site, point, time, field="finished"):
     """As if the point had been made when the clock said that."""
     path = f"{site.repo}/vms/web01/points/{point}/manifest.json"
     with open(path, encoding="utf-8") as file:
         manifest = json.load(file)
-    manifest["facts"]["finished"] = finished
+    manifest["facts"][field] = time
     facts = json.dumps(manifest["facts"], sort_keys=True, separators=(",", ":"),
                        ensure_ascii=False)
     manifest["facts_sha256"] = hashlib.sha256(facts.encode()).hexdigest()
     with open(path, "w", encoding="utf-8") as file:
         json.dump(manifest, file)
+
+
+def test_times_are_those_of_what_was_read(site):
+    """Not of the id, which is of the first attempt; and they never go back."""
+    points = chain(site, 4, keys=("a",))
+    for point, year in zip(points, (2019, 2021, 2020)):
+        set_clock(site, point, f"{year}-03-01T00:00:00Z", "started")
+    report = site.prune("--keep-yearly=9", "--timezone=UTC", "--dry-run")
+    assert [why.split(", ")[0] for why in whys(report).values()] == [
+        "yearly 2019", "no rule keeps it", "yearly 2021", f"yearly {points[3][:4]}"], report
 
 
 @pytest.mark.parametrize("finished, text", [

@@ -302,3 +302,18 @@ def test_killed_while_a_full_is_made_of_the_chain(scratch):
     assert "fill" in stages
     sendense("verify", "--repo", machine.repo, "--quiet")
     assert os.listdir(f"{machine.repo}/.incoming") == []
+
+
+def test_a_disk_that_is_left_out_is_told(scratch):
+    machine = Machine(scratch)
+    first = machine.backup()
+    assert "missing_disks" not in first
+    words = ["backup", "--repo", machine.repo, "--vm", "web", f"--disk=a=raw:{machine.disk('a')}"]
+    done = sendense(*words, "--json")
+    assert done.json["missing_disks"] == ["b"]
+    assert f"disk b of restore point {first['point']} is not in this backup" in done.err
+    machine.backup(by_list=())
+    done = sendense(*words, "--quiet")  # which does not hide warnings
+    assert not done.out and "warning: disk b of restore point" in done.err
+    machine.backup(by_list=())
+    assert "b: not in this backup" in sendense(*words).out
