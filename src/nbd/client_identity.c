@@ -2,6 +2,7 @@
 #include "client_internal.h"
 
 #include <inttypes.h>
+#include <poll.h>
 
 static void identify(const struct client *client, struct nbd_handle *h, struct client_identity *id)
 {
@@ -67,4 +68,40 @@ int client_identity_check(struct client *client, struct nbd_handle *handle, stru
 			"it is not the same disk any more",
 			client->uri.label);
 	return 0;
+}
+
+/* --- the same server as before ------------------------------------------------ */
+
+void client_identity_leave(struct client_lane *lane)
+{
+	struct client *client = lane->client;
+	WITH_LOCK(&client->lanes_mutex);
+	for (struct client_lane **at = &client->lanes; *at; at = &(*at)->next) {
+		if (*at != lane)
+			continue;
+		*at = lane->next;
+		break;
+	}
+	lane->ready_fd = -1;
+}
+
+bool client_identity_is_same_server(struct client *client)
+{
+	WITH_LOCK(&client->lanes_mutex);
+	for (struct client_lane *lane = client->lanes; lane; lane = lane->next) {
+		struct pollfd fd = {.fd = lane->ready_fd, .events = POLLRDHUP};
+		if (poll(&fd, 1, 0) == 0)
+			return true;
+	}
+	return !client->had_lane;
+}
+
+void client_identity_join(struct client_lane *lane)
+{
+	struct client *client = lane->client;
+	WITH_LOCK(&client->lanes_mutex);
+	lane->ready_fd = nbd_aio_get_fd(lane->handle);
+	lane->next = client->lanes;
+	client->lanes = lane;
+	client->had_lane = true;
 }

@@ -63,6 +63,16 @@ struct client;
  * (ERR_RANGE names what differs). */
 int client_identity_check(struct client *client, struct nbd_handle *handle, struct err *err);
 
+/* A lane is in the client's list while its connection is in use.  Leaving may be repeated. */
+void client_identity_join(struct client_lane *lane);
+void client_identity_leave(struct client_lane *lane);
+
+/*
+ * Whether a connection that was just made (or just failed) is to the server that all before
+ * went to: it has ended when none of those stands any more.  Only asked with no_reconnect.
+ */
+bool client_identity_is_same_server(struct client *client);
+
 struct client {
 	struct block block;
 	struct client_uri uri;

@@ -24,7 +24,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -275,51 +274,6 @@ static void take_answer(struct client_lane *lane, struct client_request *request
 	finish_request(lane, request);
 }
 
-/* --- the same server as before ------------------------------------------------ */
-
-static void leave_list(struct client_lane *lane)
-{
-	struct client *client = lane->client;
-	WITH_LOCK(&client->lanes_mutex);
-	for (struct client_lane **at = &client->lanes; *at; at = &(*at)->next) {
-		if (*at != lane)
-			continue;
-		*at = lane->next;
-		break;
-	}
-	lane->ready_fd = -1;
-}
-
-/*
- * Whether a connection that was just made (or just failed) is to the server that all before
- * went to: it has ended when none of those stands any more.  Only asked with no_reconnect.
- */
-static bool is_same_server(struct client *client)
-{
-	WITH_LOCK(&client->lanes_mutex);
-	for (struct client_lane *lane = client->lanes; lane; lane = lane->next) {
-		struct pollfd fd = {.fd = lane->ready_fd, .events = POLLRDHUP};
-		if (poll(&fd, 1, 0) == 0)
-			return true;
-	}
-	return !client->had_lane;
-}
-
-static bool is_lost_for_good(const struct client_lane *lane)
-{
-	return lane->client->options.no_reconnect && !is_same_server(lane->client);
-}
-
-static void join_list(struct client_lane *lane)
-{
-	struct client *client = lane->client;
-	WITH_LOCK(&client->lanes_mutex);
-	lane->ready_fd = nbd_aio_get_fd(lane->handle);
-	lane->next = client->lanes;
-	client->lanes = lane;
-	client->had_lane = true;
-}
-
 /* --- connecting ------------------------------------------------------------- */
 
 static void fail_all(struct client_lane *lane)
@@ -330,9 +284,14 @@ static void fail_all(struct client_lane *lane)
 	}
 }
 
+static bool is_lost_for_good(const struct client_lane *lane)
+{
+	return lane->client->options.no_reconnect && !client_identity_is_same_server(lane->client);
+}
+
 static void drop_connection(struct client_lane *lane)
 {
-	leave_list(lane);
+	client_identity_leave(lane);
 	if (lane->fd >= 0)
 		close(lane->fd);
 	lane->fd = -1;
@@ -455,7 +414,7 @@ static void become_ready(struct client_lane *lane)
 		return;
 	}
 	set_state(lane, CLIENT_READY);
-	join_list(lane);
+	client_identity_join(lane);
 	if (lane->reconnecting)
 		log_info("%s: connected again", label(lane));
 	lane->reconnecting = lane->shutting_down = lane->has_answered = false;
@@ -797,7 +756,7 @@ void client_lane_free(struct client_lane *lane)
 {
 	if (!lane)
 		return;
-	leave_list(lane); /* before the server sees that it ends */
+	client_identity_leave(lane); /* before the server sees that it ends */
 	if (lane->state == CLIENT_READY && !lane->first)
 		nbd_aio_disconnect(lane->handle, 0); /* as far as it goes without waiting */
 	drop_connection(lane);
