@@ -378,7 +378,7 @@ class Stopped:
         if self.process.running and self.pid():
             os.kill(self.pid(), signal.SIGKILL)  # strace ends with it
 
-    def finish(self):
+    def finish(self, status=0):
         def is_over():
             # Each of its threads is stopped at its own call of that number.
             pid = self.pid()
@@ -386,7 +386,7 @@ class Stopped:
                 os.kill(pid, signal.SIGCONT)
             return not self.process.running
         wait_for(is_over, "the end of prune")
-        assert self.process.wait() == 0, self.process.err
+        assert self.process.wait() == status, self.process.err
 
 
 def fits_schema(pattern, name):
@@ -472,6 +472,17 @@ def test_two_prunes_at_once(site, servers):
     assert other.wait() == 0, other.err
     assert site.points() == points[3:]
     site.check()
+
+
+def test_cancelled(site, servers):
+    """Only the point that was begun is to be finished."""
+    points = chain(site, 4, keys=("a",))
+    with Stopped(servers, site, "pwrite64", 1, "--keep-last", "1",
+                 path=site.image(points[0])) as stopped:
+        os.kill(stopped.pid(), signal.SIGINT)
+        stopped.finish(1)
+    lines = [line.split(None, 2) for line in stopped.process.out.splitlines() if " left " in line]
+    assert "cancelled" in lines[0][2] and lines[1:] == [[p, "left", "cancelled"] for p in points[1:3]]
 
 
 def test_prune_during_a_backup(site, servers):
