@@ -461,7 +461,7 @@ def test_two_prunes_at_once(site, servers):
                  path=site.image(points[0])) as stopped:
         report = site.prune("--keep-last", "1", "--wait", "0", status=1)
         left = [p for p in report["points"] if p["fate"] == "left"]
-        assert [p["point"] for p in left] == points[1:3]
+        assert [p["point"] for p in left] == site.points()[:-1]
         for point in left:
             assert "is locked by prune job" in point["why"]
             assert f"(pid {stopped.pid()} on host" in point["why"]
