@@ -384,12 +384,14 @@ int qcow2_map_chain(struct qcow2_image *image, uint64_t offset, uint64_t length,
 {
 	WITH_LOCK(qcow2_lock(image));
 	for (;;) {
-		int rc = image->flat ? run_in_flat(&image, offset, length, run, err)
+		struct qcow2_image *next = image;
+		int rc = image->flat ? run_in_flat(&next, offset, length, run, err)
 				     : qcow2_map_run(image, offset, length, run, err);
 		if (rc < 0)
 			return -1;
-		if (run->kind != QCOW2_KIND_HOLE || !image || offset >= image->backing_bytes)
+		if (run->kind != QCOW2_KIND_HOLE || !next || offset >= next->backing_bytes)
 			return 0;
+		image = next;
 		length = min_u64(run->length, image->backing_bytes - offset);
 		if (image->raw_backing) {
 			run->kind = QCOW2_KIND_RAW;

@@ -40,9 +40,8 @@ struct sums_writer {
 
 static void make_header(const struct sums_facts *facts, uint8_t bytes[SUMS_BLOCK])
 {
-	static const uint8_t magic[8] = {'S', 'E', 'N', 'D', 'S', 'U', 'M', 'S'};
 	memset(bytes, 0, SUMS_BLOCK);
-	memcpy(bytes, magic, sizeof magic);
+	memcpy(bytes, "SENDSUMS", 8);
 	be32_put(bytes + 8, SUMS_VERSION);
 	be32_put(bytes + 12, SUMS_BLOCK);
 	be32_put(bytes + 16, facts->algorithm);

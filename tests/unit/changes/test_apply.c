@@ -103,7 +103,7 @@ static void check_extents(const struct scene *s, uint64_t at, const struct block
 
 static void test_map(void **state)
 {
-	struct block_extent extents[64];
+	struct block_extent extents[64] = {{0, 0}};
 	(void)state;
 	for (unsigned i = 0; i < 8; i++) {
 		struct scene *s = begin(i & 1, i);
@@ -126,7 +126,7 @@ static void test_map(void **state)
 /* A source that knows no extents has changes all the same. */
 static void test_source_without_extents(void **state)
 {
-	struct block_extent extents[4];
+	struct block_extent extents[4] = {{0, 0}};
 	(void)state;
 	for (unsigned queues = 0; queues < 2; queues++) {
 		struct scene *s = begin(queues, 3);
@@ -144,7 +144,7 @@ static void test_source_without_extents(void **state)
 static void test_lane(void **state)
 {
 	static uint8_t buffers[8][4096];
-	struct block_extent extents[8];
+	struct block_extent extents[8] = {{0, 0}};
 	struct block_io ios[9];
 	struct scene *s = begin(true, 4);
 	struct block_lane *lane = block_lane_open(s->disk, NULL, NULL);
@@ -215,7 +215,7 @@ static void test_other_size(void **state)
 /* An error of the list comes with the request. */
 static void test_list_gone_bad(void **state)
 {
-	struct block_extent extents[4];
+	struct block_extent extents[4] = {{0, 0}};
 	(void)state;
 	for (unsigned queues = 0; queues < 2; queues++) {
 		struct scene *s = begin(queues, 6);

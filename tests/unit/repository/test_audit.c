@@ -122,7 +122,7 @@ static void test_rate(void **state)
 	struct repository_backup *backup = points_begin(repo, "web", &one, 1, &err);
 	assert_non_null(backup);
 	for (unsigned run = 0; run < RUNS; run++) {
-		uint64_t offsets[FALSE_UNITS];
+		uint64_t offsets[FALSE_UNITS] = {0};
 		for (unsigned i = 0; i < FALSE_UNITS;) {
 			seed = seed * 1664525u + 1013904223u;
 			uint64_t unit = (seed >> 8) % UNITS;

@@ -110,7 +110,7 @@ static void test_a_reason_that_is_too_long(void **state)
 	char why[2 * sizeof decision.reason] = "";
 	make(&f);
 	for (size_t used = 0; used + 24 < sizeof why; used += 20)
-		snprintf(why + used, sizeof why - used, "%019u ", 7);
+		snprintf(why + used, sizeof why - used, "%019u ", 7u);
 	struct repository_offer offer = offer_of(REPOSITORY_CHANGE_EXTENTS);
 	offer.unusable = why;
 	SUPPORT_OK(decide(&f, "auto", &offer, &decision, &err), err);
