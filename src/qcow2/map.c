@@ -366,16 +366,17 @@ int qcow2_map_run(struct qcow2_image *image, uint64_t offset, uint64_t length,
 	return rc;
 }
 
-/* The same in a row of images that is laid flat; HOLE: none of them holds it.  *image
- * becomes the one that is asked next, NULL when none is. */
-static int run_in_flat(struct qcow2_image **image, uint64_t offset, uint64_t length,
-	struct qcow2_run *run, struct err *err)
+/* The same in a row of images that is laid flat; HOLE: none of them holds it.  *last
+ * becomes the one beneath which is asked next, NULL when nothing is. */
+static int run_in_flat(struct qcow2_image *image, uint64_t offset, uint64_t length,
+	struct qcow2_run *run, struct qcow2_image **last, struct err *err)
 {
-	const struct qcow2_flat *flat = (*image)->flat;
-	int rc = qcow2_flat_run((*image)->flat, offset, length, run, err);
+	const struct qcow2_flat *flat = image->flat;
+	int rc = qcow2_flat_run(image->flat, offset, length, run, err);
+	*last = image;
 	if (rc > 0) /* image by image, then */
-		return qcow2_map_run(*image, offset, length, run, err);
-	*image = offset < qcow2_flat_reach(flat) ? qcow2_flat_last(flat) : NULL;
+		return qcow2_map_run(image, offset, length, run, err);
+	*last = offset < qcow2_flat_reach(flat) ? qcow2_flat_last(flat) : NULL;
 	return rc;
 }
 
@@ -384,14 +385,18 @@ int qcow2_map_chain(struct qcow2_image *image, uint64_t offset, uint64_t length,
 {
 	WITH_LOCK(qcow2_lock(image));
 	for (;;) {
-		struct qcow2_image *next = image;
-		int rc = image->flat ? run_in_flat(&next, offset, length, run, err)
-				     : qcow2_map_run(image, offset, length, run, err);
-		if (rc < 0)
+		if (image->flat) {
+			struct qcow2_image *last;
+			if (run_in_flat(image, offset, length, run, &last, err) < 0)
+				return -1;
+			if (!last)
+				return 0;
+			image = last;
+		} else if (qcow2_map_run(image, offset, length, run, err) < 0) {
 			return -1;
-		if (run->kind != QCOW2_KIND_HOLE || !next || offset >= next->backing_bytes)
+		}
+		if (run->kind != QCOW2_KIND_HOLE || offset >= image->backing_bytes)
 			return 0;
-		image = next;
 		length = min_u64(run->length, image->backing_bytes - offset);
 		if (image->raw_backing) {
 			run->kind = QCOW2_KIND_RAW;

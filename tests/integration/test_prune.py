@@ -341,7 +341,8 @@ class Stopped:
             "strace", "-f", "-qq", "-o", "/dev/null", *(["-P", path] if path else []), "-e",
             f"trace={call}", "-e", f"inject={call}:signal=SIGSTOP:when={number}", SENDENSE, "prune",
             "--repo", site.repo, "web01", "--verbose", *options, env=TRACED)
-        wait_for(lambda: self.pid() and self.state() in "tT" or not self.process.running,
+        self.seen, self.nr_seen = None, 0
+        wait_for(lambda: self.pid() and self.stays() or not self.process.running,
                  f"{call} {number} of prune")
         assert self.process.running, self.process.err
 
@@ -364,6 +365,20 @@ class Stopped:
             except FileNotFoundError:
                 return "?"
         return states.pop() if len(states) == 1 else "?"
+
+    def stays(self):
+        """Under strace it stops at every call for a moment: it must not have run in between."""
+        switches = []
+        for path in glob.glob(f"/proc/{self.pid()}/task/*/status"):
+            try:
+                with open(path, encoding="utf-8") as file:
+                    switches += [line for line in file if "_ctxt_switches" in line]
+            except FileNotFoundError:
+                pass
+        seen = (self.state(), switches)
+        self.nr_seen = self.nr_seen + 1 if seen == self.seen and seen[0] in ("t", "T") else 0
+        self.seen = seen
+        return self.nr_seen >= 25
 
     def stage(self):
         for path in glob.glob(f"{self.site.repo}/.incoming/*/stage.json"):
