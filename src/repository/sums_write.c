@@ -41,7 +41,7 @@ struct sums_writer {
 static void make_header(const struct sums_facts *facts, uint8_t bytes[SUMS_BLOCK])
 {
 	memset(bytes, 0, SUMS_BLOCK);
-	memcpy(bytes, "SENDSUMS", 8);
+	be64_put(bytes, UINT64_C(0x53454e4453554d53)); /* "SENDSUMS" */
 	be32_put(bytes + 8, SUMS_VERSION);
 	be32_put(bytes + 12, SUMS_BLOCK);
 	be32_put(bytes + 16, facts->algorithm);
