@@ -1,0 +1,202 @@
+/*
+ * rest: what hub, node and command line share of HTTP: routes, the one place that
+ * authenticates, JSON messages, problems, streams of events; a server (libmicrohttpd) and a
+ * client (libcurl).
+ *
+ *   request ─► limits ─► route ─► token and scope ─► idempotency ─► body checked ─► handler ─►
+ * reply
+ *
+ * Thread rule: every connection of the server has a thread of its own; handlers may block
+ * (with a deadline) and are called by many threads at once.
+ */
+#ifndef SENDENSE_REST_H
+#define SENDENSE_REST_H
+
+#include "base.h"
+
+#include <jansson.h>
+
+#define REST_PROTOCOL 1 /* of hub and node; told by /health and at each session */
+#define REST_BODY_MOST (1u << 20)
+#define REST_DEPTH_MOST 16u
+
+/* --- tokens ------------------------------------------------------------------------- */
+
+#define REST_TOKEN_BYTES 48 /* "sdt_", 43 of base64url, end */
+#define REST_TOKEN_HASH_BYTES 65 /* SHA-256 in hex, end */
+
+int rest_token_make(char token[REST_TOKEN_BYTES], struct err *err);
+/* Of any text; only this is ever stored. */
+void rest_token_hash(const char *token, char hash[REST_TOKEN_HASH_BYTES]);
+
+/* What a token may do; each includes those before it, except that BACKUP is held to the
+ * VMs that the token names. */
+enum rest_scope { REST_NONE, REST_READ, REST_BACKUP, REST_OPERATE, REST_ADMIN };
+const char *rest_scope_name(enum rest_scope scope);
+bool rest_scope_parse(const char *name, enum rest_scope *scope);
+
+/* Who asks. */
+struct rest_actor {
+	char id[64]; /* of the token, for the audit log; "" nobody */
+	char name[256];
+	enum rest_scope scope;
+	json_t *vms; /* BACKUP: array of names, with * and ?; borrowed from the actor; else NULL */
+};
+/* Whether the actor may touch this VM at all. */
+bool rest_actor_may(const struct rest_actor *actor, const char *vm);
+void rest_actor_clear(struct rest_actor *actor);
+
+/* --- server ------------------------------------------------------------------------- */
+
+struct rest_request; /* of one call, lent to the handler */
+struct rest_server;
+
+/* Answers exactly once with a rest_reply_*(); an error it returns becomes a problem. */
+typedef int rest_handler(void *context, struct rest_request *request, struct err *err);
+
+enum rest_flags {
+	REST_CREATES = 1, /* Idempotency-Key is heeded */
+	REST_OCTETS = 2, /* the body is bytes, not JSON */
+	REST_STREAMS = 4, /* answers with events; does not count against the time limits */
+};
+
+struct rest_route {
+	const char *method; /* "GET", "POST", "PUT", "DELETE" */
+	const char *path; /* "/api/v1/jobs/{id}"; each {name} is one segment, decoded */
+	const char *operation; /* operationId in the API's document */
+	enum rest_scope scope; /* at least */
+	unsigned flags;
+	rest_handler *handler;
+	size_t body_most; /* 0: REST_BODY_MOST */
+};
+
+struct rest_server_options {
+	const char *address; /* numeric; beyond loopback only with certificate and key */
+	unsigned port; /* 0: the kernel picks */
+	const char *certificate_file, *key_file; /* PEM; NULL: plain HTTP */
+	const char *clients_ca_file; /* certificates of clients are demanded; or NULL */
+	const struct rest_route *const *tables; /* of routes, each ended by a route without method;
+						   NULL ends the list; lent */
+	void *context; /* for handlers and callbacks */
+	/* Who a token belongs to: 0, or ERR_DENIED for an unknown, expired or revoked one. */
+	int (*authenticate)(
+		void *context, const char *hash, struct rest_actor *actor, struct err *err);
+	/* Of a call with Idempotency-Key: true when it was answered before (status and body are
+	 * given; body is the caller's).  ERR_RANGE: the key was used for another call. */
+	int (*remembered)(void *context, const struct rest_actor *actor, const char *key,
+		const char *digest, bool *found, unsigned *status, json_t **body, struct err *err);
+	void (*remember)(void *context, const struct rest_actor *actor, const char *key,
+		const char *digest, unsigned status, const json_t *body);
+	/* Each change (not GET) that was let in, with its outcome: the audit log.  May be NULL. */
+	void (*audit)(void *context, const struct rest_actor *actor, const char *peer,
+		const char *operation, const char *path, unsigned status);
+	unsigned most_connections; /* 0: 256 */
+	unsigned most_per_address; /* 0: 64; not for loopback */
+	unsigned idle_timeout_ms; /* 0: 30,000 */
+	unsigned wrong_tokens_per_minute; /* of one address, then 429; 0: 10 */
+};
+
+/* Ready when it returns.  Borrows options' strings and tables until it is stopped. */
+struct rest_server *rest_server_start(const struct rest_server_options *options, struct err *err);
+unsigned rest_server_port(const struct rest_server *server);
+/* Reads the certificate anew. */
+int rest_server_reload(struct rest_server *server, struct err *err);
+/* Streams are ended, calls in progress get 5 s.  NULL is harmless. */
+void rest_server_stop(struct rest_server *server);
+
+/* Of the call; strings live until the handler returns. */
+const char *rest_param(const struct rest_request *request, const char *name); /* of the path */
+const char *rest_query(const struct rest_request *request, const char *name); /* NULL: not given */
+int rest_query_number(const struct rest_request *request, const char *name, uint64_t least,
+	uint64_t most, uint64_t otherwise, uint64_t *value, struct err *err);
+const char *rest_header(const struct rest_request *request, const char *name);
+const struct rest_actor *rest_actor(const struct rest_request *request);
+const char *rest_peer(const struct rest_request *request);
+const json_t *rest_body(const struct rest_request *request); /* an object; NULL: none was sent */
+const void *rest_octets(const struct rest_request *request, size_t *length);
+/* limit and after of a list, within their bounds. */
+int rest_page(
+	const struct rest_request *request, unsigned *limit, const char **after, struct err *err);
+
+/* Answers; body is taken.  status 200, 201, 202 (with the Location of what was made), 204. */
+int rest_reply(struct rest_request *request, unsigned status, json_t *body, struct err *err);
+int rest_reply_made(struct rest_request *request, unsigned status, const char *location,
+	json_t *body, struct err *err);
+int rest_reply_page(struct rest_request *request, json_t *items, const char *next, struct err *err);
+int rest_reply_octets(struct rest_request *request, const char *type, const void *bytes,
+	size_t length, struct err *err);
+int rest_reply_text(
+	struct rest_request *request, const char *type, const char *text, struct err *err);
+/* The version of an object: sets ETag; for PUT: ERR_RANGE (412) when If-Match names another. */
+void rest_set_etag(struct rest_request *request, uint64_t version);
+int rest_check_match(const struct rest_request *request, uint64_t version, struct err *err);
+/* One that err_code does not say: status 429, 507 ...; returns -1 for the handler to return. */
+int rest_problem(struct rest_request *request, unsigned status, const struct err *why);
+
+/*
+ * A stream of server-sent events.  next is called on the connection's thread until it
+ * returns 0 (the end) or -1; it waits for what is new at most until the deadline, and gives
+ * 1 with an event (name and data, which is taken) or 2: nothing yet (a comment is sent, so that
+ * both sides see the other).  done is called once, whatever happened.
+ */
+typedef int rest_stream_next(
+	void *context, struct deadline until, const char **event, uint64_t *id, json_t **data);
+int rest_reply_stream(struct rest_request *request, rest_stream_next *next,
+	void (*done)(void *context), void *context, struct err *err);
+
+/* --- checking JSON ---------------------------------------------------------------------- */
+
+enum rest_type { REST_STRING, REST_INTEGER, REST_NUMBER, REST_BOOL, REST_OBJECT, REST_ARRAY };
+
+/* A member that an object may have. */
+struct rest_field {
+	const char *name; /* NULL ends the table */
+	enum rest_type type;
+	bool required;
+	bool nullable;
+	int64_t least, most; /* of an integer; of a string's or an array's length; both 0: no bounds
+				(strings: 4096 bytes) */
+	const char *const *choices; /* of a string; NULL ends */
+};
+/* ERR_USAGE naming the member (unknown, missing, of another type, out of bounds). */
+int rest_check(const json_t *object, const struct rest_field *fields, struct err *err);
+
+/* --- client ------------------------------------------------------------------------------ */
+
+struct rest_client;
+
+struct rest_client_options {
+	const char *url; /* "https://hub.example:8443", "http://127.0.0.1:8080"; plain HTTP only to
+			    loopback */
+	const char *token_file; /* read at each call; NULL: none */
+	const char *ca_file; /* the only CA that counts; NULL: the system's */
+	const char *fingerprint; /* SHA-256 of the server's certificate, hex; or NULL */
+	unsigned connect_timeout_ms; /* 0: 10,000 */
+	unsigned silence_timeout_ms; /* nothing moved for so long; 0: 60,000 */
+	unsigned retry_ms; /* calls that may be made again (GET, PUT, DELETE, POST with an
+			      idempotency key of ours) are, so long; 0: 30,000 */
+	struct cancel *cancel; /* borrowed; may be NULL */
+};
+
+/* Copies options' strings. */
+struct rest_client *rest_client_new(const struct rest_client_options *options, struct err *err);
+void rest_client_free(struct rest_client *client);
+
+/*
+ * One call; path begins with "/".  body may be NULL (borrowed).  reply may be NULL, else the
+ * caller's.  A problem becomes err: its code by the member "code", its text by "detail".
+ * POSTs carry an idempotency key of their own.  Any thread, also several at once.
+ */
+int rest_call(struct rest_client *client, const char *method, const char *path, const json_t *body,
+	json_t **reply, struct err *err);
+int rest_call_octets(struct rest_client *client, const char *method, const char *path,
+	const void *body, size_t body_length, void **reply, size_t *reply_length, size_t reply_most,
+	struct err *err);
+/* Follows a stream, and takes it up again where it was lost; event returns 1 to end it. */
+int rest_follow(struct rest_client *client, const char *path,
+	int (*event)(void *context, const char *name, const json_t *data), void *context,
+	struct err *err);
+/* Appends text to out as one segment of a path (percent-encoded). */
+int rest_path_append(char *out, size_t bytes, const char *text, struct err *err);
+
+#endif
