@@ -42,7 +42,7 @@ struct rest_actor {
 	enum rest_scope scope;
 	json_t *vms; /* BACKUP: array of names, with * and ?; borrowed from the actor; else NULL */
 };
-/* Whether the actor may touch this VM at all. */
+/* Whether the actor may touch this VM at all: everybody but BACKUP may. */
 bool rest_actor_may(const struct rest_actor *actor, const char *vm);
 void rest_actor_clear(struct rest_actor *actor);
 
@@ -58,7 +58,18 @@ enum rest_flags {
 	REST_CREATES = 1, /* Idempotency-Key is heeded */
 	REST_OCTETS = 2, /* the body is bytes, not JSON */
 	REST_STREAMS = 4, /* answers with events; does not count against the time limits */
+	REST_VMS = 8, /* the handler holds a BACKUP token to its VMs itself (a list is filtered,
+			 an object's vm is looked at with rest_actor_may()) */
+	REST_SECRET = 16, /* the answer holds a secret that is told once: it is not kept for a
+			     repeated Idempotency-Key, which gets 409 */
 };
+
+/*
+ * A BACKUP token reads less than a READ one.  At a route of scope READ it gets in only when the
+ * path has {vm} (which is held against the token before the handler is called, at every route)
+ * or the route is marked REST_VMS.  At routes of scope BACKUP without {vm} the handler must ask
+ * rest_actor_may().
+ */
 
 struct rest_route {
 	const char *method; /* "GET", "POST", "PUT", "DELETE" */
@@ -82,12 +93,16 @@ struct rest_server_options {
 	int (*authenticate)(
 		void *context, const char *hash, struct rest_actor *actor, struct err *err);
 	/* Of a call with Idempotency-Key: true when it was answered before (status and body are
-	 * given; body is the caller's).  ERR_RANGE: the key was used for another call. */
+	 * given; body is the caller's).  ERR_RANGE: the key was used for another call.
+	 * body: as remember() got it, opaque.  Two calls with one key never run at once: the
+	 * server lets the second wait.  Only answers 2xx are told to remember().  Both or none;
+	 * NULL: the key is not heeded. */
 	int (*remembered)(void *context, const struct rest_actor *actor, const char *key,
 		const char *digest, bool *found, unsigned *status, json_t **body, struct err *err);
 	void (*remember)(void *context, const struct rest_actor *actor, const char *key,
 		const char *digest, unsigned status, const json_t *body);
-	/* Each change (not GET) that was let in, with its outcome: the audit log.  May be NULL. */
+	/* Each change (not GET) that was let in, with its outcome: the audit log; path without the
+	 * query.  May be NULL. */
 	void (*audit)(void *context, const struct rest_actor *actor, const char *peer,
 		const char *operation, const char *path, unsigned status);
 	unsigned most_connections; /* 0: 256 */
@@ -99,12 +114,13 @@ struct rest_server_options {
 /* Ready when it returns.  Borrows options' strings and tables until it is stopped. */
 struct rest_server *rest_server_start(const struct rest_server_options *options, struct err *err);
 unsigned rest_server_port(const struct rest_server *server);
-/* Reads the certificate anew. */
+/* Reads the certificate anew; when that fails, the old one stays.  Connections that stand go on. */
 int rest_server_reload(struct rest_server *server, struct err *err);
 /* Streams are ended, calls in progress get 5 s.  NULL is harmless. */
 void rest_server_stop(struct rest_server *server);
 
-/* Of the call; strings live until the handler returns. */
+/* Of the call; strings live until the handler returns.  Path and query are percent-decoded (no
+ * NUL, valid UTF-8); a parameter given twice was refused before. */
 const char *rest_param(const struct rest_request *request, const char *name); /* of the path */
 const char *rest_query(const struct rest_request *request, const char *name); /* NULL: not given */
 int rest_query_number(const struct rest_request *request, const char *name, uint64_t least,
@@ -123,6 +139,7 @@ int rest_reply(struct rest_request *request, unsigned status, json_t *body, stru
 int rest_reply_made(struct rest_request *request, unsigned status, const char *location,
 	json_t *body, struct err *err);
 int rest_reply_page(struct rest_request *request, json_t *items, const char *next, struct err *err);
+/* Copies bytes. */
 int rest_reply_octets(struct rest_request *request, const char *type, const void *bytes,
 	size_t length, struct err *err);
 int rest_reply_text(
@@ -132,6 +149,10 @@ void rest_set_etag(struct rest_request *request, uint64_t version);
 int rest_check_match(const struct rest_request *request, uint64_t version, struct err *err);
 /* One that err_code does not say: status 429, 507 ...; returns -1 for the handler to return. */
 int rest_problem(struct rest_request *request, unsigned status, const struct err *why);
+/* A problem that follows names this job. */
+void rest_set_job(struct rest_request *request, const char *job);
+/* The status that an error has by itself: ERR_NOT_FOUND 404, ERR_BUSY 409 ... */
+unsigned rest_status_of(enum err_code code);
 
 /*
  * A stream of server-sent events.  next is called on the connection's thread until it
@@ -158,8 +179,25 @@ struct rest_field {
 				(strings: 4096 bytes) */
 	const char *const *choices; /* of a string; NULL ends */
 };
-/* ERR_USAGE naming the member (unknown, missing, of another type, out of bounds). */
+/* ERR_USAGE naming the member (unknown, missing, of another type, out of bounds).  object NULL
+ * is an empty one. */
 int rest_check(const json_t *object, const struct rest_field *fields, struct err *err);
+/* The same of an object inside; where: "disks[0]", put in front of the member's name. */
+int rest_check_in(
+	const char *where, const json_t *object, const struct rest_field *fields, struct err *err);
+/* The same of each object of an array ("disks" -> "disks[3].key: ..."). */
+int rest_check_each(
+	const char *where, const json_t *array, const struct rest_field *fields, struct err *err);
+/* Text as one JSON object or array: UTF-8, at most REST_DEPTH_MOST deep, no member twice.
+ * ERR_FORMAT naming the place.  The caller's. */
+json_t *rest_json_parse(const void *text, size_t length, struct err *err);
+
+/* --- the API's document ------------------------------------------------------------------ */
+
+/* docs/openapi.json, as built in. */
+const char *rest_document(void);
+/* GET /api/v1/openapi.json, for the list of tables. */
+extern const struct rest_route rest_document_routes[];
 
 /* --- client ------------------------------------------------------------------------------ */
 
@@ -183,16 +221,22 @@ struct rest_client *rest_client_new(const struct rest_client_options *options, s
 void rest_client_free(struct rest_client *client);
 
 /*
- * One call; path begins with "/".  body may be NULL (borrowed).  reply may be NULL, else the
- * caller's.  A problem becomes err: its code by the member "code", its text by "detail".
- * POSTs carry an idempotency key of their own.  Any thread, also several at once.
+ * One call; path begins with "/" and may hold a query.  body may be NULL (borrowed).  reply may
+ * be NULL, else the caller's (NULL for an answer without content).  A problem becomes err: its
+ * code by the member "code", its text by "detail".  POSTs carry an idempotency key of their own,
+ * so every call is made again while it is worth trying (no connection, 429, 502, 503, 504), at
+ * most for retry_ms; a DELETE that finds nothing at its second try has done its work.
+ * ERR_DENIED also for a certificate that is not trusted; ERR_CANCELLED within a second.
+ * Any thread, also several at once.
  */
 int rest_call(struct rest_client *client, const char *method, const char *path, const json_t *body,
 	json_t **reply, struct err *err);
 int rest_call_octets(struct rest_client *client, const char *method, const char *path,
 	const void *body, size_t body_length, void **reply, size_t *reply_length, size_t reply_most,
 	struct err *err);
-/* Follows a stream, and takes it up again where it was lost; event returns 1 to end it. */
+/* Follows a stream, and takes it up again where it was lost (Last-Event-ID) while that takes no
+ * longer than retry_ms; event returns 1 to end it.  0 also when the server ended a stream that
+ * had nothing new. */
 int rest_follow(struct rest_client *client, const char *path,
 	int (*event)(void *context, const char *name, const json_t *data), void *context,
 	struct err *err);
