@@ -110,6 +110,10 @@ struct repository_info {
 
 int repository_info(struct repository *repo, struct repository_info *info, struct err *err);
 
+/* What the digests are keyed with: for who digests elsewhere.  A secret against the guests; never
+ * into a log. */
+void repository_seed(struct repository *repo, uint8_t seed[DIGEST_SEED_BYTES]);
+
 /*
  * Whether path lies in or below a folder with a repository.json; symbolic links
  * are followed, and the end of the path need not exist.  root (may be NULL)
@@ -169,6 +173,8 @@ struct repository_disk_info {
 	const char *sums; /* the same */
 	const char *backing; /* the point whose image stands beneath it now; NULL: none */
 	uint64_t image_bytes; /* the image file's size; a smaller one was cut; 0: not recorded */
+	const char *checked; /* of a disk that a client sent: "root", "sent" (its digest over what
+				it sent), "absent" (it gave none); NULL: it was read here */
 };
 
 enum repository_verified { REPOSITORY_NEVER_VERIFIED, REPOSITORY_GOOD, REPOSITORY_DAMAGED };
@@ -190,6 +196,8 @@ struct repository_point {
 	uint64_t stored_bytes; /* the sum over its disks */
 	const char *consistency; /* "application", "crash"; NULL: not known */
 	const char *consistency_reason; /* why it is no better; NULL: none is known */
+	const char *client; /* the program that read the source and sent it ("sendense 0.1.0 (git
+			       ...)"); NULL: software did itself */
 	struct repository_point_internal *internal;
 };
 
@@ -288,6 +296,7 @@ struct repository_backup_options {
 	const struct repository_disk_spec *disks;
 	size_t nr_disks; /* 1..REPOSITORY_DISKS_MAX, keys distinct */
 	const char *software; /* "sendense 0.1.0 (build ...)" */
+	const char *client; /* the same of who reads the source and sends it; NULL: this one */
 	const char *consistency; /* "application", "crash"; NULL: not known */
 	const char *consistency_reason; /* why it is no better ("the guest agent is not
 					   running"); NULL: none to be told */
@@ -369,6 +378,62 @@ int repository_backup_copy(struct repository_backup *backup, size_t disk, struct
  */
 int repository_backup_audit(struct repository_backup *backup, size_t disk, struct block *source,
 	unsigned per_mille, uint64_t *audited_bytes, struct err *err);
+
+/*
+ * Instead of the copy: the disk as a block that others write, in any order, of any length, from
+ * any number of threads; read it may be as well.  What is written of a chunk at once is digested as
+ * it comes; what comes in parts is read back by repository_backup_settle().  Zeros and trims are
+ * told as zeros (a trim that covers a part of a chunk alone is not heeded).  Whatever is written
+ * counts as sent, also what is as it was before.  Lent until the backup ends; once for each disk.
+ * Of a disk that an interrupted job had begun, what it wrote in parts is read back first, so that
+ * it tells what it holds.  It is made durable every 32 MiB, as with repository_backup_copy().
+ */
+int repository_backup_intake(
+	struct repository_backup *backup, size_t disk, struct block **block, struct err *err);
+
+/*
+ * Reads back what was written in parts.  Nobody writes any more.  Behind it the digests below hold
+ * until something is written again.  May be repeated.
+ */
+int repository_backup_settle(struct repository_backup *backup, size_t disk, struct err *err);
+
+/* The root of the disk as it is now: what was sent, the parent elsewhere. */
+int repository_backup_root(struct repository_backup *backup, size_t disk,
+	uint8_t root[DIGEST_ROOT_BYTES], struct err *err);
+
+/*
+ * SHA-256 over what was sent, kept chunks of an interrupted job included: for each chunk,
+ * ascending, its index (be64) and its node of level 0 (32 bytes, base/digest.h).  Counts may be
+ * NULL.
+ */
+int repository_backup_sent(struct repository_backup *backup, size_t disk,
+	uint8_t digest[DIGEST_ROOT_BYTES], uint64_t *nr_data, uint64_t *nr_zero, struct err *err);
+
+/*
+ * What the target holds of the chunks from first on (what was sent, else the parent, else zeros),
+ * as records: kind (1 byte: REPOSITORY_HOLDS_*, | REPOSITORY_HOLDS_SENT), how many chunks (be32),
+ * and for DATA as many leaves of digest_leaf_bytes().  Fills at most room bytes (>= 256), of
+ * which *length are used, for *nr chunks from first on (> 0, at most most; less where the room
+ * ends).  ERR_RANGE: first beyond the disk.
+ */
+#define REPOSITORY_HOLDS_UNKNOWN 0u /* written in parts, and not settled */
+#define REPOSITORY_HOLDS_ZERO 1u
+#define REPOSITORY_HOLDS_DATA 2u
+#define REPOSITORY_HOLDS_SENT 0x10u /* in this backup */
+int repository_backup_digests(struct repository_backup *backup, size_t disk, uint64_t first,
+	uint64_t most, uint8_t *bytes, size_t room, size_t *length, uint64_t *nr, struct err *err);
+
+/* For the manifest: against what a disk that was taken in was checked ("root", "sent", "absent").
+ * A literal.  Required before the commit of such a disk (asserted). */
+void repository_backup_checked(struct repository_backup *backup, size_t disk, const char *how);
+
+/* As an audit of one's own would (repository_backup_audit()): these chunks were called unchanged
+ * and are not, so the disk's next backup is a full.  ERR_USAGE without a parent. */
+int repository_backup_distrust(struct repository_backup *backup, size_t disk,
+	const uint64_t *offsets, size_t nr_offsets, struct err *err);
+
+/* What of a disk was audited elsewhere, for the manifest. */
+void repository_backup_audited(struct repository_backup *backup, size_t disk, uint64_t bytes);
 
 /* What the copy did; stored_bytes is found by commit itself. */
 void repository_backup_figures(
@@ -514,6 +579,13 @@ enum repository_clean_what {
  */
 int repository_clean(struct repository *repo, enum repository_clean_what what, const char *vm,
 	unsigned *nr_jobs, uint64_t *freed_bytes, struct err *err);
+
+/*
+ * Takes the VM's write lock away from a job that does not end (the kernel holds its process): it
+ * cannot commit any more, and counts as dead.  ERR_NOT_FOUND when the VM is not locked, ERR_BUSY
+ * when by another job.
+ */
+int repository_revoke(struct repository *repo, const char *vm, const char *job, struct err *err);
 
 /* --- reading back -------------------------------------------------------------- */
 
