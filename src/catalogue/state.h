@@ -129,7 +129,16 @@ int state_remember(struct state *state, const char *actor, const char *key, cons
 
 /* --- copies ----------------------------------------------------------------------------------- */
 
-/* A whole, consistent copy in a new file (ERR_EXISTS). */
+/* A whole, consistent copy in a new file (ERR_EXISTS), mode 0600, durable. */
 int state_backup(struct state *state, const char *path, struct err *err);
+/* The same of a state that another process may have open. */
+int state_copy(const char *from, const char *path, struct err *err);
+/* Notes beside the state where a copy lies now: who finds the state damaged names it. */
+int state_copied(struct state *state, const char *where, struct err *err);
+/* Whether path holds a state that this program can read: ERR_FORMAT, ERR_CORRUPT,
+ * ERR_UNSUPPORTED.  Changes nothing. */
+int state_check(const char *path, struct err *err);
+/* Grows with each change since it was opened: tells whether a new copy is worth while. */
+uint64_t state_changes(struct state *state);
 
 #endif
