@@ -1,0 +1,107 @@
+/*
+ * config: the hub's file of settings (INI, read with libinih), strict: an unknown section or
+ * setting, a value out of bounds, a setting given twice are errors that name their line.
+ * docs/hub.md describes each setting; config.c has their table.
+ *
+ * What is in state.db (schedules, policies, machines, tokens) is not in here.
+ *
+ * Thread rule: an open configuration never changes; any number of threads may read it.
+ */
+#ifndef SENDENSE_HUB_CONFIG_H
+#define SENDENSE_HUB_CONFIG_H
+
+#include "job.h"
+
+#define HUB_CONFIG_FILE "/etc/sendense/hub.conf"
+
+/* Where to listen: numeric, "[::1]:8080" or "127.0.0.1:8080". */
+struct hub_address {
+	char host[64];
+	unsigned port; /* 0: the kernel picks */
+	bool loopback;
+};
+
+enum hub_stop { HUB_STOP_HAND_OVER, HUB_STOP_CANCEL };
+enum hub_log { HUB_LOG_AUTO, HUB_LOG_JOURNAL, HUB_LOG_JSON, HUB_LOG_TEXT };
+enum hub_clients { HUB_CLIENTS_OPTIONAL, HUB_CLIENTS_REQUIRED };
+enum hub_nbd_mode { HUB_NBD_SINGLE, HUB_NBD_RANGE };
+enum hub_nbd_tls { HUB_NBD_TLS_OFF, HUB_NBD_TLS_REQUIRED };
+
+struct hub_config {
+	char *path; /* of the file, absolute */
+
+	/* [hub] */
+	char *state_dir, *runtime_dir; /* absolute */
+	struct hub_address listen;
+	char *name; /* default: the host's */
+	enum hub_stop stop;
+	uint64_t stop_timeout_s;
+	enum hub_log log;
+	unsigned log_level; /* enum log_level */
+	char *time_zone; /* NULL: the local one */
+	uint64_t keep_jobs_s; /* how long ended jobs and their logs are kept */
+	uint64_t keep_events_s; /* the same of the audit log */
+
+	/* [tls] */
+	char *certificate, *key, *ca; /* NULL: none */
+	enum hub_clients clients;
+
+	/* [nbd] */
+	struct hub_address nbd_listen;
+	enum hub_nbd_mode nbd_mode;
+	unsigned nbd_port_first, nbd_port_last;
+	unsigned nbd_most_connections;
+	enum hub_nbd_tls nbd_tls;
+	char *nbd_address_for_clients; /* NULL: the address that the client called */
+
+	/* [repository NAME], in the order of the file */
+	struct job_repository *repositories;
+	size_t nr_repositories;
+
+	/* [limits] */
+	unsigned most_jobs, most_jobs_per_source;
+	uint64_t memory_per_job_bytes; /* 0: no limit */
+	unsigned most_connections, most_connections_per_address;
+
+	/* [allow]; each ended by NULL */
+	char **allow_sources, **allow_targets, **allow_webhooks;
+
+	/* [notify] */
+	char *webhook, *webhook_secret_file, *mail_to, *mail_from, *sendmail; /* NULL: none */
+
+	/* [builds]; each ended by NULL; patterns with * and ? of exact builds */
+	char **builds_warn, **builds_allow;
+};
+
+/* Called for each thing that is wrong or doubtful; line 0: not about one line. */
+struct hub_config_finding {
+	bool is_error; /* else it can start all the same */
+	unsigned line;
+	const char *text;
+};
+typedef void hub_config_tell(void *context, const struct hub_config_finding *finding);
+
+/*
+ * Reads the file, and what it says by itself: no other file is looked at.  tell (may be NULL)
+ * hears all errors; err has the first: ERR_USAGE "FILE:LINE: what is wrong (what to do)", or
+ * that the file cannot be read.
+ */
+struct hub_config *hub_config_load(
+	const char *path, hub_config_tell *tell, void *context, struct err *err);
+/* NULL is harmless. */
+void hub_config_free(struct hub_config *config);
+
+/* NULL: there is none of that name. */
+const struct job_repository *hub_config_repository(
+	const struct hub_config *config, const char *name);
+
+/* The names of what differs and does not count before a restart, "hub.listen, nbd.mode"; out is ""
+ * when there is nothing. */
+void hub_config_differences(
+	const struct hub_config *old, const struct hub_config *new, char *out, size_t bytes);
+
+/* The settings, for check-config --json and the test that holds docs/hub.md against them:
+ * {"section":{"key":"default"…}}. */
+json_t *hub_config_settings(void);
+
+#endif
