@@ -18,6 +18,8 @@
 #include "rest.h"
 #include "state.h"
 
+#include <stdatomic.h>
+
 struct index;
 struct host_client;
 struct hub_time;
