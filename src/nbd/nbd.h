@@ -7,9 +7,16 @@
 #define SENDENSE_NBD_H
 
 #include "block.h"
+#include "tls.h"
 #include "transport.h"
 
 /* --- server ----------------------------------------------------------------- */
+
+enum nbd_tls {
+	NBD_TLS_OFF, /* STARTTLS is refused, saying so */
+	NBD_TLS_ALLOWED, /* for clients who want it, and for exports with a tls_identity */
+	NBD_TLS_REQUIRED, /* without it no option is answered, but with a text */
+};
 
 struct nbd_server_options {
 	unsigned max_connections; /* 0: 16.  One more gets ERR_POLICY with a text */
@@ -22,6 +29,8 @@ struct nbd_server_options {
 			     again after as long; 0: 30,000 */
 	unsigned stop_timeout_ms; /* how long stopping waits for the disk; 0: 60,000 */
 	bool once; /* stop when the last connection of the first clients ended */
+	enum nbd_tls tls;
+	struct tls_server *tls_server; /* unless tls is off; borrowed until the server is freed */
 };
 
 struct nbd_export {
@@ -29,14 +38,19 @@ struct nbd_export {
 	const char *description; /* may be NULL */
 	struct block *block; /* borrowed until the server is freed or the export removed */
 	bool read_only; /* also when the block is writable */
-	bool hidden; /* not shown by LIST */
+	bool hidden; /* not shown by LIST, and its name is not shown in the log */
+	/* Only for the client that stream_tls_identity() calls so ("psk:NAME",
+	 * "x509:FINGERPRINT"); for all others there is no such export.  NULL: for any.
+	 * Copied. */
+	const char *tls_identity;
 };
 
 struct nbd_server;
 
 struct nbd_server *nbd_server_new(const struct nbd_server_options *options, struct err *err);
 
-/* Copies names.  ERR_EXISTS for a name that is there.  Any time, any thread. */
+/* Copies names.  ERR_EXISTS for a name that is there.  Any time, any thread.
+ * What clients ask for is compared in a time that tells nothing of the names. */
 int nbd_server_add_export(
 	struct nbd_server *server, const struct nbd_export *export, struct err *err);
 
@@ -45,6 +59,27 @@ int nbd_server_add_export(
  * stop_timeout_ms: the block is still in use then.  Nobody else gets the export,
  * and the call may be repeated. */
 int nbd_server_remove_export(struct nbd_server *server, const char *name, struct err *err);
+
+/* What was done with an export since it was added. */
+struct nbd_export_state {
+	unsigned nr_connections; /* that use it now */
+	uint64_t nr_connected; /* that ever did */
+	int64_t active_ns; /* clock_now_ns() of the last request or connection or end of
+			      one; at first of its adding */
+	uint64_t nr_requests, read_bytes, written_bytes;
+};
+
+/* ERR_NOT_FOUND.  Any time, any thread. */
+int nbd_server_export_state(struct nbd_server *server, const char *name,
+	struct nbd_export_state *state, struct err *err);
+
+struct nbd_server_state {
+	unsigned nr_connections; /* all, also in the handshake */
+	unsigned nr_active; /* those that use an export: these count against the limit */
+	unsigned max_connections;
+};
+
+void nbd_server_state(struct nbd_server *server, struct nbd_server_state *state);
 
 /*
  * Serves until nbd_server_stop() (or `once` is fulfilled), on the listener that
@@ -89,17 +124,30 @@ struct nbd_client_options {
 	 * (ERR_RANGE).  1..1023 bytes without control characters, else ERR_USAGE.  NULL:
 	 * none.  Copied. */
 	const char *bitmap;
+
+	/* Instead of the URI in messages, for one whose export name is a secret:
+	 * "VM web disk sda".  NULL: the URI.  All copied from here on. */
+	const char *label;
+	/* For nbds:// and nbds+unix://; without any of these they are ERR_USAGE.
+	 * tls_certificates: a folder with ca-cert.pem and perhaps client-cert.pem and
+	 * client-key.pem; the server's certificate must be by that CA and name the URI's
+	 * host, which a Unix socket has not: those take keys only.
+	 * tls_psk_file: lines IDENTITY:HEXKEY; tls_username picks one (NULL: the first).
+	 * tls_psk_hex: the key of tls_username itself, not to be in a file. */
+	const char *tls_certificates, *tls_psk_file, *tls_username, *tls_psk_hex;
 };
 
 /*
  * Opens nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH as a disk
- * (libnbd).  A refusal carries the server's own words.  Lanes have a connection
+ * (libnbd), or the same with nbds for TLS, which then is demanded.  A refusal
+ * carries the server's own words.  Lanes have a connection
  * each; a lost one is made again with back-off until the reconnect deadline,
  * after checking that size and flags are the same, and its requests are sent
  * again.  A server without multi-conn gets one lane for writing.
  *
  * The URI is the label in messages; one with a user name or password is refused
- * (ERR_USAGE), as is nbds:// (ERR_UNSUPPORTED) until TLS exists.  Borrows cancel
+ * (ERR_USAGE), as are parameters that name local files: those of TLS are options
+ * only, so that a URI that came from elsewhere opens no file.  Borrows cancel
  * until the block is closed.  Nobody listening is an error at once; a refusal is
  * ERR_REFUSED or ERR_NOT_FOUND, a silent server ERR_TIMEOUT, a read-only export
  * that was to be written ERR_DENIED.  When size or features differ after a
@@ -114,7 +162,8 @@ struct block *nbd_client_open(const char *uri, const struct nbd_client_options *
 
 /* --- probing ------------------------------------------------------------------ */
 
-/* Proves that a server answers: a handshake up to GO (or INFO) and a clean end. */
+/* Proves that a server answers: a handshake up to INFO and a clean end.  With nbds:// no
+ * credentials are used: it answers, and demands TLS. */
 int nbd_probe(const char *uri, struct deadline until, struct err *err);
 
 #endif

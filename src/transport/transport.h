@@ -1,8 +1,8 @@
 /*
  * transport: listening sockets and byte streams with deadlines.
  *
- * What is spoken over a stream knows nothing of sockets; TLS and the SSH
- * tunnel's supervision get their place here.
+ * What is spoken over a stream knows nothing of sockets, nor whether it is
+ * encrypted (tls.h).
  */
 #ifndef SENDENSE_TRANSPORT_H
 #define SENDENSE_TRANSPORT_H
@@ -32,9 +32,17 @@ struct listener {
 int transport_listen_unix(struct listener *listener, const char *path, struct err *err);
 
 /* address: a numeric IPv4 or IPv6 loopback address or "localhost" (IPv4); others
- * are refused until TLS is configured.  port 0: the kernel picks. */
+ * are ERR_DENIED.  port 0: the kernel picks. */
 int transport_listen_tcp(
 	struct listener *listener, const char *address, unsigned port, struct err *err);
+
+/* The same on any address ("0.0.0.0", "::" as well), for a server that demands TLS and
+ * knows its clients: that is the caller's to see to. */
+int transport_listen_tcp_public(
+	struct listener *listener, const char *address, unsigned port, struct err *err);
+
+/* Whether a numeric address, or "localhost", is this machine's own and nobody else's. */
+bool transport_is_loopback(const char *address);
 
 /* Takes over the one socket of systemd's LISTEN_FDS protocol, after checking
  * LISTEN_PID and that it is a listening stream socket on loopback or AF_UNIX,
@@ -60,6 +68,7 @@ void transport_peer_text(int fd, char text[TRANSPORT_PEER_BYTES]);
 struct stream {
 	int fd;
 	unsigned receive_timeout_ms, send_timeout_ms; /* as set on the socket */
+	struct tls_session *tls; /* NULL: in the clear */
 };
 
 /* Sets what every connection of ours has, also one that somebody else runs: small
