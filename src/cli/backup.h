@@ -15,10 +15,11 @@
 #include "disks.h"
 #include "progress.h"
 #include "qemu_source.h"
-#include "repository.h"
+#include "store.h"
 
 struct backup_values {
-	const char *repo, *vm, *mode, *audit;
+	struct store_values store;
+	const char *vm, *mode, *audit;
 	struct option_list disks, allow_backing, changed_by, change_ids, source_ids, bitmaps;
 	struct option_number rate, parallel, wait;
 	const char *agent, *scratch; /* of a machine in QEMU */
@@ -39,7 +40,7 @@ struct backup_disk {
 	struct changes *changes;
 	struct block *source; /* the same, seen through the list of changes if there is one */
 	char *path; /* of a local source, absolute */
-	char *state; /* repository_disk_spec.source_state; NULL */
+	char *state; /* store_backup_disk.source_state; NULL */
 	char unusable[160]; /* repository_offer.unusable; "" */
 	struct repository_pair identity[2];
 	size_t nr_identity;
@@ -54,12 +55,11 @@ struct backup {
 	struct cli *cli;
 	const struct backup_values *values;
 	unsigned audit_per_mille; /* 0: none */
-	struct repository *repo;
+	struct store *store;
 	struct qemu_source *qemu; /* the machine whose disks they are; NULL: none */
 	struct backup_disk *disks;
-	struct repository_offer *offers;
+	struct store_backup_disk *offers;
 	struct repository_decision *decisions;
-	struct repository_disk_spec *specs;
 	struct disks_copy *copies;
 	size_t nr_disks;
 	struct progress *progress;
@@ -74,8 +74,9 @@ int backup_args_read(struct backup *b, struct err *err);
 
 /* Opens every disk with what tells of its changes. */
 int backup_sources_open(struct backup *b, struct err *err);
-/* Decides each disk against the latest restore point, and fills the specs. */
-int backup_sources_decide(struct backup *b, struct err *err);
+/* See store_backup_options; context is the struct backup. */
+uint64_t backup_sources_estimate(void *context, size_t disk,
+	const struct repository_decision *decision, const struct repository_settings *settings);
 /* Tells of the disks that became full although they need not have, in the log. */
 void backup_sources_warn(const struct backup *b);
 /*

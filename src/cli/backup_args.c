@@ -101,9 +101,8 @@ static int read_disks(struct backup *b, struct err *err)
 	b->disks = calloc(nr, sizeof *b->disks);
 	b->offers = calloc(nr, sizeof *b->offers);
 	b->decisions = calloc(nr, sizeof *b->decisions);
-	b->specs = calloc(nr, sizeof *b->specs);
 	b->copies = calloc(nr, sizeof *b->copies);
-	if (!b->disks || !b->offers || !b->decisions || !b->specs || !b->copies)
+	if (!b->disks || !b->offers || !b->decisions || !b->copies)
 		return err_errno(err, ENOMEM, "cannot back up");
 	if (is_machine)
 		return add_machine_disks(b, err);

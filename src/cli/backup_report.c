@@ -51,7 +51,7 @@ static bool has_disk(const struct backup *b, const char *key)
 void backup_report_missing(struct backup *b)
 {
 	struct repository_point *latest =
-		b->missing_disks ? NULL : repository_point_load(b->repo, b->values->vm, NULL, NULL);
+		b->missing_disks ? NULL : store_point_load(b->store, b->values->vm, NULL, NULL);
 	for (size_t i = 0; latest && i < latest->nr_disks; i++) {
 		const char *key = latest->disks[i].key;
 		if (has_disk(b, key))
@@ -71,7 +71,7 @@ static int print_json(const struct backup *b, const struct repository_point *poi
 	json_t *disks = json_array();
 	for (size_t i = 0; i < point->nr_disks; i++)
 		json_array_append_new(disks, disk_json(b, &point->disks[i]));
-	json_t *object = json_pack("{s:s, s:s, s:s, s:f, s:o}", "repo", b->values->repo, "vm",
+	json_t *object = json_pack("{s:s, s:s, s:s, s:f, s:o}", "repo", b->values->store.repo, "vm",
 		point->vm, "point", point->id, "seconds", (double)took_ns / 1e9, "disks", disks);
 	if (b->missing_disks)
 		json_object_set(object, "missing_disks", b->missing_disks);
@@ -137,8 +137,7 @@ int backup_report_print(const struct backup *b, int64_t took_ns, struct err *err
 {
 	if (b->cli->common.quiet && !b->cli->common.json)
 		return 0;
-	struct repository_point *point =
-		repository_point_load(b->repo, b->values->vm, b->point, err);
+	struct repository_point *point = store_point_load(b->store, b->values->vm, b->point, err);
 	if (!point)
 		return err_context(err, "the restore point %s was made, but", b->point);
 	int rc = b->cli->common.json ? print_json(b, point, took_ns, err)

@@ -162,30 +162,39 @@ static int open_disk(struct backup *b, struct backup_disk *disk, struct err *err
 	return 0;
 }
 
+static struct repository_offer offer_of(const struct backup_disk *disk)
+{
+	bool has_bitmap = disk->change == REPOSITORY_CHANGE_BITMAP;
+	return (struct repository_offer){
+		.key = disk->key,
+		.size_bytes = block_info(disk->source)->size_bytes,
+		.change = disk->change,
+		.from = disk->changes ? changes_facts(disk->changes)->from : NULL,
+		.bitmap = has_bitmap ? disk->change_argument : NULL,
+		.unusable = disk->unusable[0] ? disk->unusable : NULL,
+		.source =
+			{
+				.kind = kind_name(disk->name),
+				.label = disk->qemu ? disk->name : block_label(disk->opened),
+				.identity = disk->identity,
+				.nr_identity = disk->nr_identity,
+			},
+	};
+}
+
 int backup_sources_open(struct backup *b, struct err *err)
 {
-	if (b->qemu && qemu_source_begin(b->qemu, b->repo, b->values->vm, err) < 0)
+	if (b->qemu && qemu_source_begin(b->qemu, b->store, b->values->vm, err) < 0)
 		return -1;
 	for (size_t i = 0; i < b->nr_disks; i++) {
 		struct backup_disk *disk = &b->disks[i];
 		if (open_disk(b, disk, err) < 0)
 			return err_context(err, "%s", disk->label);
-		b->offers[i] = (struct repository_offer){
-			.key = disk->key,
-			.size_bytes = block_info(disk->source)->size_bytes,
-			.change = disk->change,
-			.from = disk->changes ? changes_facts(disk->changes)->from : NULL,
-			.bitmap = disk->change == REPOSITORY_CHANGE_BITMAP ? disk->change_argument
-									   : NULL,
-			.unusable = disk->unusable[0] ? disk->unusable : NULL,
-			.source =
-				{
-					.kind = kind_name(disk->name),
-					.label =
-						disk->qemu ? disk->name : block_label(disk->opened),
-					.identity = disk->identity,
-					.nr_identity = disk->nr_identity,
-				},
+		b->offers[i] = (struct store_backup_disk){
+			.offer = offer_of(disk),
+			.change_id = change_id_of(disk),
+			.bitmap = disk->bitmap,
+			.source_state = disk->state,
 		};
 	}
 	return 0;
@@ -224,9 +233,11 @@ void backup_sources_close(struct backup *b)
  * read and may hold data, widened to clusters.  0 when that is not known, or too long to
  * find out.
  */
-static uint64_t estimate(const struct backup_disk *disk, const struct repository_decision *decision,
-	const struct repository_settings *settings)
+uint64_t backup_sources_estimate(void *context, size_t index,
+	const struct repository_decision *decision, const struct repository_settings *settings)
 {
+	const struct backup *b = context;
+	const struct backup_disk *disk = &b->disks[index];
 	struct block_extent extents[64];
 	uint64_t size_bytes = block_info(disk->source)->size_bytes, offset = 0, sum = 0, end = 0;
 	bool is_full = decision->mode == REPOSITORY_FULL;
@@ -254,35 +265,6 @@ static uint64_t estimate(const struct backup_disk *disk, const struct repository
 		}
 	}
 	return sum;
-}
-
-int backup_sources_decide(struct backup *b, struct err *err)
-{
-	struct repository_info info;
-	const char *wish = b->values->mode ? b->values->mode : "auto";
-	if (repository_info(b->repo, &info, err) < 0 ||
-		repository_decide(b->repo, b->values->vm, wish, b->offers, b->nr_disks,
-			b->decisions, err) < 0)
-		return -1;
-	for (size_t i = 0; i < b->nr_disks; i++) {
-		const struct backup_disk *disk = &b->disks[i];
-		const struct repository_decision *decision = &b->decisions[i];
-		bool is_full = decision->mode == REPOSITORY_FULL;
-		b->specs[i] = (struct repository_disk_spec){
-			.key = disk->key,
-			.size_bytes = b->offers[i].size_bytes,
-			.mode = decision->mode,
-			.reason = decision->reason,
-			.parent = is_full ? NULL : decision->parent,
-			.change = is_full ? REPOSITORY_CHANGE_NONE : decision->change,
-			.change_id = change_id_of(disk),
-			.bitmap = disk->bitmap,
-			.source_state = disk->state,
-			.source = b->offers[i].source,
-			.estimate_bytes = estimate(disk, decision, &info.settings),
-		};
-	}
-	return 0;
 }
 
 void backup_sources_warn(const struct backup *b)

@@ -16,14 +16,11 @@
 #include "backup.h"
 #include "commands.h"
 #include "source.h"
-#include "version.h"
 
 #include <assert.h>
 #include <signal.h>
 #include <string.h>
 
-/* How often it is decided anew when another backup of the VM comes in between. */
-#define DECIDE_MOST 3u
 #define WAIT_S 600u
 /* How often it is begun again after a source was lost, and how long its server may take. */
 #define AGAIN_MOST 3u
@@ -34,7 +31,7 @@
 static const char *const modes[] = {"auto", "full", "incremental", NULL};
 
 static const struct option_spec option_table[] = {
-	REPO_OPTION_ROW(struct backup_values, repo),
+	STORE_OPTION_ROWS(struct backup_values),
 	{.name = "vm",
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct backup_values, vm),
@@ -139,35 +136,19 @@ static const struct option_spec option_table[] = {
 
 static void tell_stage(void *context, const char *stage)
 {
-	progress_stage(context, stage);
+	const struct backup *b = context;
+	progress_stage(b->progress, stage);
 }
 
-/* Whether another restore point was made since it was decided. */
-static bool is_outdated(const struct backup *b)
-{
-	for (size_t i = 0; i < b->nr_disks; i++) {
-		if (b->decisions[i].mode != REPOSITORY_INCREMENTAL)
-			continue;
-		const struct repository_disk_info *disk;
-		struct repository_point *latest =
-			repository_latest(b->repo, b->values->vm, b->disks[i].key, &disk, NULL);
-		bool same = latest && strcmp(latest->id, b->decisions[i].parent) == 0;
-		repository_point_free(latest);
-		return !same;
-	}
-	return false;
-}
-
-static struct repository_backup *begin(struct backup *b, struct err *err)
+static struct store_backup *begin(struct backup *b, struct err *err)
 {
 	const struct backup_values *v = b->values;
-	char software[128];
-	snprintf(software, sizeof software, "sendense %s", version_text());
-	struct repository_backup_options options = {
+	struct store_backup_options options = {
 		.vm = v->vm,
-		.disks = b->specs,
+		.wish = v->mode ? v->mode : "auto",
+		.source = {.kind = b->offers[0].offer.source.kind, .label = v->vm},
+		.disks = b->offers,
 		.nr_disks = b->nr_disks,
-		.software = software,
 		/* What is said of earlier runs' jobs is not said of this one's own. */
 		.resume = b->nr_losses > 0 ? REPOSITORY_RESUME_AUTO
 			  : v->resume      ? REPOSITORY_RESUME_MUST
@@ -176,64 +157,53 @@ static struct repository_backup *begin(struct backup *b, struct err *err)
 		.wait_ms = (v->wait.given ? (unsigned)v->wait.value : WAIT_S) * 1000,
 		.consistency = b->qemu ? qemu_source_consistency(b->qemu) : NULL,
 		.consistency_reason = b->qemu ? qemu_source_consistency_reason(b->qemu) : NULL,
-		.cancel = b->cli->cancel,
 		.stage = tell_stage,
-		.stage_context = b->progress,
+		.estimate = backup_sources_estimate,
+		.context = b,
 	};
-	for (unsigned attempt = 1;; attempt++) {
-		if (backup_sources_decide(b, err) < 0)
-			return NULL;
-		options.source =
-			(struct repository_source){.kind = b->specs[0].source.kind, .label = v->vm};
-		/* A machine's own identity, which stands first among that of its disks. */
-		if (b->qemu && qemu_source_uuid(b->qemu)[0]) {
-			options.source.identity = b->disks[0].identity;
-			options.source.nr_identity = 1;
-		}
-		progress_stage(b->progress, REPOSITORY_STAGE_BEGIN);
-		struct repository_backup *backup = repository_backup_begin(b->repo, &options, err);
-		if (backup || !err || err->code != ERR_BUSY || attempt == DECIDE_MOST ||
-			!is_outdated(b))
-			return backup;
-		err_clear(err);
+	/* A machine's own identity, which stands first among that of its disks. */
+	if (b->qemu && qemu_source_uuid(b->qemu)[0]) {
+		options.source.identity = b->disks[0].identity;
+		options.source.nr_identity = 1;
 	}
+	return store_backup_begin(b->store, &options, b->decisions, err);
 }
 
 /* --- copying ------------------------------------------------------------------------ */
 
-static int prepare(struct backup *b, struct repository_backup *backup, struct err *err)
+static int prepare(struct backup *b, struct store_backup *backup, struct err *err)
 {
 	for (size_t i = 0; i < b->nr_disks; i++) {
 		struct backup_disk *disk = &b->disks[i];
 		struct disks_copy *one = &b->copies[i];
 		one->label = disk->label;
-		disk->resumed = repository_backup_resumed(backup, i, &disk->kept_bytes);
-		if (repository_backup_copy(backup, i, disk->source, &one->options, &one->source,
+		disk->resumed = store_backup_resumed(backup, i, &disk->kept_bytes);
+		if (store_backup_copy(backup, i, disk->source, &one->options, &one->source,
 			    &one->target, err) < 0)
 			return err_context(err, "%s", disk->label);
-		if (progress_add_disk(
-			    b->progress, disk->key, b->specs[i].size_bytes, &one->figures, err) < 0)
+		if (progress_add_disk(b->progress, disk->key, b->offers[i].offer.size_bytes,
+			    &one->figures, err) < 0)
 			return -1;
 	}
 	return 0;
 }
 
 /* Before the copy: what an audit finds makes all of it worthless. */
-static int audit(struct backup *b, struct repository_backup *backup, struct err *err)
+static int audit(struct backup *b, struct store_backup *backup, struct err *err)
 {
 	if (b->audit_per_mille == 0)
 		return 0;
-	repository_backup_stage(backup, REPOSITORY_STAGE_AUDIT);
+	store_backup_stage(backup, REPOSITORY_STAGE_AUDIT);
 	for (size_t i = 0; i < b->nr_disks; i++)
-		if (repository_backup_audit(
+		if (store_backup_audit(
 			    backup, i, b->disks[i].source, b->audit_per_mille, NULL, err) < 0)
 			return -1;
 	return 0;
 }
 
-static int copy(struct backup *b, struct repository_backup *backup, struct err *err)
+static int copy(struct backup *b, struct store_backup *backup, struct err *err)
 {
-	repository_backup_stage(backup, REPOSITORY_STAGE_COPY);
+	store_backup_stage(backup, REPOSITORY_STAGE_COPY);
 	unsigned parallel =
 		b->values->parallel.given ? (unsigned)b->values->parallel.value : DISKS_PARALLEL;
 	if (disks_copy(b->copies, b->nr_disks, parallel, b->values->rate.value, b->cli->cancel,
@@ -248,7 +218,7 @@ static int copy(struct backup *b, struct repository_backup *backup, struct err *
 			.zeros_skipped_bytes = atomic_load(&f->zeros_skipped),
 			.stored_bytes = atomic_load(&f->stored),
 		};
-		repository_backup_figures(backup, i, &figures);
+		store_backup_figures(backup, i, &figures);
 	}
 	return cancel_check(b->cli->cancel, err);
 }
@@ -275,18 +245,18 @@ static int hint_kept(const struct backup *b, struct err *err)
 }
 
 /* After a failure: the backup is gone when it returns -1. */
-static int give_up(struct backup *b, struct repository_backup *backup, struct err *err)
+static int give_up(struct backup *b, struct store_backup *backup, struct err *err)
 {
-	if (repository_backup_is_committed(backup)) {
-		repository_backup_abort(backup); /* removes nothing */
+	if (store_backup_is_committed(backup)) {
+		store_backup_abort(backup); /* removes nothing */
 		return err_hint(err, "sendense verify %s@%s tells whether it is good",
 			b->values->vm, b->point);
 	}
 	if (is_interruption(err)) {
-		repository_backup_leave(backup);
+		store_backup_leave(backup);
 		return hint_kept(b, err);
 	}
-	repository_backup_abort(backup);
+	store_backup_abort(backup);
 	return err_hint(err, "no restore point was made, what was written is deleted");
 }
 
@@ -303,13 +273,13 @@ static int check_machine(struct backup *b, int rc, struct err *err)
 /* Copies and commits; -1 with *lost: a source is to be opened again, and this tried anew. */
 static int try_point(struct backup *b, bool *lost, struct err *err)
 {
-	assert(b->specs && b->nr_disks > 0);
-	struct repository_backup *backup = begin(b, err);
+	assert(b->offers && b->nr_disks > 0);
+	struct store_backup *backup = begin(b, err);
 	if (!backup)
 		return -1;
 	backup_sources_warn(b);
 	backup_report_missing(b);
-	snprintf(b->point, sizeof b->point, "%s", repository_backup_point(backup));
+	snprintf(b->point, sizeof b->point, "%s", store_backup_point(backup));
 	int rc = prepare(b, backup, err);
 	if (rc == 0)
 		rc = audit(b, backup, err);
@@ -319,12 +289,12 @@ static int try_point(struct backup *b, bool *lost, struct err *err)
 	*lost = rc < 0 && err->code == ERR_DISCONNECTED && b->nr_losses < AGAIN_MOST &&
 		backup_sources_may_change(b);
 	if (*lost) {
-		repository_backup_leave(backup);
+		store_backup_leave(backup);
 		return -1;
 	}
 	if (rc == 0)
-		rc = repository_backup_commit(backup, err);
-	if (b->qemu && (rc == 0 || repository_backup_is_committed(backup)))
+		rc = store_backup_commit(backup, err);
+	if (b->qemu && (rc == 0 || store_backup_is_committed(backup)))
 		qemu_source_commit(b->qemu);
 	return rc == 0 ? 0 : give_up(b, backup, err);
 }
@@ -375,8 +345,8 @@ static int back_up(struct backup *b, struct err *err)
 	if (backup_args_read(b, err) < 0)
 		return -1;
 	int64_t began_ns = clock_now_ns();
-	b->repo = disks_open_repository(b->values->repo, REPOSITORY_WRITE, err);
-	if (!b->repo)
+	b->store = disks_open_store(b->cli, &b->values->store, REPOSITORY_WRITE, err);
+	if (!b->store)
 		return -1;
 	b->progress = progress_start(&b->cli->common, err);
 	if (!b->progress)
@@ -397,10 +367,9 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	struct backup b = {.cli = cli, .values = values};
 	int rc = back_up(&b, err);
 	backup_sources_close(&b);
-	repository_close(b.repo);
+	store_close(b.store);
 	json_decref(b.missing_disks);
 	free(b.copies);
-	free(b.specs);
 	free(b.decisions);
 	free(b.offers);
 	free(b.disks);

@@ -1,16 +1,17 @@
 /* sendense ls: what a repository holds. */
 #include "commands.h"
 #include "disks.h"
+#include "point_json.h"
 
 #include <errno.h>
 #include <string.h>
 
 struct values {
-	const char *repo;
+	struct store_values store;
 };
 
 static const struct option_spec option_table[] = {
-	REPO_OPTION_ROW(struct values, repo),
+	STORE_OPTION_ROWS(struct values),
 };
 
 static const char *verified_text(const struct repository_point *point)
@@ -21,15 +22,6 @@ static const char *verified_text(const struct repository_point *point)
 		[REPOSITORY_DAMAGED] = "damaged",
 	};
 	return texts[point->verified];
-}
-
-/* "full", "incremental", or "mixed" when its disks differ in that. */
-static const char *mode_text(const struct repository_point *point)
-{
-	for (size_t i = 1; i < point->nr_disks; i++)
-		if (point->disks[i].mode != point->disks[0].mode)
-			return "mixed";
-	return point->nr_disks > 0 ? disks_mode_name(point->disks[0].mode) : "-";
 }
 
 /* --- lengths of chains -------------------------------------------------------------- */
@@ -92,45 +84,18 @@ static unsigned chain_length(struct chains *chains, const char *key)
 
 /* --- one restore point ------------------------------------------------------------ */
 
-static json_t *disk_json(const struct repository_disk_info *disk, unsigned length)
+/* The lengths of its chains belong to the list, not to the point. */
+static json_t *list_json(const struct repository_point *point, struct chains *chains)
 {
-	json_t *object = json_pack("{s:s, s:I, s:s, s:I, s:s, s:s, s:s}", "key", disk->key, "size",
-		(json_int_t)disk->size_bytes, "root", disk->root_hex, "stored",
-		(json_int_t)disk->figures.stored_bytes, "image", disk->image, "source_kind",
-		disk->source.kind, "source", disk->source.label);
-	disks_json_history(object, disk);
-	if (length > 0)
-		json_object_set_new(object, "chain_length", json_integer(length));
-	return object;
-}
-
-static json_t *point_json(const struct repository_point *point, struct chains *chains)
-{
-	json_t *object = json_pack("{s:s, s:s}", "vm", point->vm, "point", point->id);
-	if (point->damage) {
-		json_object_set_new(object, "damage", json_string(point->damage));
-		return object;
+	json_t *object = point_json(point);
+	size_t i;
+	json_t *disk;
+	json_array_foreach(json_object_get(object, "disks"), i, disk)
+	{
+		unsigned length = chain_length(chains, point->disks[i].key);
+		if (length > 0)
+			json_object_set_new(disk, "chain_length", json_integer(length));
 	}
-	json_t *disks = json_array();
-	for (size_t i = 0; i < point->nr_disks; i++)
-		json_array_append_new(disks,
-			disk_json(&point->disks[i], chain_length(chains, point->disks[i].key)));
-	json_object_set_new(object, "started", json_string(point->started));
-	json_object_set_new(object, "finished", json_string(point->finished));
-	json_object_set_new(object, "mode", json_string(mode_text(point)));
-	json_object_set_new(object, "stored", json_integer((json_int_t)point->stored_bytes));
-	json_object_set_new(object, "verified", json_string(verified_text(point)));
-	if (point->verified_at[0])
-		json_object_set_new(object, "verified_at", json_string(point->verified_at));
-	json_object_set_new(object, "protected", json_boolean(point->is_protected));
-	if (point->protected_until[0])
-		json_object_set_new(object, "protected_until", json_string(point->protected_until));
-	if (point->consistency)
-		json_object_set_new(object, "consistency", json_string(point->consistency));
-	if (point->consistency_reason)
-		json_object_set_new(
-			object, "consistency_reason", json_string(point->consistency_reason));
-	json_object_set_new(object, "disks", disks);
 	return object;
 }
 
@@ -165,7 +130,7 @@ static void print_point(const struct repository_point *point, struct chains *cha
 	printf("Restore point %s@%s\n", point->vm, point->id);
 	printf("  started    %s\n  finished   %s\n", point->started, point->finished);
 	printf("  made by    %s\n", point->software);
-	printf("  mode       %s\n", mode_text(point));
+	printf("  mode       %s\n", point_json_mode(point));
 	if (point->consistency)
 		printf("  consistent %s%s%s\n",
 			strcmp(point->consistency, "application") == 0
@@ -195,9 +160,9 @@ static int follow_to(void *context, const struct repository_point *point)
 }
 
 static int list_point(
-	struct cli *cli, struct repository *repo, const char *vm, const char *id, struct err *err)
+	struct cli *cli, struct store *store, const char *vm, const char *id, struct err *err)
 {
-	struct repository_point *point = repository_point_load(repo, vm, id, err);
+	struct repository_point *point = store_point_load(store, vm, id, err);
 	if (!point)
 		return -1;
 	struct search *search = calloc(1, sizeof *search);
@@ -206,9 +171,9 @@ static int list_point(
 		return err_errno(err, ENOMEM, "cannot list %s@%s", vm, id);
 	}
 	search->id = id;
-	int rc = repository_list_points(repo, vm, follow_to, search, err);
+	int rc = store_list_points(store, vm, follow_to, search, err);
 	if (rc == 0 && cli->common.json) {
-		rc = cli_print_json(point_json(point, &search->chains), err);
+		rc = cli_print_json(list_json(point, &search->chains), err);
 	} else if (rc == 0) {
 		print_point(point, &search->chains);
 		rc = cli_flush(err);
@@ -239,7 +204,7 @@ static int print_row(void *context, const struct repository_point *point)
 	struct point_list *list = context;
 	chains_follow(&list->chains, point);
 	if (list->points) {
-		json_array_append_new(list->points, point_json(point, &list->chains));
+		json_array_append_new(list->points, list_json(point, &list->chains));
 		return 0;
 	}
 	print_points_heading(list);
@@ -257,20 +222,20 @@ static int print_row(void *context, const struct repository_point *point)
 	char size[SIZE_TEXT_BYTES], stored[SIZE_TEXT_BYTES], chain[16] = "-";
 	if (longest > 0)
 		snprintf(chain, sizeof chain, "%u", longest);
-	printf("%-24s %-12s %5s %5zu %12s %12s  %s%s\n", point->id, mode_text(point), chain,
+	printf("%-24s %-12s %5s %5zu %12s %12s  %s%s\n", point->id, point_json_mode(point), chain,
 		point->nr_disks, cli_size_text(size_bytes, size),
 		cli_size_text(point->stored_bytes, stored), verified_text(point),
 		point->is_protected ? ", protected" : "");
 	return 0;
 }
 
-static int list_points(struct cli *cli, struct repository *repo, const char *vm, struct err *err)
+static int list_points(struct cli *cli, struct store *store, const char *vm, struct err *err)
 {
 	struct point_list *list = calloc(1, sizeof *list);
 	if (!list)
 		return err_errno(err, ENOMEM, "cannot list %s", vm);
 	list->points = cli->common.json ? json_array() : NULL;
-	int rc = repository_list_points(repo, vm, print_row, list, err);
+	int rc = store_list_points(store, vm, print_row, list, err);
 	if (rc < 0) {
 		json_decref(list->points);
 	} else if (list->points) {
@@ -292,7 +257,7 @@ struct vm_sum {
 };
 
 struct vm_list {
-	struct repository *repo;
+	struct store *store;
 	json_t *vms; /* NULL: as text */
 	struct err err;
 };
@@ -313,7 +278,7 @@ static int print_vm(void *context, const char *vm)
 	struct vm_list *list = context;
 	struct vm_sum sum = {0};
 	/* A folder without a restore point (yet) is no error. */
-	if (repository_list_points(list->repo, vm, add_point, &sum, &list->err) < 0) {
+	if (store_list_points(list->store, vm, add_point, &sum, &list->err) < 0) {
 		if (list->err.code != ERR_NOT_FOUND)
 			return 1;
 		err_clear(&list->err);
@@ -336,12 +301,12 @@ static int print_vm(void *context, const char *vm)
 	return 0;
 }
 
-static int list_vms(struct cli *cli, struct repository *repo, struct err *err)
+static int list_vms(struct cli *cli, struct store *store, struct err *err)
 {
-	struct vm_list list = {.repo = repo, .vms = cli->common.json ? json_array() : NULL};
+	struct vm_list list = {.store = store, .vms = cli->common.json ? json_array() : NULL};
 	if (!list.vms)
 		printf("%-32s %6s %12s  %s\n", "virtual machine", "points", "stored", "latest");
-	int rc = repository_list_vms(repo, print_vm, &list, err);
+	int rc = store_list_vms(store, print_vm, &list, err);
 	if (rc == 0 && list.err.code != ERR_NONE)
 		rc = err_copy(err, &list.err);
 	if (rc < 0) {
@@ -360,17 +325,17 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	if (cli->arguments.nr > 0 &&
 		repository_name_split(cli->arguments.items[0], vm, point, err) < 0)
 		return -1;
-	struct repository *repo = disks_open_repository(v->repo, REPOSITORY_READ, err);
-	if (!repo)
+	struct store *store = disks_open_store(cli, &v->store, REPOSITORY_READ, err);
+	if (!store)
 		return -1;
 	int rc;
 	if (point[0])
-		rc = list_point(cli, repo, vm, point, err);
+		rc = list_point(cli, store, vm, point, err);
 	else if (vm[0])
-		rc = list_points(cli, repo, vm, err);
+		rc = list_points(cli, store, vm, err);
 	else
-		rc = list_vms(cli, repo, err);
-	repository_close(repo);
+		rc = list_vms(cli, store, err);
+	store_close(store);
 	return rc;
 }
 

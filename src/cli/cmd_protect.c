@@ -6,12 +6,13 @@
 #include <string.h>
 
 struct values {
-	const char *repo, *until;
+	struct store_values store;
+	const char *until;
 	bool off;
 };
 
 static const struct option_spec option_table[] = {
-	REPO_OPTION_ROW(struct values, repo),
+	STORE_OPTION_ROWS(struct values),
 	{.name = "until",
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct values, until),
@@ -94,11 +95,11 @@ static int run(struct cli *cli, const void *values, struct err *err)
 		return err_set(err, ERR_USAGE, "--until and --off exclude each other");
 	if (v->until && parse_until(v->until, &until, err) < 0)
 		return -1;
-	struct repository *repo = disks_open_repository(v->repo, REPOSITORY_WRITE, err);
-	if (!repo)
+	struct store *store = disks_open_store(cli, &v->store, REPOSITORY_WRITE, err);
+	if (!store)
 		return -1;
-	int rc = repository_protect(repo, vm, point, v->off, until, err);
-	repository_close(repo);
+	int rc = store_protect(store, vm, point, v->off, until, err);
+	store_close(store);
 	return rc < 0 ? -1 : report(cli, vm, point, v->off, until, err);
 }
 

@@ -8,7 +8,8 @@
 #include <string.h>
 
 struct values {
-	const char *repo, *timezone;
+	struct store_values store;
+	const char *timezone;
 	struct option_number last, hourly, daily, weekly, monthly, yearly, within, wait;
 	bool dry_run, trust_clock;
 };
@@ -21,7 +22,7 @@ struct values {
 	}
 
 static const struct option_spec option_table[] = {
-	REPO_OPTION_ROW(struct values, repo),
+	STORE_OPTION_ROWS(struct values),
 	KEEP_ROW("last", last, "the newest N restore points"),
 	KEEP_ROW("hourly", hourly, "the newest of each of the last N hours that have any"),
 	KEEP_ROW("daily", daily, "the newest of each of the last N days that have any"),
@@ -148,7 +149,7 @@ static void policy_of(const struct values *v, struct retention_policy *policy)
 	};
 }
 
-static int prune(struct prune *p, struct repository *repo, const struct values *v, struct err *err)
+static int prune(struct prune *p, struct store *store, const struct values *v, struct err *err)
 {
 	struct retention_policy policy;
 	char software[128];
@@ -176,7 +177,7 @@ static int prune(struct prune *p, struct repository *repo, const struct values *
 	int rc = progress_add_disk(p->progress, NULL, 0, &p->figures, &why);
 	memset(&result, 0, sizeof result);
 	if (rc == 0)
-		rc = repository_prune(repo, &options, &result, &why);
+		rc = store_prune(store, &options, &result, &why);
 	progress_end(p->progress, rc < 0 ? &why : NULL);
 	/* What was done until then is told too, except where the error is the answer. */
 	bool has_result = rc == 0 || (!p->points && result.kept + result.pruned + result.left > 0);
@@ -198,15 +199,15 @@ static int run(struct cli *cli, const void *values, struct err *err)
 {
 	const struct values *v = values;
 	struct prune p = {.cli = cli, .dry_run = v->dry_run};
-	struct repository *repo = disks_open_repository(
-		v->repo, v->dry_run ? REPOSITORY_READ : REPOSITORY_WRITE, err);
-	if (!repo)
+	struct store *store = disks_open_store(
+		cli, &v->store, v->dry_run ? REPOSITORY_READ : REPOSITORY_WRITE, err);
+	if (!store)
 		return -1;
 	if (cli->common.json)
 		p.points = json_array();
-	int rc = prune(&p, repo, v, err);
+	int rc = prune(&p, store, v, err);
 	json_decref(p.points);
-	repository_close(repo);
+	store_close(store);
 	return rc;
 }
 

@@ -15,14 +15,14 @@
 #include <string.h>
 
 struct values {
-	const char *repo;
+	struct store_values store;
 	struct option_list to;
 	struct target_options target;
 	struct option_number rate, parallel;
 };
 
 static const struct option_spec option_table[] = {
-	REPO_OPTION_ROW(struct values, repo),
+	STORE_OPTION_ROWS(struct values),
 	{.name = "to",
 		.kind = OPTION_LIST,
 		.offset = offsetof(struct values, to),
@@ -50,14 +50,14 @@ struct disk {
 	char key[REPOSITORY_KEY_BYTES];
 	char label[REPOSITORY_KEY_BYTES + 8];
 	const char *name; /* of the target */
-	struct repository_disk *source;
+	struct store_disk *source;
 	struct target target;
 };
 
 struct restore {
 	struct cli *cli;
 	const struct values *values;
-	struct repository *repo;
+	struct store *store;
 	char vm[REPOSITORY_VM_BYTES], point[REPOSITORY_POINT_BYTES];
 	struct disk *disks;
 	struct disks_copy *copies;
@@ -107,14 +107,14 @@ static int open_sources(struct restore *r, struct err *err)
 		struct disk *disk = &r->disks[i];
 		/* The comparing sink sees every chunk; once is enough. */
 		struct repository_disk_options options = {.verify = false};
-		disk->source = repository_disk_open(
-			r->repo, r->vm, r->point, disk->key[0] ? disk->key : NULL, &options, err);
+		disk->source = store_disk_open(
+			r->store, r->vm, r->point, disk->key[0] ? disk->key : NULL, &options, err);
 		if (!disk->source)
 			return -1;
-		const struct repository_disk_info *info = repository_disk_info(disk->source);
+		const struct repository_disk_info *info = store_disk_info(disk->source);
 		snprintf(disk->key, sizeof disk->key, "%s", info->key);
 		snprintf(disk->label, sizeof disk->label, "disk %s", info->key);
-		snprintf(r->point, sizeof r->point, "%s", repository_disk_point(disk->source));
+		snprintf(r->point, sizeof r->point, "%s", store_disk_point(disk->source));
 	}
 	return 0;
 }
@@ -123,16 +123,16 @@ static int open_targets(struct restore *r, struct err *err)
 {
 	for (size_t i = 0; i < r->nr_disks; i++) {
 		struct disk *disk = &r->disks[i];
-		uint64_t size_bytes = repository_disk_info(disk->source)->size_bytes;
+		uint64_t size_bytes = store_disk_info(disk->source)->size_bytes;
 		if (target_open(&disk->target, disk->name, &r->values->target, size_bytes,
 			    r->cli->cancel, err) < 0)
 			return err_context(err, "%s", disk->label);
 		r->copies[i] = (struct disks_copy){
 			.label = disk->label,
-			.source = repository_disk_block(disk->source),
+			.source = store_disk_block(disk->source),
 			.target = disk->target.block,
-			.options = {.digest_key = repository_disk_digest_key(disk->source),
-				.sink = repository_disk_sink(disk->source)},
+			.options = {.digest_key = store_disk_digest_key(disk->source),
+				.sink = store_disk_sink(disk->source)},
 		};
 		if (progress_add_disk(
 			    r->progress, disk->key, size_bytes, &r->copies[i].figures, err) < 0)
@@ -150,8 +150,14 @@ static int restore(struct restore *r, struct err *err)
 	unsigned parallel =
 		r->values->parallel.given ? (unsigned)r->values->parallel.value : DISKS_PARALLEL;
 	if (disks_copy(r->copies, r->nr_disks, parallel, r->values->rate.value, r->cli->cancel,
-		    err) < 0)
+		    err) < 0) {
+		for (size_t i = 0; i < r->nr_disks; i++)
+			store_disk_explain(r->disks[i].source, err);
 		return -1;
+	}
+	for (size_t i = 0; i < r->nr_disks; i++)
+		if (store_disk_check(r->disks[i].source, err) < 0)
+			return err_context(err, "%s", r->disks[i].label);
 	progress_stage(r->progress, "close");
 	/* Closed one by one, but kept until all are: created stays set till then. */
 	bool created[REPOSITORY_DISKS_MAX];
@@ -174,7 +180,7 @@ static int print_report(const struct restore *r, int64_t took_ns, struct err *er
 		json_t *disks = json_array();
 		for (size_t i = 0; i < r->nr_disks; i++) {
 			const struct repository_disk_info *info =
-				repository_disk_info(r->disks[i].source);
+				store_disk_info(r->disks[i].source);
 			json_t *disk = json_pack("{s:s, s:s, s:s, s:b}", "key", info->key, "target",
 				r->disks[i].name, "root", info->root_hex, "verified", 1);
 			cli_json_figures(disk, info->size_bytes, &r->copies[i].figures);
@@ -193,8 +199,7 @@ static int print_report(const struct restore *r, int64_t took_ns, struct err *er
 	struct figures_row *rows = calloc(r->nr_disks, sizeof *rows);
 	for (size_t i = 0; rows && i < r->nr_disks; i++)
 		rows[i] = (struct figures_row){r->disks[i].key,
-			repository_disk_info(r->disks[i].source)->size_bytes,
-			&r->copies[i].figures};
+			store_disk_info(r->disks[i].source)->size_bytes, &r->copies[i].figures};
 	if (rows)
 		figures_print(rows, r->nr_disks);
 	free(rows);
@@ -206,8 +211,8 @@ static int run_restore(struct restore *r, struct err *err)
 	if (read_arguments(r, err) < 0)
 		return -1;
 	int64_t began_ns = clock_now_ns();
-	r->repo = disks_open_repository(r->values->repo, REPOSITORY_READ, err);
-	if (!r->repo)
+	r->store = disks_open_store(r->cli, &r->values->store, REPOSITORY_READ, err);
+	if (!r->store)
 		return -1;
 	r->progress = progress_start(&r->cli->common, err);
 	if (!r->progress)
@@ -227,8 +232,8 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	struct restore r = {.cli = cli, .values = values};
 	int rc = run_restore(&r, err);
 	for (size_t i = 0; i < r.nr_disks; i++)
-		repository_disk_close(r.disks[i].source);
-	repository_close(r.repo);
+		store_disk_close(r.disks[i].source);
+	store_close(r.store);
 	free(r.copies);
 	free(r.disks);
 	if (rc < 0 && err->code == ERR_CORRUPT) {

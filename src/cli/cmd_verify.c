@@ -7,12 +7,12 @@
 #include <string.h>
 
 struct values {
-	const char *repo;
+	struct store_values store;
 	struct option_number time_box;
 };
 
 static const struct option_spec option_table[] = {
-	REPO_OPTION_ROW(struct values, repo),
+	STORE_OPTION_ROWS(struct values),
 	{.name = "time-box",
 		.kind = OPTION_DURATION,
 		.offset = offsetof(struct values, time_box),
@@ -24,7 +24,7 @@ static const struct option_spec option_table[] = {
 
 struct verify {
 	struct cli *cli;
-	struct repository *repo;
+	struct store *store;
 	char vm[REPOSITORY_VM_BYTES], point[REPOSITORY_POINT_BYTES];
 	uint64_t size_bytes; /* of all disks that are looked at */
 	struct copy_progress figures;
@@ -45,7 +45,7 @@ static int add_size(void *context, const struct repository_point *point)
 static int add_vm_size(void *context, const char *vm)
 {
 	struct verify *v = context;
-	repository_list_points(v->repo, vm, add_size, v, NULL);
+	store_list_points(v->store, vm, add_size, v, NULL);
 	return 0;
 }
 
@@ -90,7 +90,7 @@ static int verify(struct verify *v, const struct values *values, struct err *err
 	if (v->vm[0])
 		add_vm_size(v, v->vm);
 	else
-		repository_list_vms(v->repo, add_vm_size, v, NULL);
+		store_list_vms(v->store, add_vm_size, v, NULL);
 	struct repository_verify_options options = {
 		.vm = v->vm[0] ? v->vm : NULL,
 		.point = v->point[0] ? v->point : NULL,
@@ -105,7 +105,7 @@ static int verify(struct verify *v, const struct values *values, struct err *err
 	int rc = progress_add_disk(progress, NULL, v->size_bytes, &v->figures, err);
 	progress_stage(progress, "verify");
 	if (rc == 0)
-		rc = repository_verify(v->repo, &options, &result, err);
+		rc = store_verify(v->store, &options, &result, err);
 	progress_end(progress, err);
 	return rc < 0 ? -1 : print_report(v, &result, clock_now_ns() - began_ns, err);
 }
@@ -118,16 +118,16 @@ static int run(struct cli *cli, const void *values, struct err *err)
 		repository_name_split(cli->arguments.items[0], v.vm, v.point, err) < 0)
 		return -1;
 	/* Where it can be written to, the result is kept there. */
-	v.repo = disks_open_repository(options_given->repo, REPOSITORY_WRITE, err);
-	if (!v.repo && err->code == ERR_DENIED)
-		v.repo = disks_open_repository(options_given->repo, REPOSITORY_READ, err);
-	if (!v.repo)
+	v.store = disks_open_store(cli, &options_given->store, REPOSITORY_WRITE, err);
+	if (!v.store && err->code == ERR_DENIED && !store_is_url(options_given->store.repo))
+		v.store = disks_open_store(cli, &options_given->store, REPOSITORY_READ, err);
+	if (!v.store)
 		return -1;
 	if (cli->common.json)
 		v.findings.list = json_array();
 	int rc = verify(&v, options_given, err);
 	json_decref(v.findings.list);
-	repository_close(v.repo);
+	store_close(v.store);
 	return rc;
 }
 

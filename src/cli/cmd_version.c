@@ -27,6 +27,11 @@ const char *version_text(void)
 	return BUILD_VERSION " (git " BUILD_COMMIT ")";
 }
 
+const char *version_build(void)
+{
+	return BUILD_COMMIT;
+}
+
 static int print_json(struct err *err)
 {
 	json_t *used = json_object();

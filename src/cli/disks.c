@@ -1,6 +1,8 @@
 /* Several disks; see disks.h. */
 #include "disks.h"
 
+#include "version.h"
+
 #include <string.h>
 
 /* All copies' buffers together; each gets its part. */
@@ -28,12 +30,42 @@ struct repository *disks_open_repository(
 		err_set(err, ERR_USAGE, "which repository? (--repo DIR)");
 		return NULL;
 	}
-	if (strncmp(repo, "http://", 7) == 0 || strncmp(repo, "https://", 8) == 0) {
-		err_set(err, ERR_UNSUPPORTED, "--repo %s: this build knows folders alone, no hubs",
+	if (store_is_url(repo)) {
+		err_set(err, ERR_UNSUPPORTED,
+			"%s: this is done where the repository's folder is, not through a hub",
 			repo);
 		return NULL;
 	}
 	return repository_open(repo, mode, err);
+}
+
+struct store *disks_open_store(struct cli *cli, const struct store_values *values,
+	enum repository_mode mode, struct err *err)
+{
+	if (!values->repo) {
+		err_set(err, ERR_USAGE, "which repository? (--repo DIR, or a hub's URL)");
+		return NULL;
+	}
+	char software[128];
+	snprintf(software, sizeof software, "sendense %s", version_text());
+	struct store_options options = {
+		.name = values->repo,
+		.mode = mode,
+		.token_file = values->token_file,
+		.ca_file = values->ca_file,
+		.software = software,
+		.build = version_build(),
+		.cancel = cli->cancel,
+	};
+	return store_open(&options, err);
+}
+
+int disks_refuse_remote(
+	const struct store *store, const char *option, const char *why, struct err *err)
+{
+	if (!option || !store_is_url(store_name(store)))
+		return 0;
+	return err_set(err, ERR_USAGE, "%s: %s", option, why);
 }
 
 /* --- telling of disks ------------------------------------------------------------ */

@@ -7,6 +7,7 @@
 
 #include "cli.h"
 #include "repository.h"
+#include "store.h"
 
 /*
  * Splits "KEY=NAME"; a text without a key gives key "" and the whole text (a
@@ -39,9 +40,48 @@ void disks_json_history(json_t *object, const struct repository_disk_info *disk)
 /* "full" or "incremental". */
 const char *disks_mode_name(enum repository_disk_mode mode);
 
-/* Opens the repository that --repo names; ERR_USAGE when there is none. */
+/* Opens the folder that is named as a repository; ERR_USAGE when none is, ERR_UNSUPPORTED for a
+ * hub's URL. */
 struct repository *disks_open_repository(
 	const char *repo, enum repository_mode mode, struct err *err);
+
+/* Where restore points are: a folder, or a hub; the member "store" of a command's values. */
+struct store_values {
+	const char *repo, *token_file, *ca_file;
+};
+
+/* Opens what --repo names; ERR_USAGE when it names none. */
+struct store *disks_open_store(struct cli *cli, const struct store_values *values,
+	enum repository_mode mode, struct err *err);
+
+/* ERR_USAGE when an option (NULL: none was given) is of no use with a hub. */
+int disks_refuse_remote(
+	const struct store *store, const char *option, const char *why, struct err *err);
+
+#define STORE_OPTION_ROWS(values)                                                          \
+	{.name = "repo",                                                                   \
+		.kind = OPTION_TEXT,                                                       \
+		.offset = offsetof(values, store.repo),                                    \
+		.argument = "DIR|URL",                                                     \
+		.words = WORDS_FOLDER,                                                     \
+		.help = "the repository: a folder, or a hub's https://HOST[:PORT][/NAME] " \
+			"(required)"},                                                     \
+		HUB_OPTION_ROWS(values)
+
+#define HUB_OPTION_ROWS(values)                                                                    \
+	{.name = "token-file",                                                                     \
+		.kind = OPTION_TEXT,                                                               \
+		.offset = offsetof(values, store.token_file),                                      \
+		.argument = "PATH",                                                                \
+		.words = WORDS_FILE,                                                               \
+		.help = "with a hub: the file that holds the token (default: "                     \
+			"$SENDENSE_TOKEN_FILE)"},                                                  \
+	{                                                                                          \
+		.name = "ca-file", .kind = OPTION_TEXT, .offset = offsetof(values, store.ca_file), \
+		.argument = "PATH", .words = WORDS_FILE,                                           \
+		.help = "with a hub: the CA that its certificate must be of (default: "            \
+			"$SENDENSE_CA_FILE, or the system's)"                                      \
+	}
 
 #define REPO_OPTION_ROW(values, member)                                                       \
 	{                                                                                     \

@@ -138,13 +138,13 @@ const char *qemu_source_uuid(const struct qemu_source *source)
 
 /* The bitmap that the latest restore point recorded for the disk.  A point that is damaged
  * cannot be a parent, so its bitmap is of no more use; any other error is one. */
-static int find_since(struct qemu_source *source, size_t i, struct repository *repo, const char *vm,
-	struct err *err)
+static int find_since(
+	struct qemu_source *source, size_t i, struct store *store, const char *vm, struct err *err)
 {
 	struct err why = ERR_INIT;
 	const struct repository_disk_info *disk;
 	struct repository_point *latest =
-		repository_latest(repo, vm, source->disks[i].key, &disk, &why);
+		store_latest(store, vm, source->disks[i].key, &disk, &why);
 	if (!latest && why.code != ERR_NONE && why.code != ERR_CORRUPT)
 		return err_copy(err, &why);
 	bool has_bitmap = latest && disk->bitmap;
@@ -157,10 +157,10 @@ static int find_since(struct qemu_source *source, size_t i, struct repository *r
 }
 
 int qemu_source_begin(
-	struct qemu_source *source, struct repository *repo, const char *vm, struct err *err)
+	struct qemu_source *source, struct store *store, const char *vm, struct err *err)
 {
 	for (size_t i = 0; i < source->nr_disks; i++)
-		if (find_since(source, i, repo, vm, err) < 0 ||
+		if (find_since(source, i, store, vm, err) < 0 ||
 			qemu_plan_bitmap(source->session, i, source->since[i], err) < 0)
 			return -1;
 	if (qemu_begin(source->session, source->bitmap, err) < 0)

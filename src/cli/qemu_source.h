@@ -11,7 +11,7 @@
 #define SENDENSE_CLI_QEMU_SOURCE_H
 
 #include "cli.h"
-#include "repository.h"
+#include "store.h"
 
 #include "qemu.h"
 
@@ -49,7 +49,7 @@ const char *qemu_source_uuid(const struct qemu_source *source);
 
 /* Puts the bitmaps in order by vm's latest restore point, and takes the moment. */
 int qemu_source_begin(
-	struct qemu_source *source, struct repository *repo, const char *vm, struct err *err);
+	struct qemu_source *source, struct store *store, const char *vm, struct err *err);
 
 /* "application" or "crash", and why it is no better (NULL: it is). */
 const char *qemu_source_consistency(const struct qemu_source *source);

@@ -4,5 +4,7 @@
 
 /* "0.1.0 (git 1a2b3c4d5e6f)" */
 const char *version_text(void);
+/* "1a2b3c4d5e6f" */
+const char *version_build(void);
 
 #endif

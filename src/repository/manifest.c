@@ -11,12 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-struct repository_point_internal {
-	json_t *manifest;
-	json_t *state; /* NULL: none, or damaged */
-	char *damage;
-};
-
 json_t *manifest_source_to_json(const struct repository_source *source)
 {
 	json_t *identity = json_object();

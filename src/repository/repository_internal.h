@@ -214,6 +214,13 @@ int pointslog_sync(struct repository *repo, const char *vm, struct err *err);
 
 /* --- manifest.c ----------------------------------------------------------- */
 
+/* What a point's texts are borrowed from. */
+struct repository_point_internal {
+	json_t *manifest; /* or the object that point_json_parse() read */
+	json_t *state; /* NULL: none, or damaged */
+	char *damage;
+};
+
 json_t *manifest_source_to_json(const struct repository_source *source);
 /* NULL only without memory.  A damaged one has point->damage, and err says it. */
 struct repository_point *manifest_load(

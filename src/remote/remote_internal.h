@@ -1,0 +1,104 @@
+/*
+ * remote: internals of the room.
+ *
+ *   store.c     the one door; folders are passed on to the repository
+ *   hub.c       a hub's URL, its client, what is asked of it
+ *   session.c   a push: the session, its lease, its end
+ *   push.c      one disk of a session: what is copied and what the hub holds already
+ *   audit.c     an audit of a push
+ *   ranges.c    digests that the hub holds, fetched ahead in windows
+ *   told.c      the record of leaves that were told, on a temporary file
+ *   serve.c     what a hub serves, and disks read through it
+ *   follow.c    jobs of the hub, followed until they end
+ *   jobs.c      verify and prune as jobs
+ */
+#ifndef SENDENSE_REMOTE_INTERNAL_H
+#define SENDENSE_REMOTE_INTERNAL_H
+
+#include "rest.h"
+#include "store.h"
+
+#define REMOTE_PATH_BYTES 2048 /* of a URL's path */
+
+struct store {
+	char *name, *software;
+	struct cancel *cancel;
+	struct repository *repo; /* of a folder; NULL: a hub */
+	struct rest_client *client; /* of a hub */
+	char *repository; /* its name there */
+	char *build; /* ours */
+	char *ca_file; /* NULL: the system's */
+};
+
+struct session;
+struct served;
+
+struct store_backup {
+	struct repository_backup *local; /* one of them */
+	struct session *session;
+};
+
+struct store_disk {
+	struct repository_disk *local; /* one of them */
+	struct served *served;
+};
+
+/* --- hub.c ---------------------------------------------------------------- */
+
+int hub_open(struct store *store, const struct store_options *options, struct err *err);
+void hub_close(struct store *store);
+int hub_info(struct store *store, struct repository_info *info, struct err *err);
+json_t *hub_info_json(struct store *store, struct err *err);
+int hub_list_vms(
+	struct store *store, repository_vm_callback *callback, void *context, struct err *err);
+int hub_list_points(struct store *store, const char *vm, repository_point_callback *callback,
+	void *context, struct err *err);
+struct repository_point *hub_point_load(
+	struct store *store, const char *vm, const char *point, struct err *err);
+int hub_protect(struct store *store, const char *vm, const char *point, bool off, int64_t until,
+	struct err *err);
+
+/* --- jobs.c --------------------------------------------------------------- */
+
+int hub_verify(struct store *store, const struct repository_verify_options *options,
+	struct repository_verify_result *result, struct err *err);
+int hub_prune(struct store *store, const struct repository_prune_options *options,
+	struct repository_prune_result *result, struct err *err);
+
+/* --- session.c, as the functions of store.h ------------------------------- */
+
+struct session *session_begin(struct store *store, const struct store_backup_options *options,
+	struct repository_decision *decisions, struct err *err);
+const char *session_point(const struct session *session);
+void session_stage(struct session *session, const char *stage);
+enum repository_resumed session_resumed(
+	const struct session *session, size_t disk, uint64_t *kept_bytes);
+int session_copy(struct session *session, size_t disk, struct block *source,
+	struct copy_options *options, struct block **from, struct block **to, struct err *err);
+int session_audit(struct session *session, size_t disk, struct block *source, unsigned per_mille,
+	uint64_t *audited_bytes, struct err *err);
+void session_figures(
+	struct session *session, size_t disk, const struct repository_figures *figures);
+int session_config(struct session *session, const char *name, const void *bytes, size_t length,
+	struct err *err);
+/* On success the session is gone. */
+int session_commit(struct session *session, struct err *err);
+bool session_is_committed(const struct session *session);
+/* keep: what was stored is kept to be gone on with.  Gone in any case; NULL is harmless. */
+void session_end(struct session *session, bool keep);
+bool session_is_lost(const struct session *session, const struct err *why);
+
+/* --- serve.c -------------------------------------------------------------- */
+
+struct served *served_open(
+	struct store *store, const char *vm, const char *point, const char *key, struct err *err);
+struct block *served_block(struct served *served);
+const struct repository_disk_info *served_info(const struct served *served);
+const char *served_point(const struct served *served);
+const struct copy_chunk_sink *served_sink(struct served *served);
+const struct digest_key *served_digest_key(struct served *served);
+int served_check(struct served *served, struct err *err);
+void served_explain(struct served *served, struct err *err);
+void served_close(struct served *served);
+
+#endif
