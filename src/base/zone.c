@@ -14,6 +14,7 @@
 #include "cleanup.h"
 #include "file.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,7 @@
 #define KINDS_MOST 256u
 #define DAY_S 86400
 #define OFFSET_MOST_S 93600 /* 26 hours */
+#define AROUND_S (OFFSET_MOST_S + 3600) /* no zone changes twice within it */
 #define RULE_BYTES 128
 
 /* A day of the year, as POSIX TZ tells it, and a time on it. */
@@ -89,6 +91,17 @@ static int weekday_of(int64_t days)
 static bool is_leap(int64_t year)
 {
 	return (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+}
+
+int zone_month_days(int64_t year, int month)
+{
+	static const int lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+	return lengths[month - 1] + (month == 2 && is_leap(year));
+}
+
+int zone_weekday(int64_t year, int month, int day)
+{
+	return (weekday_of(days_of(year, month, day)) + 1) % 7;
 }
 
 /* A week belongs to the year of its Thursday. */
@@ -205,9 +218,8 @@ static int64_t day_begins(const struct rule_day *day, int64_t year)
 	int64_t days;
 	if (day->kind == 'M') {
 		/* The first such weekday of the month, and weeks on while the month lasts. */
-		static const int lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
 		int64_t first = days_of(year, day->month, 1);
-		int length = lengths[day->month - 1] + (day->month == 2 && is_leap(year));
+		int length = zone_month_days(year, day->month);
 		int sunday_first = (weekday_of(first) + 1) % 7;
 		int in_month = (day->day - sunday_first + 7) % 7 + 7 * (day->week - 1);
 		while (in_month >= length)
@@ -426,4 +438,28 @@ struct zone_time zone_time(const struct zone *zone, int64_t unix_seconds)
 	time.minute = of_day / 60 % 60;
 	time.second = of_day % 60;
 	return time;
+}
+
+int64_t zone_seconds(const struct zone *zone, const struct zone_time *wall)
+{
+	assert(wall->year >= 1 && wall->year <= 9998 && wall->month >= 1 && wall->month <= 12);
+	assert(wall->day >= 1 && wall->day <= zone_month_days(wall->year, wall->month));
+	int64_t local = days_of(wall->year, wall->month, wall->day) * DAY_S +
+			wall->hour * (int64_t)3600 + wall->minute * (int64_t)60 + wall->second;
+	int64_t before = offset_at(zone, local - AROUND_S),
+		after = offset_at(zone, local + AROUND_S);
+	if (offset_at(zone, local - before) == before)
+		return local - before;
+	if (offset_at(zone, local - after) == after)
+		return local - after;
+	/* Never shown: the change lies between both. */
+	int64_t low = local - after, high = local - before;
+	while (high - low > 1) {
+		int64_t middle = low + (high - low) / 2;
+		if (offset_at(zone, middle) == after)
+			high = middle;
+		else
+			low = middle;
+	}
+	return high;
 }

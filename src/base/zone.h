@@ -37,4 +37,17 @@ void zone_free(struct zone *zone);
 /* Seconds since 1970, years 1 to 9999. */
 struct zone_time zone_time(const struct zone *zone, int64_t unix_seconds);
 
+/*
+ * The other way: the first moment at which the clock on the wall shows that time (year to
+ * second; week is not looked at).  What it shows twice is the first of both; what it never
+ * shows, because clocks are put forward, is the moment they are.  Asserted: years 1 to 9998 and
+ * a date that exists.
+ */
+int64_t zone_seconds(const struct zone *zone, const struct zone_time *wall);
+
+/* Days of a month, 28..31. */
+int zone_month_days(int64_t year, int month);
+/* 0: Sunday. */
+int zone_weekday(int64_t year, int month, int day);
+
 #endif
