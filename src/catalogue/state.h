@@ -9,7 +9,8 @@
  * Errors: ERR_CORRUPT (damaged: names the backup to take instead), ERR_UNSUPPORTED (a newer
  * version wrote it), ERR_NOT_FOUND, ERR_EXISTS, ERR_RANGE (the version is another one),
  * ERR_BUSY (another process has it open), ERR_NO_SPACE, ERR_IO.
- * Thread rule: any thread.
+ * Thread rule: any thread.  Callbacks are called without locks, and may call what is here;
+ * a list that changes meanwhile is told without what came before the place where it is.
  */
 #ifndef SENDENSE_CATALOGUE_STATE_H
 #define SENDENSE_CATALOGUE_STATE_H
