@@ -9,6 +9,7 @@
 #include "bytes.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
 #include <pthread.h>
@@ -218,4 +219,56 @@ void digest_tree_root(struct digest_tree *tree, uint8_t root[DIGEST_ROOT_BYTES])
 	at += 8;
 	memcpy(at, tree->level[height].node, DIGEST_ROOT_BYTES);
 	digest_sha256(block, sizeof block, root);
+}
+
+/* --- what was sent ------------------------------------------------------------- */
+
+int digest_sent_init(struct digest_sent *sent, enum digest_algorithm algorithm, struct err *err)
+{
+	gnutls_hash_hd_t hash;
+	sent->algorithm = algorithm;
+	sent->used = 0;
+	sent->hash = NULL;
+	if (gnutls_hash_init(&hash, GNUTLS_DIG_SHA256) < 0)
+		return err_errno(err, ENOMEM, "cannot digest");
+	sent->hash = hash;
+	return 0;
+}
+
+static void flush_sent(struct digest_sent *sent)
+{
+	int rc = gnutls_hash(sent->hash, sent->bytes, sent->used);
+	assert(rc == 0);
+	sent->used = 0;
+}
+
+static uint8_t *add_sent(struct digest_sent *sent, uint64_t chunk)
+{
+	if (sent->used == sizeof sent->bytes)
+		flush_sent(sent);
+	uint8_t *at = sent->bytes + sent->used;
+	be64_put(at, chunk);
+	sent->used += 8 + DIGEST_ROOT_BYTES;
+	return at + 8;
+}
+
+void digest_sent_leaf(struct digest_sent *sent, uint64_t chunk, const uint8_t *leaf)
+{
+	size_t length = digest_leaf_bytes(sent->algorithm);
+	uint8_t *node = add_sent(sent, chunk);
+	memcpy(node, leaf, length);
+	memset(node + length, 0, DIGEST_ROOT_BYTES - length);
+}
+
+void digest_sent_zeros(struct digest_sent *sent, uint64_t first, uint64_t nr_chunks)
+{
+	for (uint64_t i = 0; i < nr_chunks; i++)
+		memset(add_sent(sent, first + i), 0xff, DIGEST_ROOT_BYTES);
+}
+
+void digest_sent_end(struct digest_sent *sent, uint8_t digest[DIGEST_ROOT_BYTES])
+{
+	flush_sent(sent);
+	gnutls_hash_deinit(sent->hash, digest);
+	sent->hash = NULL;
 }

@@ -88,4 +88,21 @@ void digest_tree_zeros(struct digest_tree *tree, uint64_t nr_chunks);
 /* Chunks that were not given count as zeros. */
 void digest_tree_root(struct digest_tree *tree, uint8_t root[DIGEST_ROOT_BYTES]);
 
+/*
+ * The digest over what a client sent of a disk: SHA-256 over index (be64) and node of level 0
+ * (32 bytes) of each chunk that it sent, in ascending order.
+ */
+struct digest_sent {
+	enum digest_algorithm algorithm;
+	void *hash;
+	size_t used;
+	uint8_t bytes[64 * (8 + DIGEST_ROOT_BYTES)];
+};
+
+int digest_sent_init(struct digest_sent *sent, enum digest_algorithm algorithm, struct err *err);
+void digest_sent_leaf(struct digest_sent *sent, uint64_t chunk, const uint8_t *leaf);
+void digest_sent_zeros(struct digest_sent *sent, uint64_t first, uint64_t nr_chunks);
+/* Frees what init made; required after it. */
+void digest_sent_end(struct digest_sent *sent, uint8_t digest[DIGEST_ROOT_BYTES]);
+
 #endif

@@ -209,22 +209,43 @@ static int distrust(const struct backup_disk *disk, const char *reason, struct e
 		repo, disk->backup->vm, disk->parent, json_pack("{s:o}", "distrusted", all), err);
 }
 
+#define REASON_BYTES (WRONG_MOST * 24 + 160)
+
+/* offsets: as many of them as are told. */
+static void say_wrong(const struct backup_disk *disk, const uint64_t *offsets, size_t nr_wrong,
+	char reason[REASON_BYTES])
+{
+	size_t used = (size_t)snprintf(reason, REASON_BYTES,
+		"%zu of its chunks of 64 KiB that were called unchanged had changed since %s, at "
+		"offset ",
+		nr_wrong, disk->parent);
+	for (size_t i = 0; i < nr_wrong && i < WRONG_MOST; i++)
+		used += (size_t)snprintf(reason + used, REASON_BYTES - used, "%s%" PRIu64,
+			i ? ", " : "", offsets[i]);
+	if (nr_wrong > WRONG_MOST)
+		snprintf(
+			reason + used, REASON_BYTES - used, " and %zu more", nr_wrong - WRONG_MOST);
+}
+
+int repository_backup_distrust(struct repository_backup *backup, size_t index,
+	const uint64_t *offsets, size_t nr_offsets, struct err *err)
+{
+	assert(index < backup->nr_disks && nr_offsets > 0);
+	const struct backup_disk *disk = &backup->disks[index];
+	char reason[REASON_BYTES];
+	if (!disk->parent[0])
+		return err_set(err, ERR_USAGE,
+			"disk %s is a full: nothing told of its changes that could be wrong",
+			disk->key);
+	say_wrong(disk, offsets, nr_offsets, reason);
+	return distrust(disk, reason, err);
+}
+
 static int tell_wrong(const struct audit *audit, struct err *err)
 {
 	const struct backup_disk *disk = audit->disk;
-	char offsets[WRONG_MOST * 24 + 32] = "";
-	size_t used = 0;
-	for (unsigned i = 0; i < audit->nr_wrong && i < WRONG_MOST; i++)
-		used += (size_t)snprintf(offsets + used, sizeof offsets - used, "%s%" PRIu64,
-			i ? ", " : "", audit->wrong[i]);
-	if (audit->nr_wrong > WRONG_MOST)
-		snprintf(offsets + used, sizeof offsets - used, " and %u more",
-			audit->nr_wrong - WRONG_MOST);
-	char reason[sizeof offsets + 128];
-	snprintf(reason, sizeof reason,
-		"%u of its chunks of 64 KiB that were called unchanged had changed since %s, at "
-		"offset %s",
-		audit->nr_wrong, disk->parent, offsets);
+	char reason[REASON_BYTES];
+	say_wrong(disk, audit->wrong, audit->nr_wrong, reason);
 	struct err why = ERR_INIT;
 	if (distrust(disk, reason, &why) < 0)
 		log_error("it could not be recorded that the changes of disk %s are not to be "

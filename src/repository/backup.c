@@ -296,6 +296,7 @@ void backup_free(struct repository_backup *backup)
 		struct backup_disk *disk = &backup->disks[i];
 		struct err err = ERR_INIT;
 		block_close(disk->remaining, NULL);
+		intake_free(disk->intake);
 		if (block_close(disk->image, &err) < 0)
 			log_debug("%s", err.text);
 		sums_writer_free(disk->sums);
@@ -316,6 +317,7 @@ void backup_free(struct repository_backup *backup)
 	backup->repo->nr_users--;
 	free(backup->disks);
 	free(backup->software);
+	free(backup->client);
 	free(backup->consistency);
 	free(backup->consistency_reason);
 	free(backup);
@@ -340,11 +342,13 @@ static struct repository_backup *backup_new(
 	backup->software = strdup(options->software ? options->software : "sendense");
 	backup->source = manifest_source_to_json(&options->source);
 	backup->config = json_array();
+	backup->client = options->client ? strdup(options->client) : NULL;
 	backup->consistency = options->consistency ? strdup(options->consistency) : NULL;
 	backup->consistency_reason =
 		options->consistency_reason ? strdup(options->consistency_reason) : NULL;
 	backup->disks = calloc(options->nr_disks, sizeof *backup->disks);
 	if (backup->software && backup->source && backup->config && backup->disks &&
+		!backup->client == !options->client &&
 		!backup->consistency == !options->consistency &&
 		!backup->consistency_reason == !options->consistency_reason &&
 		name_make_job(time(NULL), backup->job, err) == 0)
@@ -503,6 +507,8 @@ static void close_disks(struct repository_backup *backup)
 	for (size_t i = 0; i < backup->nr_disks; i++) {
 		struct backup_disk *disk = &backup->disks[i];
 		struct err err = ERR_INIT;
+		intake_free(disk->intake);
+		disk->intake = NULL;
 		if (block_close(disk->image, &err) < 0)
 			log_debug("%s", err.text);
 		disk->image = NULL;

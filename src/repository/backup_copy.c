@@ -106,6 +106,12 @@ static int first_zeros(
 	return *same ? sums_writer_same(disk->sums, first, *nr_alike, err) : 0;
 }
 
+void backup_copy_sink(struct backup_disk *disk)
+{
+	disk->sink = (struct copy_chunk_sink){
+		.context = disk, .chunks = sink_chunks, .zeros = sink_zeros};
+}
+
 int repository_backup_copy(struct repository_backup *backup, size_t index, struct block *source,
 	struct copy_options *options, struct block **from, struct block **to, struct err *err)
 {
@@ -118,8 +124,7 @@ int repository_backup_copy(struct repository_backup *backup, size_t index, struc
 			disk->size_bytes, block_label(source), size_bytes);
 	if (checkpoint_start(backup, err) < 0)
 		return -1;
-	disk->sink = (struct copy_chunk_sink){
-		.context = disk, .chunks = sink_chunks, .zeros = sink_zeros};
+	backup_copy_sink(disk);
 	disk->baseline = (struct copy_baseline){
 		.context = disk, .chunks = first_chunks, .zeros = first_zeros};
 	options->digest_key = &backup->repo->key;

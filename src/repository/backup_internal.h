@@ -22,6 +22,8 @@ struct backup_disk {
 	struct chain *chain; /* of the parent; NULL for a full */
 	struct repository_figures figures;
 	uint64_t image_bytes; /* of the finished file */
+	const char *checked; /* of a disk that was taken in; a literal */
+	struct intake *intake; /* NULL: it is not taken in */
 	uint64_t audited_bytes, audit_position; /* the latter in units of the round */
 	struct block *image;
 	struct sums_writer *sums;
@@ -55,7 +57,8 @@ struct repository_backup {
 	char job[REPOSITORY_JOB_BYTES];
 	char point[REPOSITORY_POINT_BYTES];
 	char started[CLOCK_UTC_BYTES];
-	char *software, *consistency, *consistency_reason; /* the latter two may be NULL */
+	char *software, *client, *consistency, *consistency_reason; /* all but the first may be
+								       NULL */
 	json_t *source;
 	json_t *config; /* for the manifest */
 	struct cancel *cancel;
@@ -115,6 +118,11 @@ uint64_t audit_order_at(const struct audit_order *order, uint64_t position);
 void audit_load_position(struct backup_disk *disk, const struct repository_point *parent);
 int audit_store_positions(struct repository_backup *backup, struct err *err);
 
+/* --- intake.c ----------------------------------------------------------------------- */
+
+/* Nobody writes any more.  NULL is harmless. */
+void intake_free(struct intake *intake);
+
 /* --- backup_fill.c ------------------------------------------------------------------ */
 
 /* Completes the disks that are read as increments and stored as fulls.  May be repeated. */
@@ -147,6 +155,8 @@ int backup_disk_make(struct backup_disk *disk, struct err *err);
 
 /* --- backup_copy.c ------------------------------------------------------------------ */
 
+/* Fills in the disk's sink. */
+void backup_copy_sink(struct backup_disk *disk);
 /* Tells the sums which of these chunks are as beneath: bits of same. */
 int backup_copy_tell_same(
 	struct backup_disk *disk, uint64_t first, unsigned nr, uint64_t same, struct err *err);
@@ -170,6 +180,10 @@ int resume_disk(struct backup_disk *disk, struct err *err);
 int resume_check(struct backup_disk *disk, struct err *err);
 /* What it holds already, for a copy to its image. */
 void resume_baseline(struct backup_disk *disk, struct copy_options *options);
+/* Of chunks that are not told: whether the image holds anything for them (*held), for how many
+ * (1..most); one that it holds a part of is held. */
+int resume_held(struct backup_disk *disk, uint64_t first, uint64_t most, bool *held, uint64_t *nr,
+	struct err *err);
 /* What is left to copy: a disk that is not REPOSITORY_FRESH. */
 int resume_copy(struct backup_disk *disk, struct block *source, struct copy_options *options,
 	struct block **from, struct err *err);

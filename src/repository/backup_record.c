@@ -119,6 +119,8 @@ static json_t *disk_facts(const struct backup_disk *disk)
 		(json_int_t)figures->stored_bytes);
 	if (object)
 		set_decision(object, disk);
+	if (object && disk->checked)
+		json_object_set_new(object, "checked", json_string(disk->checked));
 	if (object && disk->audited_bytes > 0)
 		json_object_set_new(
 			object, "audited_bytes", json_integer((json_int_t)disk->audited_bytes));
@@ -144,6 +146,8 @@ json_t *backup_record_facts(struct repository_backup *backup)
 		"finished", finished, "source", backup->source, "digest", "algorithm",
 		digest_algorithm_name(settings->digest), "chunk_bytes", (int)DIGEST_CHUNK_BYTES,
 		"disks", disks, "config", backup->config);
+	if (facts && backup->client)
+		json_object_set_new(facts, "client", record_printable(backup->client));
 	if (facts && backup->consistency)
 		json_object_set_new(facts, "consistency", json_string(backup->consistency));
 	if (facts && backup->consistency_reason)

@@ -130,6 +130,8 @@ int repository_backup_commit(struct repository_backup *backup, struct err *err)
 {
 	char facts_sha256[DIGEST_ROOT_HEX_BYTES];
 	assert(backup->state == BACKUP_MAKING);
+	for (size_t i = 0; i < backup->nr_disks; i++)
+		assert(!backup->disks[i].intake || backup->disks[i].checked);
 	if (backup_fill(backup, err) < 0 || complete_data(backup, err) < 0 ||
 		cancel_check(backup->cancel, err) < 0 || lock_still_ours(backup->lock, err) < 0 ||
 		rename_data(backup, err) < 0 || commit_manifest(backup, facts_sha256, err) < 0) {

@@ -627,3 +627,26 @@ int lock_remove_dead(struct repository *repo, const char *name, struct err *err)
 	forget_seen(repo, name);
 	return 0;
 }
+
+int repository_revoke(struct repository *repo, const char *vm, const char *job, struct err *err)
+{
+	char name[NAME_PATH_BYTES];
+	struct lock_record held;
+	bool alive;
+	if (repository_name_check_vm(vm, err) < 0)
+		return -1;
+	lock_write_name(vm, name);
+	int AUTO_CLOSE guard = lock_guard(repo, NULL, err);
+	if (guard < 0 || lock_look(repo, name, &held, &alive, err) < 0)
+		return -1;
+	if (strcmp(held.job, job) != 0)
+		return refuse(repo, &held, err);
+	/* Who holds it finds out before it commits: lock_still_ours(). */
+	if (unlinkat(repo->dir_fd, name, 0) < 0)
+		return err_errno(err, errno, "cannot remove %s", name);
+	forget_seen(repo, name);
+	log_warning("the lock on VM \"%s\" was taken away from job %s of process %" PRId64
+		    " on %s, which does not end",
+		vm, job, held.owner.pid, held.owner.host);
+	return 0;
+}

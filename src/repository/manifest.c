@@ -114,6 +114,7 @@ static int parse_change(
 	const char *changed_by;
 	if (parse_optional(object, "changed_by", &changed_by, name, err) < 0 ||
 		parse_optional(object, "bitmap", &disk->bitmap, name, err) < 0 ||
+		parse_optional(object, "checked", &disk->checked, name, err) < 0 ||
 		(json_object_get(object, "audited_bytes") &&
 			record_u64(object, "audited_bytes", &disk->audited_bytes, name, err) < 0))
 		return -1;
@@ -232,7 +233,8 @@ static int parse_facts(struct repository *repo, struct repository_point *point, 
 		strcmp(repository, repo->info.id) != 0)
 		return err_set(err, ERR_CORRUPT,
 			"%s belongs to another VM, restore point or repository", name);
-	if (parse_optional(facts, "consistency", &point->consistency, name, err) < 0 ||
+	if (parse_optional(facts, "client", &point->client, name, err) < 0 ||
+		parse_optional(facts, "consistency", &point->consistency, name, err) < 0 ||
 		parse_optional(facts, "consistency_reason", &point->consistency_reason, name, err) <
 			0)
 		return -1;

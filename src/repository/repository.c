@@ -141,7 +141,6 @@ out:
 static int parse_record(struct repository *repo, const json_t *record, struct err *err)
 {
 	struct repository_info *info = &repo->info;
-	uint8_t seed[DIGEST_SEED_BYTES];
 	uint64_t format;
 	if (record_check_format(record, RECORD, err) < 0 ||
 		record_check_digest(record, record, "sha256", "sha256", RECORD, err) < 0 ||
@@ -157,9 +156,10 @@ static int parse_record(struct repository *repo, const json_t *record, struct er
 	const char *seed_hex = record_string(record, "digest_seed", RECORD, err);
 	if (!seed_hex)
 		return -1;
-	if (strlen(seed_hex) != 2 * sizeof seed || !digest_unhex(seed_hex, seed, sizeof seed))
+	if (strlen(seed_hex) != 2 * sizeof repo->seed ||
+		!digest_unhex(seed_hex, repo->seed, sizeof repo->seed))
 		return err_set(err, ERR_FORMAT, RECORD ": \"digest_seed\" is not 32 bytes of hex");
-	digest_key_init(&repo->key, info->settings.digest, seed);
+	digest_key_init(&repo->key, info->settings.digest, repo->seed);
 	return 0;
 }
 
@@ -308,4 +308,9 @@ int repository_path_guard(const char *path, struct err *err)
 	return err_set(err, ERR_DENIED,
 		"%s lies inside the repository %s, where only backups may write", path,
 		root[0] ? root : "/");
+}
+
+void repository_seed(struct repository *repo, uint8_t seed[DIGEST_SEED_BYTES])
+{
+	memcpy(seed, repo->seed, DIGEST_SEED_BYTES);
 }

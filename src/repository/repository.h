@@ -408,8 +408,7 @@ int repository_backup_audit(struct repository_backup *backup, size_t disk, struc
  * it comes; what comes in parts is read back by repository_backup_settle().  Zeros and trims are
  * told as zeros (a trim that covers a part of a chunk alone is not heeded).  Whatever is written
  * counts as sent, also what is as it was before.  Lent until the backup ends; once for each disk.
- * Of a disk that an interrupted job had begun, what it wrote in parts is read back first, so that
- * it tells what it holds.  It is made durable every 32 MiB, as with repository_backup_copy().
+ * It is made durable every 32 MiB, as with repository_backup_copy().
  */
 int repository_backup_intake(
 	struct repository_backup *backup, size_t disk, struct block **block, struct err *err);
@@ -439,7 +438,9 @@ int repository_backup_sent(struct repository_backup *backup, size_t disk,
  * which *length are used, for *nr chunks from first on (> 0, at most most; less where the room
  * ends).  ERR_RANGE: first beyond the disk.
  */
-#define REPOSITORY_HOLDS_UNKNOWN 0u /* written in parts, and not settled */
+/* Written in parts and not settled, or interrupted in the middle: to be sent, whatever tells of
+ * changes. */
+#define REPOSITORY_HOLDS_UNKNOWN 0u
 #define REPOSITORY_HOLDS_ZERO 1u
 #define REPOSITORY_HOLDS_DATA 2u
 #define REPOSITORY_HOLDS_SENT 0x10u /* in this backup */

@@ -65,6 +65,7 @@ struct repository {
 	int dir_fd;
 	bool read_only;
 	struct repository_info info; /* the fixed part */
+	uint8_t seed[DIGEST_SEED_BYTES];
 	struct digest_key key;
 	atomic_uint nr_users; /* open backups and disks */
 

@@ -23,18 +23,16 @@
 
 enum stored { STORED_TOLD, STORED_TOUCHED, STORED_SAME, STORED_UNTOUCHED };
 
-/* Not told: whether the image holds anything for the chunks, for how many (1..most). */
-static int look_at_image(struct backup_disk *disk, uint64_t first, uint64_t most,
-	enum stored *stored, uint64_t *nr, struct err *err)
+int resume_held(struct backup_disk *disk, uint64_t first, uint64_t most, bool *held, uint64_t *nr,
+	struct err *err)
 {
 	uint64_t offset = first * DIGEST_CHUNK_BYTES, alike;
 	uint64_t length = min_u64(most * DIGEST_CHUNK_BYTES, disk->size_bytes - offset);
-	bool held;
-	if (qcow2_own_run(disk->image, offset, length, &alike, &held, err) < 0)
+	if (qcow2_own_run(disk->image, offset, length, &alike, held, err) < 0)
 		return -1;
 	*nr = alike == length ? most : alike / DIGEST_CHUNK_BYTES;
 	/* A chunk of which a part is held is touched. */
-	*stored = held || *nr == 0 ? STORED_TOUCHED : STORED_UNTOUCHED;
+	*held |= *nr == 0;
 	*nr = max_u64(*nr, 1);
 	return 0;
 }
@@ -49,8 +47,10 @@ static int look(struct backup_disk *disk, uint64_t first, uint64_t most, enum st
 	*stored = STORED_TOLD;
 	if (*kind == SUMS_DATA || *kind == SUMS_ZERO)
 		return 0;
-	if (look_at_image(disk, first, *nr, stored, nr, err) < 0)
+	bool held;
+	if (resume_held(disk, first, *nr, &held, nr, err) < 0)
 		return -1;
+	*stored = held ? STORED_TOUCHED : STORED_UNTOUCHED;
 	if (*stored == STORED_UNTOUCHED && *kind == SUMS_SAME)
 		*stored = STORED_SAME;
 	return 0;

@@ -627,8 +627,11 @@ int sums_writer_forget(struct sums_writer *writer, uint64_t chunk, struct err *e
 {
 	if (check_range(writer, chunk, 1, err) < 0)
 		return -1;
+	uint64_t number = chunk / SUMS_SEGMENT_CHUNKS;
 	WITH_LOCK(&writer->mutex);
-	struct sums_segment *segment = open_segment(writer, chunk / SUMS_SEGMENT_CHUNKS, err);
+	if (!find_open(writer, number) && !is_stored(sums_slots_find(&writer->slots, number)))
+		return 0; /* nothing was told of any of it */
+	struct sums_segment *segment = open_segment(writer, number, err);
 	if (!segment)
 		return -1;
 	segment->kinds[chunk % SUMS_SEGMENT_CHUNKS] = SUMS_INHERIT;
