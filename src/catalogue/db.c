@@ -162,18 +162,23 @@ void db_close(struct db *db)
 	pthread_mutex_destroy(&db->mutex);
 }
 
-int db_renew(struct db *db, enum db_sync sync, struct err *err)
+int db_remove(const char *path, struct err *err)
 {
-	static const char *const endings[] = {"", "-wal", "-shm", "-journal"};
-	disconnect(db);
+	static const char *const endings[] = {"-wal", "-shm", "-journal", ""};
 	for (unsigned i = 0; i < ARRAY_LENGTH(endings); i++) {
 		char *AUTO_FREE name = NULL;
-		if (asprintf(&name, "%s%s", db->path, endings[i]) < 0)
-			return err_errno(err, ENOMEM, "cannot remove %s", db->path);
+		if (asprintf(&name, "%s%s", path, endings[i]) < 0)
+			return err_errno(err, ENOMEM, "cannot remove %s", path);
 		if (unlink(name) < 0 && errno != ENOENT)
 			return err_errno(err, errno, "cannot remove %s", name);
 	}
-	return connect_to(db, sync, err);
+	return 0;
+}
+
+int db_renew(struct db *db, enum db_sync sync, struct err *err)
+{
+	disconnect(db);
+	return db_remove(db->path, err) < 0 ? -1 : connect_to(db, sync, err);
 }
 
 /* As a URI's path: all but letters, digits and a few marks as %XX. */

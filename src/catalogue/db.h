@@ -44,6 +44,9 @@ void db_close(struct db *db);
 /* Removes the database of an open db and makes an empty one. */
 int db_renew(struct db *db, enum db_sync sync, struct err *err);
 
+/* The files of a database that nobody has open. */
+int db_remove(const char *path, struct err *err);
+
 /* Another one's database, or one that no db has open: read alone, without the lock file.
  * settled: nobody changes it, and no file is made beside it. */
 sqlite3 *db_open_other(const char *path, bool settled, struct err *err);

@@ -4,11 +4,11 @@
  *
  * Nothing in it is only here: a damaged index, or one of another version, is removed and
  * filled anew from the repositories (job/reindex.h walks them).  A repository has the name
- * that the hub's configuration gives it.
+ * that the hub's configuration gives it (1 to 127 bytes).
  *
  * Errors: ERR_BUSY (another process has it open), ERR_NO_SPACE, ERR_IO, ERR_NOT_FOUND,
- * ERR_USAGE (a cursor that no list gave).  ERR_CORRUPT: it was damaged while it was open;
- * index_open() removes it.
+ * ERR_USAGE (a cursor that no list gave).  ERR_CORRUPT: it was damaged while it was open:
+ * index_renew(), and fill it.
  * Thread rule: any thread.  Callbacks call nothing of the index.
  */
 #ifndef SENDENSE_CATALOGUE_INDEX_H
@@ -23,6 +23,8 @@ struct index;
 /* Opens or makes path.  *is_new (may be NULL): it is empty, and wants to be filled. */
 struct index *index_open(const char *path, bool *is_new, struct err *err);
 void index_close(struct index *index);
+/* Empty from now on. */
+int index_renew(struct index *index, struct err *err);
 
 /* --- restore points ---------------------------------------------------------------------- */
 
@@ -43,8 +45,8 @@ struct index_point {
 	const json_t *value;
 };
 
-/* Where a list goes on; from the last item of a page, good for the same list alone. */
-#define INDEX_CURSOR_BYTES 512
+/* Where a list goes on behind an item: letters and digits, good for the same order alone. */
+#define INDEX_CURSOR_BYTES 1024
 
 enum index_choice { INDEX_ANY, INDEX_NO, INDEX_YES };
 
@@ -66,7 +68,7 @@ struct index_filter {
 /* Return 0 to go on, 1 to stop. */
 typedef int index_point_callback(
 	void *context, const struct index_point *point, const char cursor[INDEX_CURSOR_BYTES]);
-/* By time; of the same time by repository and VM. */
+/* By time, then by repository and VM. */
 int index_points(struct index *index, const struct index_filter *filter,
 	index_point_callback *callback, void *context, struct err *err);
 /* One of them; id NULL: the VM's newest one.  The caller's; ERR_NOT_FOUND. */

@@ -118,6 +118,8 @@ struct state_event_filter {
 int state_events(struct state *state, const struct state_event_filter *filter,
 	int (*callback)(void *context, const struct state_event *event), void *context,
 	struct err *err);
+/* Those that are older are forgotten; nothing else changes what was noted. */
+int state_events_forget(struct state *state, int64_t before, struct err *err);
 
 /* --- idempotency ------------------------------------------------------------------------- */
 

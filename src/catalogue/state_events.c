@@ -117,6 +117,16 @@ int state_events(struct state *state, const struct state_event_filter *filter,
 	return rc;
 }
 
+int state_events_forget(struct state *state, int64_t before, struct err *err)
+{
+	WITH_LOCK(&state->db.mutex);
+	sqlite3_stmt *drop = db_statement(&state->db, "DELETE FROM event WHERE time < ?", err);
+	if (!drop)
+		return -1;
+	db_bind_number(drop, 1, before);
+	return state_run(state, drop, err);
+}
+
 /* --- idempotency ---------------------------------------------------------------------------- */
 
 static int check_key(const char *actor, const char *key, const char *digest, struct err *err)

@@ -154,7 +154,7 @@ static bool is_one_of(const char *name, const char *const *list)
 static int check_top(struct check_run *run, struct err *err)
 {
 	static const char *const known[] = {"repository.json", "repository.json.new", "vms",
-		".incoming", ".locks", "lost+found", NULL};
+		".incoming", ".locks", "hub", "lost+found", NULL};
 	struct path_names names;
 	if (path_names(run->repo->dir_fd, ".", &names, err) < 0)
 		return -1;
@@ -162,6 +162,33 @@ static int check_top(struct check_run *run, struct err *err)
 		if (!is_one_of(names.name[i], known))
 			report_foreign(run, NULL, names.name[i]);
 	path_names_free(&names);
+	return 0;
+}
+
+/* Copies of hubs' own states; what a kill left of one is overwritten by the next. */
+static int check_hubs(struct check_run *run, struct err *err)
+{
+	struct path_names hubs, files;
+	char folder[NAME_PATH_BYTES], path[NAME_PATH_BYTES];
+	if (!path_exists(run->repo->dir_fd, "hub"))
+		return 0;
+	if (path_names(run->repo->dir_fd, "hub", &hubs, err) < 0)
+		return -1;
+	for (size_t i = 0; i < hubs.nr; i++) {
+		snprintf(folder, sizeof folder, "hub/%.200s", hubs.name[i]);
+		if (!hubstate_is_name(hubs.name[i]) ||
+			path_names(run->repo->dir_fd, folder, &files, NULL) < 0) {
+			report_foreign(run, NULL, folder);
+			continue;
+		}
+		for (size_t k = 0; k < files.nr; k++) {
+			snprintf(path, sizeof path, "%.220s/%.255s", folder, files.name[k]);
+			if (!hubstate_is_file(files.name[k]))
+				report_foreign(run, NULL, path);
+		}
+		path_names_free(&files);
+	}
+	path_names_free(&hubs);
 	return 0;
 }
 
@@ -624,6 +651,8 @@ int repository_check(struct repository *repo, const struct repository_check_opti
 				clean.nr_jobs, clean.freed_bytes);
 	}
 	int rc = check_top(&run, err);
+	if (rc == 0)
+		rc = check_hubs(&run, err);
 	if (rc == 0)
 		rc = check_jobs(&run, err);
 	if (rc == 0)

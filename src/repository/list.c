@@ -1,8 +1,13 @@
 /* Listing: VMs and restore points, one manifest in memory at a time. */
 #include "repository_internal.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 
 /* A folder whose name was shortened tells its VM's name in a manifest. */
 static bool name_from_manifest(
@@ -143,6 +148,43 @@ int repository_list_points(struct repository *repo, const char *vm,
 		if (why.code != ERR_NOT_FOUND)
 			rc = callback(context, point);
 		repository_point_free(point);
+	}
+	path_names_free(&points);
+	return rc < 0 ? -1 : 0;
+}
+
+/* All that is told of a point changes by renaming a file into its folder, which gives the folder
+ * another time.  Clocks of file systems tick slowly: what changed within the last seconds
+ * may change again without a trace. */
+#define YOUNG_S 3
+
+static void make_mark(const struct stat *st, char mark[REPOSITORY_MARK_BYTES])
+{
+	mark[0] = '\0';
+	if (llabs((long long)time(NULL) - (long long)st->st_mtim.tv_sec) > YOUNG_S)
+		snprintf(mark, REPOSITORY_MARK_BYTES, "%llu %lld.%09ld",
+			(unsigned long long)st->st_ino, (long long)st->st_mtim.tv_sec,
+			st->st_mtim.tv_nsec);
+}
+
+int repository_list_marks(struct repository *repo, const char *vm,
+	int (*callback)(void *context, const char *point, const char *mark), void *context,
+	struct err *err)
+{
+	struct path_names points;
+	char path[NAME_PATH_BYTES], mark[REPOSITORY_MARK_BYTES];
+	if (list_points(repo, vm, &points, err) < 0)
+		return -1;
+	int rc = 0;
+	for (size_t i = 0; i < points.nr && rc == 0; i++) {
+		struct stat st;
+		path_point(vm, points.name[i], "", path);
+		if (fstatat(repo->dir_fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+			make_mark(&st, mark);
+			rc = callback(context, points.name[i], mark);
+		} else if (errno != ENOENT) {
+			rc = err_errno(err, errno, "cannot look at %s", path);
+		}
 	}
 	path_names_free(&points);
 	return rc < 0 ? -1 : 0;

@@ -26,8 +26,6 @@
 #include "copy.h"
 #include "qcow2.h"
 
-#include <jansson.h>
-
 #define REPOSITORY_FORMAT 1 /* the newest format that this program reads */
 #define REPOSITORY_VM_BYTES 256 /* a VM's name: 1..255 bytes and the end */
 #define REPOSITORY_KEY_BYTES 65 /* a disk's key: 1..64 of [A-Za-z0-9_-] */
@@ -226,24 +224,20 @@ int repository_list_points(struct repository *repo, const char *vm,
 struct repository_point *repository_point_load(
 	struct repository *repo, const char *vm, const char *point, struct err *err);
 
-/* Each of a VM's restore points by time, without reading them: mark (of at most
- * REPOSITORY_MARK_BYTES) is another one as soon as anything about the point may have changed; ""
- * when it changed so lately that one cannot tell.  ERR_NOT_FOUND: no such VM. */
+/* Each of a VM's restore points by time, without reading them.  mark (shorter than
+ * REPOSITORY_MARK_BYTES) is another one as soon as anything about the point changed; "" when
+ * its last change is so young that a next one might not show.  ERR_NOT_FOUND: no such VM. */
 #define REPOSITORY_MARK_BYTES 96
 int repository_list_marks(struct repository *repo, const char *vm,
 	int (*callback)(void *context, const char *point, const char *mark), void *context,
 	struct err *err);
 
-/* A restore point as "sendense ls --json" shows it, without the lengths of its chains;
- * NULL without memory. */
-json_t *repository_point_json(const struct repository_point *point);
-/* Sets "chain_length" of each disk, where it is known; points: all of one VM, by time.
- * changed (may be NULL, else as many as points): which of them it changed. */
-void repository_chain_lengths(json_t *const *points, size_t nr_points, bool *changed);
-
-/* Keeps a copy of a hub's own state as hub/NAME/state.db; the two before it stay as state.db.1 and
- * .2.  file: open for reading, copied from its start.  name: as a disk's key, with dots that
- * are not first.  ERR_BUSY: another process is doing the same. */
+/*
+ * Keeps a copy of a hub's own state as hub/NAME/state.db; the two before it stay as state.db.1
+ * and state.db.2.  file: open for reading, copied from its start.  name: 1..64 of [A-Za-z0-9_.-],
+ * not beginning with a dot.  ERR_BUSY: another process is storing one of that name.
+ */
+#define REPOSITORY_HUB_STATES 3
 int repository_hub_state_store(
 	struct repository *repo, const char *name, int file, struct err *err);
 

@@ -257,6 +257,12 @@ bool list_holds_points(struct repository *repo, const char *folder);
 int list_points(
 	struct repository *repo, const char *vm, struct path_names *points, struct err *err);
 
+/* --- hubstate.c ------------------------------------------------------------ */
+
+bool hubstate_is_name(const char *name);
+/* Of the files in a hub's folder: those that belong there. */
+bool hubstate_is_file(const char *name);
+
 /* --- plan.c --------------------------------------------------------------- */
 
 enum plan_kind { PLAN_BACKUP, PLAN_PRUNE };
