@@ -178,7 +178,7 @@ static int start_library(struct rest_server *server, struct err *err)
 			 MHD_USE_POLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC | MHD_USE_ERROR_LOG;
 	struct MHD_OptionItem tls[] = {
 		{MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)PRIORITIES},
-		{MHD_OPTION_HTTPS_CERT_CALLBACK, (intptr_t)choose_certificate, NULL},
+		{MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)(uintptr_t)choose_certificate},
 		{server->clients_ca ? MHD_OPTION_HTTPS_MEM_TRUST : MHD_OPTION_END, 0,
 			server->clients_ca},
 		{MHD_OPTION_END, 0, NULL},
