@@ -451,21 +451,27 @@ struct hub_config *hub_config_load(
 	return done;
 }
 
+static void free_repositories(struct hub_config *config)
+{
+	for (size_t i = 0; i < config->nr_repositories; i++) {
+		for (size_t k = 0; k < config_nr_settings; k++)
+			if (strcmp(config_settings[k].section, "repository") == 0)
+				config_clear(&config_settings[k], &config->repositories[i]);
+		free((char *)config->repositories[i].name);
+	}
+	free(config->repositories);
+	config->repositories = NULL;
+	config->nr_repositories = 0;
+}
+
 void hub_config_free(struct hub_config *config)
 {
 	if (!config)
 		return;
-	for (size_t k = 0; k < config_nr_settings; k++) {
-		const struct config_setting *s = &config_settings[k];
-		if (strcmp(s->section, "repository") != 0)
-			config_clear(s, config);
-		else
-			for (size_t i = 0; i < config->nr_repositories; i++)
-				config_clear(s, &config->repositories[i]);
-	}
-	for (size_t i = 0; i < config->nr_repositories; i++)
-		free((char *)config->repositories[i].name);
-	free(config->repositories);
+	for (size_t k = 0; k < config_nr_settings; k++)
+		if (strcmp(config_settings[k].section, "repository") != 0)
+			config_clear(&config_settings[k], config);
+	free_repositories(config);
 	free(config->path);
 	free(config);
 }
@@ -513,6 +519,41 @@ void hub_config_differences(
 	}
 	if (!same_repositories(old, new))
 		append_name(out, bytes, "repository NAME", "");
+}
+
+static int copy_repository(
+	struct hub_config *to, const struct job_repository *from, struct err *err)
+{
+	struct job_repository *r = &to->repositories[to->nr_repositories];
+	*r = (struct job_repository){.name = strdup(from->name)};
+	if (!r->name)
+		return err_errno(err, ENOMEM, "cannot keep a repository");
+	to->nr_repositories++;
+	for (size_t k = 0; k < config_nr_settings; k++)
+		if (strcmp(config_settings[k].section, "repository") == 0 &&
+			config_copy(&config_settings[k], r, from, err) < 0)
+			return -1;
+	return 0;
+}
+
+int hub_config_settle(const struct hub_config *old, struct hub_config *new, struct err *err)
+{
+	for (size_t k = 0; k < config_nr_settings; k++) {
+		const struct config_setting *s = &config_settings[k];
+		if (s->live || strcmp(s->section, "repository") == 0)
+			continue;
+		config_clear(s, new);
+		if (config_copy(s, new, old, err) < 0)
+			return -1;
+	}
+	free_repositories(new);
+	new->repositories = calloc(old->nr_repositories + 1, sizeof *new->repositories);
+	if (!new->repositories)
+		return err_errno(err, ENOMEM, "cannot keep the repositories");
+	for (size_t i = 0; i < old->nr_repositories; i++)
+		if (copy_repository(new, &old->repositories[i], err) < 0)
+			return -1;
+	return 0;
 }
 
 json_t *hub_config_settings(void)

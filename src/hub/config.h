@@ -100,6 +100,10 @@ const struct job_repository *hub_config_repository(
 void hub_config_differences(
 	const struct hub_config *old, const struct hub_config *new, char *out, size_t bytes);
 
+/* Gives new what does not count before a restart as old has it, so that it is what the hub
+ * really does. */
+int hub_config_settle(const struct hub_config *old, struct hub_config *new, struct err *err);
+
 /* The settings, for check-config --json and the test that holds docs/hub.md against them:
  * {"section":{"key":"default"…}}. */
 json_t *hub_config_settings(void);

@@ -34,6 +34,8 @@ extern const size_t config_nr_settings;
  * with the text, without the setting's name. */
 int config_set(const struct config_setting *setting, void *base, const char *text, struct err *err);
 void config_clear(const struct config_setting *setting, void *base);
+/* Gives `to` (zeroed there) the value that `from` has. */
+int config_copy(const struct config_setting *setting, void *to, const void *from, struct err *err);
 bool config_equal(const struct config_setting *setting, const void *a, const void *b);
 
 #endif

@@ -312,6 +312,41 @@ void config_clear(const struct config_setting *setting, void *base)
 	}
 }
 
+static size_t bytes_of(enum config_kind kind)
+{
+	switch (kind) {
+	case CONFIG_ADDRESS:
+		return sizeof(struct hub_address);
+	case CONFIG_PORTS:
+		return 2 * sizeof(unsigned);
+	case CONFIG_BOOL:
+		return sizeof(bool);
+	case CONFIG_SIZE:
+	case CONFIG_DURATION:
+		return sizeof(uint64_t);
+	default:
+		return sizeof(unsigned);
+	}
+}
+
+int config_copy(const struct config_setting *setting, void *to, const void *from, struct err *err)
+{
+	void *out = (char *)to + setting->offset;
+	const void *in = (const char *)from + setting->offset;
+	int rc = 0;
+	if (setting->kind == CONFIG_TEXT || setting->kind == CONFIG_PATH) {
+		const char *text = *(char *const *)in;
+		rc = text ? copy_text(text, out, err) : 0;
+	} else if (setting->kind == CONFIG_LIST) {
+		char *const *list = *(char **const *)in;
+		for (size_t i = 0; rc == 0 && list && list[i]; i++)
+			rc = append_text(out, list[i], err);
+	} else {
+		memcpy(out, in, bytes_of(setting->kind));
+	}
+	return rc;
+}
+
 static bool equal_texts(const char *a, const char *b)
 {
 	return a && b ? strcmp(a, b) == 0 : a == b;

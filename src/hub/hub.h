@@ -16,7 +16,9 @@
 struct hub_run_options {
 	const char *config_path;
 	const char *version; /* "0.1.0" */
-	const char *build; /* "0.1.0 (git 1a2b3c4d5e6f)": told by /health, in sessions, manifests */
+	const char *build; /* the exact commit, "1a2b3c4d5e6f": told by /health, held against
+			      [builds] */
+	const char *software; /* "sendense 0.1.0 (git 1a2b3c4d5e6f)" */
 	const char *program; /* this binary; NULL: /proc/self/exe */
 	struct cancel *cancel; /* asks for a clean stop */
 	/* Called once, when all listens and answers: URL, and the NBD service's address. */
@@ -67,13 +69,12 @@ struct hub_init_result {
 int hub_init(
 	const struct hub_init_options *options, struct hub_init_result *result, struct err *err);
 
-/* --- export, import ------------------------------------------------------------------------- */
+/* --- export (import is archive.h's) ----------------------------------------------------------- */
 
-/* The hub's own state (schedules, policies, machines, tokens' hashes, jobs, audit log) as one
- * file; works while the hub runs.  ERR_EXISTS. */
-int hub_export(const char *config_path, const char *file, struct err *err);
-/* Puts it in place of a hub's state that is empty, or with force the old one is kept beside it.
- * ERR_BUSY while the hub runs. */
-int hub_import(const char *config_path, const char *file, bool force, struct err *err);
+/* The hub's own state (schedules, policies, machines, tokens' hashes, jobs, audit log), its
+ * settings, CA, certificates, keys and token file as one file; works while the hub runs.
+ * software: as in hub_run_options.  nr_files (may be NULL).  ERR_EXISTS. */
+int hub_export(const char *config_path, const char *software, const char *out, unsigned *nr_files,
+	struct err *err);
 
 #endif

@@ -2,11 +2,14 @@
  * Inside the hub.
  *
  *   run.c           starts and stops everything, signals, reload
- *   config.c        the file of settings           check.c   check-config
- *   init.c          hub init                       moving.c  hub export|import
- *   daemon.c        the NBD service's process: started, watched, started again
- *   points.c        the index, kept up to date after each job
- *   audit.c         who did what
+ *   config.c, config_text.c   the file of settings          check.c   check-config
+ *   init.c          hub init                                archive.c, moving.c   export, import
+ *   daemon.c        the NBD service's process: watched, started again
+ *   sessions.c      push sessions and serves: what the NBD service tells becomes jobs' states
+ *   points.c        the index, kept up to date; each change of a job, in order
+ *   keeper.c        what is done once in a while: copies of the state, old jobs forgotten
+ *   audit.c         who did what; whose token it is
+ *   notify_ready.c  systemd's protocol
  *   api_*.c         REST handlers, one file for each kind of object
  *   time.c, cron.c, schedule.c, policy.c, alarm.c, metrics.c, notify.c ...
  *                   what happens by the clock, and what is told to the outside
@@ -21,7 +24,11 @@
 #include <stdatomic.h>
 
 struct index;
-struct host_client;
+struct host;
+struct hub_daemon;
+struct hub_keeper;
+struct hub_points;
+struct hub_sessions;
 struct hub_time;
 
 struct hub {
@@ -33,7 +40,11 @@ struct hub {
 	struct index *index; /* of all repositories' restore points */
 	struct jobs *jobs;
 	struct rest_server *rest;
-	struct hub_daemon *daemon; /* the NBD service */
+	struct host *host; /* the NBD service */
+	struct hub_daemon *daemon; /* who looks after it */
+	struct hub_sessions *sessions;
+	struct hub_points *points;
+	struct hub_keeper *keeper;
 	struct hub_time *time; /* the schedule's own; NULL before hub_time_start() */
 	int64_t started; /* seconds since 1970 */
 	int64_t started_ns; /* of the monotonic clock */
@@ -52,10 +63,95 @@ static inline const struct hub_config *hub_config(const struct hub *hub)
 void hub_event(struct hub *hub, const char *actor, const char *action, const char *object,
 	const json_t *detail);
 
+/* Callbacks of the REST server; context is the hub. */
+int hub_authenticate(void *context, const char *hash, struct rest_actor *actor, struct err *err);
+int hub_remembered(void *context, const struct rest_actor *actor, const char *key,
+	const char *digest, bool *found, unsigned *status, json_t **body, struct err *err);
+void hub_remember(void *context, const struct rest_actor *actor, const char *key,
+	const char *digest, unsigned status, const json_t *body);
+void hub_audit(void *context, const struct rest_actor *actor, const char *peer,
+	const char *operation, const char *path, unsigned status);
+
+/* "token NAME", for requested_by and the audit log. */
+#define HUB_ACTOR_BYTES 300
+const char *hub_actor_text(const struct rest_actor *actor, char out[HUB_ACTOR_BYTES]);
+
+/* Makes a token: its secret into token, everything but that into *object (the caller's). */
+int hub_token_make(struct state *state, const char *name, enum rest_scope scope, const json_t *vms,
+	int64_t expires, char token[REST_TOKEN_BYTES], json_t **object, struct err *err);
+
 /* --- points.c ---------------------------------------------------------------------------- */
 
+int hub_points_start(struct hub *hub, struct err *err);
+void hub_points_stop(struct hub *hub);
+/* A jobs_options.changed: brings the index up to date where the job changed it, then tells
+ * hub_time_job_changed(), in the order of the changes, from a thread of its own. */
+void hub_points_job_changed(void *context, const char *id, enum job_state state, const json_t *job);
 /* Brings the index up to date with one VM in a repository (vm NULL: all of it). */
 int hub_points_refresh(struct hub *hub, const char *repository, const char *vm, struct err *err);
+/* The repository, open, after its mount and its id were looked at; ERR_NOT_FOUND: the
+ * configuration has none of that name.  The caller closes it. */
+struct repository *hub_repository_open(
+	struct hub *hub, const char *name, bool to_write, struct err *err);
+
+/* --- daemon.c, sessions.c ------------------------------------------------------------------ */
+
+/* Finds or starts the NBD service and looks after it. */
+int hub_daemon_start(struct hub *hub, struct err *err);
+/* The service goes on when hand_over and it has sessions, else it ends. */
+void hub_daemon_stop(struct hub *hub, bool hand_over, struct deadline until);
+/* "127.0.0.1:10809", "" when it does not run. */
+void hub_daemon_address(struct hub *hub, char out[96]);
+/* How often it was started again, for metrics. */
+unsigned hub_daemon_restarts(struct hub *hub);
+/* The new certificate, if it changed. */
+void hub_daemon_reload(struct hub *hub);
+
+/* Reconciles what an earlier hub noted with what the NBD service has. */
+int hub_sessions_start(struct hub *hub, struct err *err);
+void hub_sessions_stop(struct hub *hub);
+/* Something was opened or asked for: the service is looked at now. */
+void hub_sessions_wake(struct hub *hub);
+unsigned hub_sessions_open(struct hub *hub);
+/* One call to the NBD service; verb and id ("session" or "serve") are put into request, which is
+ * taken.  The answer without "ok"; the caller's. */
+json_t *hub_host_call(struct hub *hub, const char *verb, json_t *request, struct err *err);
+
+/* --- keeper.c --------------------------------------------------------------------------------- */
+
+int hub_keeper_start(struct hub *hub, struct err *err);
+void hub_keeper_stop(struct hub *hub);
+
+/* --- notify_ready.c, logging.c ------------------------------------------------------------- */
+
+/* Tells systemd ("READY=1"), where it listens for that (NOTIFY_SOCKET).  Never fails. */
+void hub_notify(const char *state);
+/* How often WATCHDOG=1 is due; 0: never. */
+int64_t hub_notify_watchdog_ms(void);
+
+/* Log lines go to standard error as the configuration says. */
+void hub_logging_set(enum hub_log log, enum log_level most);
+
+/* --- builds ---------------------------------------------------------------------------------- */
+
+/* Whether a build ("1a2b3c4d5e6f") may take part: ERR_REFUSED by [builds] allow, a line in the
+ * log by warn. */
+int hub_build_check(const struct hub *hub, const char *build, const char *who, struct err *err);
+
+/* --- REST ----------------------------------------------------------------------------------- */
+
+extern const struct rest_route hub_health_routes[], hub_job_routes[], hub_session_routes[],
+	hub_serve_routes[], hub_repository_routes[], hub_token_routes[], hub_event_routes[];
+
+/* Whether new work is taken: ERR_BUSY while the hub stops. */
+int hub_takes_work(struct hub *hub, struct err *err);
+/* Adds the job to the queue and answers 202 with it; spec is taken. */
+int hub_reply_new_job(struct hub *hub, struct rest_request *request, json_t *spec, struct err *err);
+/* An export's "uri" and "address", for who made this call, where the service listens on all
+ * addresses (api_sessions.c). */
+void hub_export_address(struct hub *hub, const struct rest_request *request, json_t *export);
+/* The call's {vm} or this one must be within the token's; ERR_DENIED. */
+int hub_check_vm(const struct rest_request *request, const char *vm, struct err *err);
 
 /* --- what the clock's files give (owner: time.c) ----------------------------------------- */
 
@@ -66,8 +162,8 @@ extern const struct rest_route hub_time_routes[];
 int hub_time_start(struct hub *hub, struct err *err);
 /* No jobs are begun any more when it returns. */
 void hub_time_stop(struct hub *hub);
-/* Each change of a job, after the index knows of its outcome; from the supervisor's thread,
- * must not block. */
+/* Each change of a job, after the index knows of its outcome; from one thread of its own, so it
+ * may take a second. */
 void hub_time_job_changed(struct hub *hub, const char *id, enum job_state state, const json_t *job);
 /* Each line of the audit log; any thread, must not block. */
 void hub_time_event(struct hub *hub, const struct state_event *event);

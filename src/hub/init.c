@@ -1,0 +1,256 @@
+/*
+ * hub init: all that a hub needs, made by itself.  Each thing is made only where it is missing,
+ * so that one that was interrupted is called again; nothing is replaced.
+ *
+ *   STATE/            0700
+ *   STATE/state.db    with the first token's hash
+ *   STATE/admin.token 0600, the token
+ *   STATE/tls/        ca.crt ca.key server.crt server.key
+ *   hub.conf
+ */
+#include "hub_internal.h"
+
+#include "file.h"
+#include "pki.h"
+#include "repository.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define CA_DAYS 3650
+#define SERVER_DAYS 825 /* the longest that all clients take */
+
+struct making {
+	const struct hub_init_options *options;
+	struct hub_init_result *result;
+	const char *state_dir, *runtime_dir, *listen, *nbd_listen;
+	char name[256];
+	char tls_dir[4096];
+};
+
+static void did(const struct making *m, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static void did(const struct making *m, const char *format, ...)
+{
+	char text[ERR_TEXT_BYTES];
+	va_list args;
+	va_start(args, format);
+	vsnprintf(text, sizeof text, format, args);
+	va_end(args);
+	if (m->options->did)
+		m->options->did(m->options->context, text);
+}
+
+static bool exists(const char *path)
+{
+	return access(path, F_OK) == 0;
+}
+
+static int join(char *out, size_t bytes, const char *folder, const char *name, struct err *err)
+{
+	int length = snprintf(out, bytes, "%s/%s", folder, name);
+	return length < 0 || (size_t)length >= bytes
+		       ? err_set(err, ERR_USAGE, "the path %.100s/%s is too long", folder, name)
+		       : 0;
+}
+
+static int make_folder(const struct making *m, const char *path, mode_t mode, struct err *err)
+{
+	if (mkdir(path, mode) == 0) {
+		did(m, "made the folder %s", path);
+		return 0;
+	}
+	if (errno != EEXIST)
+		return err_errno(err, errno, "cannot make %s", path);
+	return 0;
+}
+
+/* --- certificates ------------------------------------------------------------------------------
+ */
+
+static int make_certificates(struct making *m, struct err *err)
+{
+	char ca_key[4096], certificate[4096], key[4096];
+	char *ca = m->result->ca_file, common[65];
+	if (join(m->tls_dir, sizeof m->tls_dir, m->state_dir, "tls", err) < 0 ||
+		join(ca, sizeof m->result->ca_file, m->tls_dir, "ca.crt", err) < 0 ||
+		join(ca_key, sizeof ca_key, m->tls_dir, "ca.key", err) < 0 ||
+		join(certificate, sizeof certificate, m->tls_dir, "server.crt", err) < 0 ||
+		join(key, sizeof key, m->tls_dir, "server.key", err) < 0 ||
+		make_folder(m, m->tls_dir, 0700, err) < 0)
+		return -1;
+	if (!exists(ca) || !exists(ca_key)) {
+		snprintf(common, sizeof common, "Sendense CA of %.40s", m->name);
+		if (pki_make_ca(common, CA_DAYS, ca, ca_key, err) < 0)
+			return -1;
+		did(m, "made a CA, %s", ca);
+	}
+	if (exists(certificate) && exists(key))
+		return 0;
+	const char *hosts[64] = {m->name};
+	size_t nr = 1;
+	for (size_t i = 0; i < m->options->nr_addresses && nr < ARRAY_LENGTH(hosts); i++)
+		hosts[nr++] = m->options->addresses[i];
+	snprintf(common, sizeof common, "%.60s", m->name);
+	const struct pki_request request = {.name = common,
+		.is_server = true,
+		.hosts = hosts,
+		.nr_hosts = nr,
+		.days = SERVER_DAYS,
+		.replace = true};
+	if (pki_make_certificate(ca, ca_key, &request, certificate, key, err) < 0)
+		return -1;
+	did(m, "made a certificate for %s, %s", m->name, certificate);
+	return 0;
+}
+
+/* --- the first token -----------------------------------------------------------------------------
+ */
+
+static int make_token(struct making *m, struct err *err)
+{
+	char path[4096], token[REST_TOKEN_BYTES], line[REST_TOKEN_BYTES + 1];
+	char *file = m->result->token_file;
+	if (join(file, sizeof m->result->token_file, m->state_dir, "admin.token", err) < 0 ||
+		join(path, sizeof path, m->state_dir, "state.db", err) < 0)
+		return -1;
+	if (exists(file))
+		return 0;
+	struct state *state = state_open(path, err);
+	if (!state)
+		return -1;
+	int rc = hub_token_make(state, "admin", REST_ADMIN, NULL, 0, token, NULL, err);
+	state_close(state);
+	if (rc < 0)
+		return -1;
+	int length = snprintf(line, sizeof line, "%s\n", token);
+	rc = file_replace(AT_FDCWD, file, line, (size_t)length, 0600, err);
+	explicit_bzero(token, sizeof token);
+	explicit_bzero(line, sizeof line);
+	if (rc == 0)
+		did(m, "made a token for everything, %s", file);
+	return rc;
+}
+
+/* --- repository and configuration
+ * ------------------------------------------------------------------- */
+
+static int make_repository(const struct making *m, struct err *err)
+{
+	const char *path = m->options->repository_path;
+	char file[4096 + 32];
+	struct repository_settings settings;
+	if (!path)
+		return 0;
+	snprintf(file, sizeof file, "%s/repository.json", path);
+	if (exists(file))
+		return 0;
+	repository_settings_default(&settings);
+	if (repository_init(path, &settings, err) < 0)
+		return -1;
+	did(m, "made a repository in %s", path);
+	return 0;
+}
+
+static void write_config(FILE *out, const struct making *m)
+{
+	const struct hub_init_options *o = m->options;
+	fprintf(out,
+		"# Settings of the Sendense hub.  man sendense-hub-run and docs/hub.md tell of "
+		"all; "
+		"look\n"
+		"# at it with \"sendense hub check-config\", \"systemctl reload sendense-hub\" "
+		"reads "
+		"it anew.\n\n"
+		"[hub]\nstate-dir = %s\nruntime-dir = %s\nlisten = %s\nname = %s\n\n"
+		"[tls]\ncertificate = %s/server.crt\nkey = %s/server.key\nca = %s\n\n"
+		"[nbd]\nlisten = %s\ntls = required\n",
+		m->state_dir, m->runtime_dir, m->listen, m->name, m->tls_dir, m->tls_dir,
+		m->result->ca_file, m->nbd_listen);
+	if (o->repository_path)
+		fprintf(out, "\n[repository %s]\npath = %s\n",
+			o->repository ? o->repository : "main", o->repository_path);
+	fputs("\n# What jobs may read and write, one line each, by the beginning of its name.\n"
+	      "[allow]\n",
+		out);
+	for (size_t i = 0; i < o->nr_allow_sources; i++)
+		fprintf(out, "source = %s\n", o->allow_sources[i]);
+	if (o->nr_allow_sources == 0)
+		fputs("# source = nbd://hypervisor.example:10809/\n", out);
+}
+
+static int make_config(const struct making *m, struct err *err)
+{
+	const char *path = m->options->config_path;
+	char *text = NULL;
+	size_t length = 0;
+	if (exists(path)) {
+		did(m, "%s is there already and stays as it is", path);
+		return 0;
+	}
+	FILE *out = open_memstream(&text, &length);
+	if (!out)
+		return err_errno(err, errno, "cannot write the settings");
+	write_config(out, m);
+	int rc = fclose(out) != 0 ? err_errno(err, errno, "cannot write the settings")
+				  : file_replace(AT_FDCWD, path, text, length, 0640, err);
+	free(text);
+	if (rc == 0)
+		did(m, "wrote %s", path);
+	return rc;
+}
+
+/* --- all of it
+ * ------------------------------------------------------------------------------------------ */
+
+static int check_options(const struct making *m, struct err *err)
+{
+	const char *const paths[] = {m->state_dir, m->runtime_dir, m->options->repository_path};
+	for (size_t i = 0; i < ARRAY_LENGTH(paths); i++)
+		if (paths[i] && paths[i][0] != '/')
+			return err_set(err, ERR_USAGE, "\"%s\" is not an absolute path", paths[i]);
+	for (const char *p = m->name; *p; p++)
+		if ((unsigned char)*p <= ' ')
+			return err_set(err, ERR_USAGE, "the name \"%s\" holds a space", m->name);
+	return 0;
+}
+
+/* What the file says counts, also where it was there before: it is read back. */
+static int tell_result(struct making *m, struct err *err)
+{
+	struct hub_config *config = hub_config_load(m->options->config_path, NULL, NULL, err);
+	if (!config)
+		return -1;
+	const struct hub_address *a = &config->listen;
+	snprintf(m->result->url, sizeof m->result->url,
+		strchr(a->host, ':') ? "%s://[%s]:%u" : "%s://%s:%u",
+		config->certificate ? "https" : "http", a->host, a->port);
+	hub_config_free(config);
+	return 0;
+}
+
+int hub_init(
+	const struct hub_init_options *options, struct hub_init_result *result, struct err *err)
+{
+	struct making m = {
+		.options = options,
+		.result = result,
+		.state_dir = options->state_dir ? options->state_dir : "/var/lib/sendense",
+		.runtime_dir = options->runtime_dir ? options->runtime_dir : "/run/sendense",
+		.listen = options->listen ? options->listen : "127.0.0.1:8080",
+		.nbd_listen = options->nbd_listen ? options->nbd_listen : "127.0.0.1:10809",
+	};
+	if (options->name)
+		snprintf(m.name, sizeof m.name, "%s", options->name);
+	else if (gethostname(m.name, sizeof m.name - 1) < 0 || !m.name[0])
+		snprintf(m.name, sizeof m.name, "localhost");
+	if (check_options(&m, err) < 0 || make_folder(&m, m.state_dir, 0700, err) < 0 ||
+		make_certificates(&m, err) < 0 || make_token(&m, err) < 0 ||
+		make_repository(&m, err) < 0 || make_config(&m, err) < 0)
+		return err_context(err, "hub init");
+	return tell_result(&m, err);
+}

@@ -1,0 +1,234 @@
+/*
+ * The index, kept up to date: after each job that made or took out restore points, before each
+ * list that is asked for, and at the start.  Changes of jobs are worked off by a
+ * thread of its own, in their order, so that whoever hears of a job's end finds its
+ * restore point in the index.
+ */
+#include "hub_internal.h"
+
+#include "index.h"
+#include "log.h"
+#include "reindex.h"
+#include "repository.h"
+#include "thread.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct change {
+	struct change *next;
+	char id[JOB_ID_BYTES];
+	enum job_state state;
+	json_t *job;
+};
+
+struct hub_points {
+	pthread_t thread;
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	struct change *first, **last;
+	bool ends;
+	pthread_mutex_t *walking; /* of each repository: one walks it at a time */
+	size_t nr_walking;
+};
+
+/* --- repositories ----------------------------------------------------------------------------- */
+
+static int check_mount(const struct job_repository *r, struct err *err)
+{
+	char parent[4096 + 4];
+	struct stat own, above;
+	snprintf(parent, sizeof parent, "%s/..", r->path);
+	if (stat(r->path, &own) < 0 || stat(parent, &above) < 0)
+		return err_errno(err, errno, "cannot look at %s", r->path);
+	if (own.st_dev == above.st_dev)
+		return err_set(err, ERR_NOT_FOUND,
+			"nothing is mounted at %s (mount it, or take require-mount out)", r->path);
+	return 0;
+}
+
+struct repository *hub_repository_open(
+	struct hub *hub, const char *name, bool to_write, struct err *err)
+{
+	const struct job_repository *r = hub_config_repository(hub_config(hub), name);
+	struct repository_info info;
+	if (!r) {
+		err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
+		return NULL;
+	}
+	if (r->require_mount && check_mount(r, err) < 0)
+		goto bad;
+	struct repository *repo =
+		repository_open(r->path, to_write ? REPOSITORY_WRITE : REPOSITORY_READ, err);
+	if (!repo)
+		goto bad;
+	if (r->id && (repository_info(repo, &info, err) < 0 || strcmp(info.id, r->id) != 0)) {
+		if (err && err->code == ERR_NONE)
+			err_set(err, ERR_DENIED,
+				"%s has the id %s, the configuration says %s (another disk is "
+				"mounted there)",
+				r->path, info.id, r->id);
+		repository_close(repo);
+		goto bad;
+	}
+	return repo;
+bad:
+	err_context(err, "repository %s", name);
+	return NULL;
+}
+
+int hub_points_refresh(struct hub *hub, const char *name, const char *vm, struct err *err)
+{
+	const struct hub_config *config = hub_config(hub);
+	const struct job_repository *r = hub_config_repository(config, name);
+	if (!r)
+		return err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
+	size_t nr = (size_t)(r - config->repositories);
+	struct repository *repo = hub_repository_open(hub, name, false, err);
+	if (!repo)
+		return -1;
+	struct reindex_options options = {
+		.index = hub->index, .repository = repo, .name = name, .vm = vm};
+	struct reindex_result result;
+	int rc;
+	if (nr < hub->points->nr_walking) {
+		WITH_LOCK(&hub->points->walking[nr]);
+		rc = reindex_run(&options, &result, err);
+	} else {
+		rc = err_set(err, ERR_BUSY, "the repository %s counts after a restart", name);
+	}
+	repository_close(repo);
+	return rc;
+}
+
+/* --- changes of jobs
+ * ------------------------------------------------------------------------------- */
+
+static bool changes_points(const char *kind)
+{
+	static const char *const kinds[] = {"backup", "push", "verify", "prune", "reindex"};
+	for (size_t i = 0; kind && i < ARRAY_LENGTH(kinds); i++)
+		if (strcmp(kind, kinds[i]) == 0)
+			return true;
+	return false;
+}
+
+static void work_off(struct hub *hub, struct change *change)
+{
+	const json_t *job = change->job;
+	const char *repository = json_string_value(json_object_get(job, "repository"));
+	const char *kind = json_string_value(json_object_get(job, "kind"));
+	struct err err = ERR_INIT;
+	if (job_state_is_end(change->state) && repository && changes_points(kind) &&
+		hub_points_refresh(
+			hub, repository, json_string_value(json_object_get(job, "vm")), &err) < 0)
+		log_warning("the index does not know what the job %s changed: %s", change->id,
+			err.text);
+	hub_time_job_changed(hub, change->id, change->state, job);
+	json_decref(change->job);
+	free(change);
+}
+
+static struct change *next_change(struct hub_points *points)
+{
+	WITH_LOCK(&points->mutex);
+	while (!points->first && !points->ends)
+		thread_cond_wait(&points->changed, &points->mutex, deadline_after_ms(60000));
+	struct change *change = points->first;
+	if (change) {
+		points->first = change->next;
+		if (!points->first)
+			points->last = &points->first;
+	}
+	return change;
+}
+
+static void refresh_all(struct hub *hub)
+{
+	const struct hub_config *config = hub_config(hub);
+	for (size_t i = 0; i < config->nr_repositories; i++) {
+		struct err err = ERR_INIT;
+		if (hub_points_refresh(hub, config->repositories[i].name, NULL, &err) < 0)
+			log_error("%s", err.text);
+	}
+}
+
+static void *work(void *context)
+{
+	struct hub *hub = context;
+	struct change *change;
+	refresh_all(hub);
+	while ((change = next_change(hub->points)))
+		work_off(hub, change);
+	return NULL;
+}
+
+void hub_points_job_changed(void *context, const char *id, enum job_state state, const json_t *job)
+{
+	struct hub *hub = context;
+	struct hub_points *points = hub->points;
+	struct change *change = calloc(1, sizeof *change);
+	json_t *copy = change ? json_deep_copy(job) : NULL;
+	if (!copy) {
+		log_error("no memory to tell of the job %s", id);
+		free(change);
+		return;
+	}
+	snprintf(change->id, sizeof change->id, "%s", id);
+	change->state = state;
+	change->job = copy;
+	WITH_LOCK(&points->mutex);
+	*points->last = change;
+	points->last = &change->next;
+	pthread_cond_signal(&points->changed);
+}
+
+/* --- start and stop
+ * ---------------------------------------------------------------------------------- */
+
+int hub_points_start(struct hub *hub, struct err *err)
+{
+	struct hub_points *points = calloc(1, sizeof *points);
+	size_t nr = hub_config(hub)->nr_repositories;
+	pthread_mutex_t *walking = calloc(nr + 1, sizeof *walking);
+	if (!points || !walking) {
+		free(points);
+		free(walking);
+		return err_errno(err, ENOMEM, "cannot look after the index");
+	}
+	for (size_t i = 0; i < nr; i++)
+		pthread_mutex_init(&walking[i], NULL);
+	points->walking = walking;
+	points->nr_walking = nr;
+	points->last = &points->first;
+	pthread_mutex_init(&points->mutex, NULL);
+	thread_cond_init(&points->changed);
+	hub->points = points;
+	if (thread_start(&points->thread, "points", work, hub, err) == 0)
+		return 0;
+	hub->points = NULL;
+	free(walking);
+	free(points);
+	return -1;
+}
+
+void hub_points_stop(struct hub *hub)
+{
+	struct hub_points *points = hub->points;
+	if (!points)
+		return;
+	{
+		WITH_LOCK(&points->mutex);
+		points->ends = true;
+		pthread_cond_signal(&points->changed);
+	}
+	pthread_join(points->thread, NULL); /* what is queued is worked off before */
+	for (size_t i = 0; i < points->nr_walking; i++)
+		pthread_mutex_destroy(&points->walking[i]);
+	pthread_cond_destroy(&points->changed);
+	pthread_mutex_destroy(&points->mutex);
+	free(points->walking);
+	free(points);
+	hub->points = NULL;
+}

@@ -1,0 +1,468 @@
+/*
+ * The daemon's life.
+ *
+ *   configuration ─► locks ─► state, index ─► NBD service ─► points ─► jobs ─► sessions
+ *        ─► schedule ─► keeper ─► REST ─► ready ─► (signals) ─► the same backwards
+ *
+ * Each step has a stop in steps[]; what was started is stopped in reverse, also when a later
+ * one fails.
+ */
+#include "hub_internal.h"
+
+#include "file.h"
+#include "host.h"
+#include "index.h"
+#include "log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+struct running {
+	struct hub hub;
+	int state_lock, runtime_lock;
+	struct hub_config **retired; /* configurations that were replaced */
+	size_t nr_retired;
+	bool hand_over;
+	struct deadline stop_until;
+};
+
+/* --- folders and locks ------------------------------------------------------------------- */
+
+static int own_folder(const char *path, bool make, struct err *err)
+{
+	struct stat st;
+	if (make && mkdir(path, 0700) < 0 && errno != EEXIST)
+		return err_errno(err, errno, "cannot make %s", path);
+	if (stat(path, &st) < 0)
+		return err_errno(err, errno, "cannot look at %s", path);
+	if (!S_ISDIR(st.st_mode))
+		return err_set(err, ERR_USAGE, "%s is no folder", path);
+	if (st.st_uid != geteuid() || (st.st_mode & 022) != 0)
+		return err_set(err, ERR_DENIED,
+			"%s belongs to uid %u and has mode %03o: others could change what is in it "
+			"(chown and chmod 700 it)",
+			path, (unsigned)st.st_uid, (unsigned)st.st_mode & 0777u);
+	return 0;
+}
+
+/* The lock is held as long as the descriptor is open; the file has the holder's pid. */
+static int take_lock(const char *folder, struct err *err)
+{
+	char path[4096 + 16], pid[32] = "";
+	snprintf(path, sizeof path, "%s/hub.lock", folder);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return err_errno(err, errno, "cannot open %s", path);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		int error = errno;
+		ssize_t length = pread(fd, pid, sizeof pid - 1, 0);
+		pid[length > 0 ? strcspn(pid, "\n") : 0] = '\0';
+		close(fd);
+		if (error != EWOULDBLOCK)
+			return err_errno(err, error, "cannot lock %s", path);
+		return err_set(err, ERR_BUSY,
+			"another hub (pid %s) runs on %s (stop it, or give this one a folder of "
+			"its own)",
+			pid[0] ? pid : "unknown", folder);
+	}
+	int length = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
+	if (ftruncate(fd, 0) < 0 || pwrite(fd, pid, (size_t)length, 0) < 0)
+		log_warning("%s does not tell our pid: %s", path, strerror(errno));
+	return fd;
+}
+
+static int start_locks(struct running *r, struct err *err)
+{
+	const struct hub_config *c = hub_config(&r->hub);
+	struct stat st;
+	if (stat(c->state_dir, &st) < 0 && errno == ENOENT)
+		return err_set(err, ERR_NOT_FOUND,
+			"there is no %s (\"sendense hub init\" makes it)", c->state_dir);
+	if (own_folder(c->state_dir, false, err) < 0 || own_folder(c->runtime_dir, true, err) < 0)
+		return -1;
+	r->state_lock = take_lock(c->state_dir, err);
+	if (r->state_lock < 0)
+		return -1;
+	r->runtime_lock = take_lock(c->runtime_dir, err);
+	return r->runtime_lock < 0 ? -1 : 0;
+}
+
+static void stop_locks(struct running *r)
+{
+	if (r->runtime_lock >= 0)
+		close(r->runtime_lock);
+	if (r->state_lock >= 0)
+		close(r->state_lock);
+}
+
+/* --- state and index -------------------------------------------------------------------------- */
+
+static int count(void *context, const struct state_object *object)
+{
+	(void)object;
+	++*(unsigned *)context;
+	return 0;
+}
+
+static int start_state(struct running *r, struct err *err)
+{
+	struct hub *hub = &r->hub;
+	const struct hub_config *c = hub_config(hub);
+	char path[4096 + 16];
+	unsigned nr_tokens = 0;
+	snprintf(path, sizeof path, "%s/state.db", c->state_dir);
+	hub->state = state_open(path, err);
+	if (!hub->state || state_list(hub->state, "token", NULL, count, &nr_tokens, err) < 0)
+		return -1;
+	if (nr_tokens == 0 && !c->listen.loopback)
+		return err_set(err, ERR_DENIED,
+			"there are no tokens, and [hub] listen = %s:%u is beyond loopback "
+			"(\"sendense "
+			"hub init\" makes the first one)",
+			c->listen.host, c->listen.port);
+	if (nr_tokens == 0)
+		log_warning("there are no tokens: nobody can use the API (\"sendense hub init\" "
+			    "makes the first one)");
+	snprintf(path, sizeof path, "%s/index.db", c->state_dir);
+	hub->index = index_open(path, NULL, err);
+	return hub->index ? 0 : -1;
+}
+
+static void stop_state(struct running *r)
+{
+	if (r->hub.index)
+		index_close(r->hub.index);
+	if (r->hub.state)
+		state_close(r->hub.state);
+}
+
+/* --- the other parts
+ * ------------------------------------------------------------------------------ */
+
+static int start_daemon(struct running *r, struct err *err)
+{
+	return hub_daemon_start(&r->hub, err);
+}
+
+static void stop_daemon(struct running *r)
+{
+	hub_daemon_stop(&r->hub, r->hand_over, r->stop_until);
+}
+
+static int start_points(struct running *r, struct err *err)
+{
+	return hub_points_start(&r->hub, err);
+}
+
+static void stop_points(struct running *r)
+{
+	hub_points_stop(&r->hub);
+}
+
+static int start_jobs(struct running *r, struct err *err)
+{
+	const struct hub_config *c = hub_config(&r->hub);
+	const struct jobs_options options = {
+		.state = r->hub.state,
+		.runtime_dir = c->runtime_dir,
+		.state_dir = c->state_dir,
+		.program = r->hub.options->program,
+		.repositories = c->repositories,
+		.nr_repositories = c->nr_repositories,
+		.allow_sources = (const char *const *)c->allow_sources,
+		.allow_targets = (const char *const *)c->allow_targets,
+		.most = c->most_jobs,
+		.most_per_source = c->most_jobs_per_source,
+		.memory_bytes = c->memory_per_job_bytes,
+		.changed = hub_points_job_changed,
+		.context = &r->hub,
+	};
+	r->hub.jobs = jobs_start(&options, err);
+	return r->hub.jobs ? 0 : -1;
+}
+
+static void stop_jobs(struct running *r)
+{
+	if (r->hub.jobs)
+		jobs_stop(r->hub.jobs, r->hand_over, r->stop_until);
+	r->hub.jobs = NULL;
+}
+
+static int start_sessions(struct running *r, struct err *err)
+{
+	return hub_sessions_start(&r->hub, err);
+}
+
+static void stop_sessions(struct running *r)
+{
+	hub_sessions_stop(&r->hub);
+}
+
+static int start_time(struct running *r, struct err *err)
+{
+	return hub_time_start(&r->hub, err);
+}
+
+static void stop_time(struct running *r)
+{
+	hub_time_stop(&r->hub);
+}
+
+static int start_keeper(struct running *r, struct err *err)
+{
+	return hub_keeper_start(&r->hub, err);
+}
+
+static void stop_keeper(struct running *r)
+{
+	hub_keeper_stop(&r->hub);
+}
+
+static int start_rest(struct running *r, struct err *err)
+{
+	static const struct rest_route *const tables[] = {
+		hub_health_routes,
+		rest_document_routes,
+		hub_repository_routes,
+		hub_job_routes,
+		hub_session_routes,
+		hub_serve_routes,
+		hub_token_routes,
+		hub_event_routes,
+		hub_time_routes,
+		NULL,
+	};
+	const struct hub_config *c = hub_config(&r->hub);
+	const struct rest_server_options options = {
+		.address = c->listen.host,
+		.port = c->listen.port,
+		.certificate_file = c->certificate,
+		.key_file = c->key,
+		.clients_ca_file = c->clients == HUB_CLIENTS_REQUIRED ? c->ca : NULL,
+		.tables = tables,
+		.context = &r->hub,
+		.authenticate = hub_authenticate,
+		.remembered = hub_remembered,
+		.remember = hub_remember,
+		.audit = hub_audit,
+		.most_connections = c->most_connections,
+		.most_per_address = c->most_connections_per_address,
+	};
+	r->hub.rest = rest_server_start(&options, err);
+	return r->hub.rest ? 0 : err_context(err, "REST on %s:%u", c->listen.host, c->listen.port);
+}
+
+static void stop_rest(struct running *r)
+{
+	rest_server_stop(r->hub.rest);
+	r->hub.rest = NULL;
+}
+
+/* In this order; stopped in reverse, also where start failed.  REST goes before everything that
+ * its handlers use. */
+static const struct {
+	const char *name;
+	int (*start)(struct running *r, struct err *err);
+	void (*stop)(struct running *r);
+} steps[] = {
+	{"locks", start_locks, stop_locks},
+	{"state", start_state, stop_state},
+	{"NBD service", start_daemon, stop_daemon},
+	{"points", start_points, stop_points},
+	{"jobs", start_jobs, stop_jobs},
+	{"sessions", start_sessions, stop_sessions},
+	{"schedule", start_time, stop_time},
+	{"keeper", start_keeper, stop_keeper},
+	{"REST", start_rest, stop_rest},
+};
+
+static void stop_steps(struct running *r, size_t nr_started)
+{
+	while (nr_started > 0)
+		steps[--nr_started].stop(r);
+}
+
+/* --- signals, reload
+ * -------------------------------------------------------------------------------- */
+
+static int reload_fd = -1;
+
+static void on_reload(int number)
+{
+	int saved = errno;
+	uint64_t one = 1;
+	(void)number;
+	ssize_t done = write(reload_fd, &one, sizeof one);
+	(void)done;
+	errno = saved;
+}
+
+static void set_logging(const struct running *r)
+{
+	const struct hub_config *c = hub_config(&r->hub);
+	const struct hub_run_options *o = r->hub.options;
+	hub_logging_set(c->log, o->quiet     ? LOG_LEVEL_ERROR
+				: o->verbose ? LOG_LEVEL_DEBUG
+					     : (enum log_level)c->log_level);
+}
+
+static void tell_finding(void *context, const struct hub_config_finding *finding)
+{
+	const char *path = context;
+	if (finding->line > 0)
+		log_error("%s:%u: %s", path, finding->line, finding->text);
+	else
+		log_error("%s: %s", path, finding->text);
+}
+
+/* The new settings, with what counts only after a restart as it was; NULL: the old ones
+ * stay.  differences: what counts after a restart. */
+static struct hub_config *load_anew(struct running *r, char *differences, size_t bytes)
+{
+	const struct hub_config *old = hub_config(&r->hub);
+	struct err err = ERR_INIT;
+	struct hub_config *new = hub_config_load(old->path, tell_finding, old->path, &err);
+	struct hub_config **retired =
+		new ? reallocarray(r->retired, r->nr_retired + 1, sizeof *retired) : NULL;
+	if (retired)
+		r->retired = retired;
+	if (new)
+		hub_config_differences(old, new, differences, bytes);
+	if (retired && hub_config_settle(old, new, &err) == 0)
+		return new;
+	log_error("the old settings stay: %s", err.text);
+	hub_config_free(new);
+	return NULL;
+}
+
+/* A file that is wrong changes nothing. */
+static void reload(struct running *r)
+{
+	struct hub *hub = &r->hub;
+	struct err err = ERR_INIT;
+	char differences[1024];
+	hub_notify("RELOADING=1");
+	struct hub_config *new = load_anew(r, differences, sizeof differences);
+	if (new) {
+		r->retired[r->nr_retired++] = atomic_load(&hub->config);
+		atomic_store(&hub->config, new);
+		set_logging(r);
+		if (new->certificate && rest_server_reload(hub->rest, &err) < 0)
+			log_error("the old certificate stays: %s", err.text);
+		hub_daemon_reload(hub);
+		hub_time_reload(hub);
+		if (differences[0])
+			log_warning("counts after a restart only: %s", differences);
+		log_info("the settings were read again");
+	}
+	hub_event(hub, "hub", "reload", new ? "done" : "refused", NULL);
+	hub_notify("READY=1");
+}
+
+static int serve(struct running *r, struct err *err)
+{
+	int64_t watchdog_ms = hub_notify_watchdog_ms();
+	struct pollfd fds[] = {
+		{.fd = cancel_fd(r->hub.options->cancel), .events = POLLIN},
+		{.fd = reload_fd, .events = POLLIN},
+	};
+	while (!cancel_requested(r->hub.options->cancel)) {
+		int ready = poll(fds, ARRAY_LENGTH(fds),
+			watchdog_ms > 0 ? (int)min_u64((uint64_t)watchdog_ms, 60000) : -1);
+		if (ready < 0 && errno != EINTR)
+			return err_errno(err, errno, "cannot wait for signals");
+		if (watchdog_ms > 0)
+			hub_notify("WATCHDOG=1");
+		uint64_t count_of;
+		if (ready > 0 && fds[1].revents && read(reload_fd, &count_of, sizeof count_of) > 0)
+			reload(r);
+	}
+	return 0;
+}
+
+/* --- all of it
+ * -------------------------------------------------------------------------------------------- */
+
+static int tell_ready(struct running *r, struct err *err)
+{
+	const struct hub_config *c = hub_config(&r->hub);
+	const struct hub_run_options *o = r->hub.options;
+	char url[128], nbd[96];
+	snprintf(url, sizeof url, strchr(c->listen.host, ':') ? "%s://[%s]:%u" : "%s://%s:%u",
+		c->certificate ? "https" : "http", c->listen.host, rest_server_port(r->hub.rest));
+	hub_daemon_address(&r->hub, nbd);
+	log_info("ready on %s, NBD on %s (%s)", url, nbd[0] ? nbd : "ports of its range",
+		o->software);
+	hub_event(&r->hub, "hub", "start", o->software, NULL);
+	hub_notify("READY=1");
+	return o->ready ? o->ready(o->context, url, nbd, err) : 0;
+}
+
+static int catch_reload(struct err *err)
+{
+	struct sigaction action = {.sa_handler = on_reload, .sa_flags = SA_RESTART};
+	sigemptyset(&action.sa_mask);
+	reload_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (reload_fd < 0 || sigaction(SIGHUP, &action, NULL) < 0)
+		return err_errno(err, errno, "cannot catch signals");
+	return 0;
+}
+
+static void stop_all(struct running *r, size_t nr_started)
+{
+	struct hub *hub = &r->hub;
+	const struct hub_config *c = hub_config(hub);
+	atomic_store(&hub->stopping, true);
+	hub_notify("STOPPING=1");
+	r->hand_over = c->stop == HUB_STOP_HAND_OVER;
+	r->stop_until = deadline_after_ms((int64_t)c->stop_timeout_s * 1000);
+	if (nr_started == ARRAY_LENGTH(steps)) {
+		log_info("stopping: what runs is %s, within %" PRIu64 " s",
+			r->hand_over ? "handed over to the next hub" : "cancelled",
+			c->stop_timeout_s);
+		hub_event(hub, "hub", "stop", r->hand_over ? "hand-over" : "cancel", NULL);
+	}
+	stop_steps(r, nr_started);
+}
+
+int hub_run(const struct hub_run_options *options, struct err *err)
+{
+	struct running r = {.state_lock = -1, .runtime_lock = -1};
+	struct hub *hub = &r.hub;
+	hub->options = options;
+	hub->started = time(NULL);
+	hub->started_ns = clock_now_ns();
+	struct hub_config *config = hub_config_load(options->config_path, NULL, NULL, err);
+	if (!config)
+		return -1;
+	atomic_store(&hub->config, config);
+	set_logging(&r);
+	int rc = catch_reload(err);
+	size_t nr_started = 0;
+	while (rc == 0 && nr_started < ARRAY_LENGTH(steps)) {
+		log_debug("starting: %s", steps[nr_started].name);
+		rc = steps[nr_started].start(&r, err);
+		nr_started++; /* a stop copes with a start that failed half-way */
+	}
+	if (rc == 0)
+		rc = tell_ready(&r, err);
+	if (rc == 0)
+		rc = serve(&r, err);
+	stop_all(&r, nr_started);
+	signal(SIGHUP, SIG_IGN);
+	if (reload_fd >= 0)
+		close(reload_fd);
+	reload_fd = -1;
+	hub_config_free(atomic_load(&hub->config));
+	for (size_t i = 0; i < r.nr_retired; i++)
+		hub_config_free(r.retired[i]);
+	free(r.retired);
+	return rc;
+}

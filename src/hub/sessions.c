@@ -1,0 +1,406 @@
+/*
+ * Push sessions and serves, as far as the hub has to do with them.
+ *
+ * A session is a job too, with the same id: what the NBD service tells of it becomes the job's
+ * state here, twice a second while there is one.  What is open stands in state.db ("session",
+ * "serve") before the service is asked for it, so that after a crash of either process:
+ *
+ *   noted, service has it      goes on; one whose opening nobody answered is let go of (kept)
+ *   noted, service lacks it    its restore point exists: done; else failed, to be gone on with
+ *   not noted                  the service's own lease ends it
+ */
+#include "hub_internal.h"
+
+#include "host.h"
+#include "log.h"
+#include "repository.h"
+#include "thread.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#define LOOK_MS 500
+#define IDLE_MS 60000
+#define CALL_MS 600000 /* an interrupted job may have to be looked at */
+
+struct seen {
+	char id[JOB_ID_BYTES];
+	enum job_state state;
+	char stage[REPOSITORY_STAGE_BYTES];
+	int64_t moved_bytes;
+	bool round; /* met in this round */
+};
+
+struct hub_sessions {
+	pthread_t thread;
+	pthread_mutex_t mutex;
+	pthread_cond_t woken;
+	bool wake, ends;
+	_Atomic unsigned nr_open;
+	struct seen *seen;
+	size_t nr_seen;
+};
+
+static const char *text_of(const json_t *object, const char *name)
+{
+	const char *text = json_string_value(json_object_get(object, name));
+	return text ? text : "";
+}
+
+json_t *hub_host_call(struct hub *hub, const char *verb, json_t *request, struct err *err)
+{
+	if (!request)
+		request = json_object();
+	json_object_set_new(request, "verb", json_string(verb));
+	json_t *answer = NULL;
+	if (!hub->host)
+		err_set(err, ERR_BUSY, "the NBD service does not run yet");
+	else
+		answer = host_call(
+			hub->host, request, NULL, 0, NULL, NULL, deadline_after_ms(CALL_MS), err);
+	json_decref(request);
+	json_object_del(answer, "ok");
+	return answer;
+}
+
+/* --- what the service says, as a job -------------------------------------------------------- */
+
+/* SESSION's states (host.h). */
+static const struct {
+	const char *name;
+	enum job_state state;
+	const char *stage; /* where the session names none */
+} states[] = {
+	{"opening", JOB_STARTING, "open"},
+	{"open", JOB_RUNNING, "receive"},
+	{"settling", JOB_VERIFYING, "settle"},
+	{"comparing", JOB_VERIFYING, "compare"},
+	{"committing", JOB_COMMITTING, "commit"},
+	{"committed", JOB_DONE, NULL},
+	{"refused", JOB_FAILED, NULL},
+	{"failed", JOB_FAILED, NULL},
+	{"left", JOB_FAILED, NULL},
+	{"expired", JOB_FAILED, NULL},
+	{"aborted", JOB_CANCELLED, NULL},
+};
+
+static enum err_code code_of(const char *name)
+{
+	for (enum err_code code = ERR_USAGE; code <= ERR_NO_MEMORY; code++)
+		if (strcmp(err_code_name(code), name) == 0)
+			return code;
+	return ERR_IO;
+}
+
+/* Why the session ended without a restore point; clear when it said nothing. */
+static void error_of(const json_t *session, struct err *why)
+{
+	const char *state = text_of(session, "state");
+	const json_t *error = json_object_get(session, "error");
+	const char *disk = text_of(error, "disk"), *text = text_of(error, "text");
+	err_clear(why);
+	if (json_is_object(error) && disk[0] && !strstr(text, disk))
+		err_set(why, code_of(text_of(error, "code")), "disk %s: %s", disk, text);
+	else if (json_is_object(error))
+		err_set(why, code_of(text_of(error, "code")), "%s", text);
+	else if (strcmp(state, "expired") == 0)
+		err_set(why, ERR_TIMEOUT,
+			"the client was not heard of for %" PRId64
+			" s, its lease ended (a new session of the same disks goes on with it)",
+			(int64_t)json_integer_value(json_object_get(session, "lease_s")));
+	else if (strcmp(state, "left") == 0)
+		err_set(why, ERR_CANCELLED,
+			"it was let go of (a new session of the same disks goes on with it)");
+	else if (strcmp(state, "aborted") == 0)
+		err_set(why, ERR_CANCELLED, "it was cancelled");
+}
+
+static int64_t sum_of(const json_t *session, const char *name)
+{
+	int64_t sum = 0;
+	size_t i;
+	json_t *disk;
+	json_array_foreach(json_object_get(session, "disks"), i, disk) sum +=
+		json_integer_value(json_object_get(disk, name));
+	return sum;
+}
+
+static struct seen *seen_of(struct hub_sessions *s, const char *id)
+{
+	for (size_t i = 0; i < s->nr_seen; i++)
+		if (strcmp(s->seen[i].id, id) == 0)
+			return &s->seen[i];
+	struct seen *more = reallocarray(s->seen, s->nr_seen + 1, sizeof *more);
+	if (!more)
+		return NULL;
+	s->seen = more;
+	struct seen *seen = &more[s->nr_seen++];
+	*seen = (struct seen){.state = JOB_QUEUED};
+	snprintf(seen->id, sizeof seen->id, "%s", id);
+	return seen;
+}
+
+/* Gives the session back: nothing in state.db names it any more. */
+static void end_session(struct hub *hub, const char *id)
+{
+	struct err err = ERR_INIT;
+	if (state_delete(hub->state, "session", id, STATE_ANY, &err) < 0 &&
+		err.code != ERR_NOT_FOUND)
+		log_error("the session %s stays noted: %s", id, err.text);
+	json_decref(hub_host_call(hub, "session-forget", json_pack("{s:s}", "session", id), NULL));
+}
+
+static void tell_end(struct hub *hub, const char *id, enum job_state state, const struct err *why)
+{
+	struct err err = ERR_INIT;
+	const struct err *told = why && why->code != ERR_NONE ? why : NULL;
+	if (jobs_tell(hub->jobs, id, state, NULL, NULL, told, &err) < 0)
+		log_warning("the job %s does not know that its session ended: %s", id, err.text);
+	end_session(hub, id);
+}
+
+static void tell_progress(struct hub *hub, const struct state_object *noted, const json_t *session,
+	enum job_state state, const char *stage)
+{
+	struct seen *seen = seen_of(hub->sessions, noted->id);
+	int64_t received = sum_of(session, "received_bytes");
+	int64_t zeroed = sum_of(session, "zeroed_bytes");
+	if (!seen)
+		return;
+	seen->round = true;
+	if (seen->state == state && strcmp(seen->stage, stage) == 0 &&
+		seen->moved_bytes == received + zeroed)
+		return;
+	seen->state = state;
+	seen->moved_bytes = received + zeroed;
+	snprintf(seen->stage, sizeof seen->stage, "%s", stage);
+	json_t *progress = json_pack("{s:I, s:I, s:O?}", "logical", (json_int_t)(received + zeroed),
+		"sent", (json_int_t)received, "total", json_object_get(noted->value, "total"));
+	struct err err = ERR_INIT;
+	if (jobs_tell(hub->jobs, noted->id, state, stage, progress, NULL, &err) < 0)
+		log_warning("the job %s is not up to date: %s", noted->id, err.text);
+	json_decref(progress);
+}
+
+static void follow(struct hub *hub, const struct state_object *noted, const json_t *session)
+{
+	const char *name = text_of(session, "state"), *stage = text_of(session, "stage");
+	for (size_t i = 0; i < ARRAY_LENGTH(states); i++) {
+		if (strcmp(states[i].name, name) != 0)
+			continue;
+		struct err why = ERR_INIT;
+		if (states[i].stage)
+			tell_progress(hub, noted, session, states[i].state,
+				stage[0] ? stage : states[i].stage);
+		else {
+			error_of(session, &why);
+			tell_end(hub, noted->id, states[i].state, &why);
+		}
+		return;
+	}
+	log_warning("the session %s is in a state that is not known: %s", noted->id, name);
+}
+
+/* The service died, or the machine was started again: what became of it tells the
+ * repository. */
+static void settle_lost(struct hub *hub, const struct state_object *noted)
+{
+	const char *repository = text_of(noted->value, "repository");
+	const char *point = text_of(noted->value, "point");
+	struct err err = ERR_INIT, why = ERR_INIT;
+	struct repository *repo = hub_repository_open(hub, repository, false, &err);
+	if (!repo && point[0]) {
+		log_warning(
+			"what became of the session %s is not known yet: %s", noted->id, err.text);
+		return; /* asked again when the repository is back */
+	}
+	struct repository_point *made = NULL;
+	if (repo && point[0])
+		made = repository_point_load(repo, text_of(noted->value, "vm"), point, &err);
+	err_set(&why, ERR_DISCONNECTED,
+		"the NBD service ended while it ran (a new session of the same disks goes on with "
+		"it)");
+	tell_end(hub, noted->id, made ? JOB_DONE : JOB_FAILED, made ? NULL : &why);
+	repository_point_free(made);
+	repository_close(repo);
+}
+
+/* --- rounds ---------------------------------------------------------------------------------- */
+
+struct round {
+	struct hub *hub;
+	struct state_object *noted;
+	size_t nr_noted;
+	bool failed;
+};
+
+static int note(void *context, const struct state_object *object)
+{
+	struct round *round = context;
+	struct state_object *more = reallocarray(round->noted, round->nr_noted + 1, sizeof *more);
+	char *id = strdup(object->id);
+	if (more)
+		round->noted = more;
+	if (!more || !id) {
+		free(id);
+		round->failed = true;
+		return 1;
+	}
+	more[round->nr_noted++] = (struct state_object){
+		.id = id, .version = object->version, .value = json_incref(object->value)};
+	return 0;
+}
+
+static void free_round(struct round *round)
+{
+	for (size_t i = 0; i < round->nr_noted; i++) {
+		free(round->noted[i].id);
+		json_decref(round->noted[i].value);
+	}
+	free(round->noted);
+}
+
+static const json_t *find_in(
+	const json_t *status, const char *list, const char *member, const char *id)
+{
+	size_t i;
+	json_t *item;
+	json_array_foreach(json_object_get(status, list), i,
+		item) if (strcmp(text_of(item, member), id) == 0) return item;
+	return NULL;
+}
+
+/* Whether a handler of this hub is about to open it. */
+static bool is_opening_here(const struct hub *hub, const struct state_object *noted)
+{
+	return strcmp(text_of(noted->value, "state"), "opening") == 0 &&
+	       json_integer_value(json_object_get(noted->value, "hub")) == hub->started_ns;
+}
+
+static void look_at_sessions(struct hub *hub, const json_t *status, const struct round *round)
+{
+	for (size_t i = 0; i < round->nr_noted; i++) {
+		const struct state_object *noted = &round->noted[i];
+		const json_t *session = find_in(status, "sessions", "session", noted->id);
+		bool opening = strcmp(text_of(noted->value, "state"), "opening") == 0;
+		if (is_opening_here(hub, noted))
+			continue;
+		if (!session)
+			settle_lost(hub, noted);
+		else if (opening && strcmp(text_of(session, "state"), "open") == 0)
+			/* The hub died before it could answer: nobody has the exports. */
+			json_decref(hub_host_call(hub, "session-abort",
+				json_pack("{s:s, s:b}", "session", noted->id, "keep", 1), NULL));
+		else
+			follow(hub, noted, session);
+	}
+}
+
+static void look_at_serves(struct hub *hub, const json_t *status)
+{
+	struct round round = {.hub = hub};
+	if (state_list(hub->state, "serve", NULL, note, &round, NULL) == 0 && !round.failed)
+		for (size_t i = 0; i < round.nr_noted; i++)
+			if (!is_opening_here(hub, &round.noted[i]) &&
+				!find_in(status, "serves", "serve", round.noted[i].id))
+				state_delete(
+					hub->state, "serve", round.noted[i].id, STATE_ANY, NULL);
+	free_round(&round);
+}
+
+static void forget_unmet(struct hub_sessions *s)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < s->nr_seen; i++)
+		if (s->seen[i].round) {
+			s->seen[kept] = s->seen[i];
+			s->seen[kept++].round = false;
+		}
+	s->nr_seen = kept;
+}
+
+static void look(struct hub *hub)
+{
+	struct round round = {.hub = hub};
+	struct err err = ERR_INIT;
+	/* The notes first: what is opened meanwhile is in the service's answer then. */
+	if (state_list(hub->state, "session", NULL, note, &round, &err) < 0 || round.failed)
+		log_error("sessions are not looked at: %s", err.text);
+	json_t *status = hub_host_call(hub, "status", NULL, &err);
+	if (status) {
+		look_at_sessions(hub, status, &round);
+		look_at_serves(hub, status);
+	}
+	json_decref(status);
+	atomic_store(&hub->sessions->nr_open, (unsigned)round.nr_noted);
+	forget_unmet(hub->sessions);
+	free_round(&round);
+}
+
+static bool wait_for_round(struct hub_sessions *s)
+{
+	WITH_LOCK(&s->mutex);
+	struct deadline until = deadline_after_ms(atomic_load(&s->nr_open) > 0 ? LOOK_MS : IDLE_MS);
+	while (!s->ends && !s->wake && thread_cond_wait(&s->woken, &s->mutex, until))
+		;
+	s->wake = false;
+	return !s->ends;
+}
+
+static void *watch(void *context)
+{
+	struct hub *hub = context;
+	do
+		look(hub);
+	while (wait_for_round(hub->sessions));
+	return NULL;
+}
+
+void hub_sessions_wake(struct hub *hub)
+{
+	struct hub_sessions *s = hub->sessions;
+	if (!s)
+		return;
+	WITH_LOCK(&s->mutex);
+	s->wake = true;
+	pthread_cond_signal(&s->woken);
+}
+
+unsigned hub_sessions_open(struct hub *hub)
+{
+	return hub->sessions ? atomic_load(&hub->sessions->nr_open) : 0;
+}
+
+int hub_sessions_start(struct hub *hub, struct err *err)
+{
+	struct hub_sessions *s = calloc(1, sizeof *s);
+	if (!s)
+		return err_errno(err, ENOMEM, "cannot look after sessions");
+	pthread_mutex_init(&s->mutex, NULL);
+	thread_cond_init(&s->woken);
+	hub->sessions = s;
+	if (thread_start(&s->thread, "sessions", watch, hub, err) == 0)
+		return 0;
+	hub->sessions = NULL;
+	free(s);
+	return -1;
+}
+
+void hub_sessions_stop(struct hub *hub)
+{
+	struct hub_sessions *s = hub->sessions;
+	if (!s)
+		return;
+	{
+		WITH_LOCK(&s->mutex);
+		s->ends = true;
+		pthread_cond_signal(&s->woken);
+	}
+	pthread_join(s->thread, NULL);
+	pthread_cond_destroy(&s->woken);
+	pthread_mutex_destroy(&s->mutex);
+	free(s->seen);
+	free(s);
+	hub->sessions = NULL;
+}
