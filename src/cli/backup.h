@@ -16,6 +16,7 @@
 #include "progress.h"
 #include "qemu_source.h"
 #include "store.h"
+#include "tls_options.h"
 
 struct backup_values {
 	struct store_values store;
@@ -23,6 +24,7 @@ struct backup_values {
 	struct option_list disks, allow_backing, changed_by, change_ids, source_ids, bitmaps;
 	struct option_number rate, parallel, wait;
 	const char *agent, *scratch; /* of a machine in QEMU */
+	struct tls_options tls;
 	bool resume, no_resume, no_freeze;
 };
 

@@ -142,6 +142,7 @@ static int open_disk(struct backup *b, struct backup_disk *disk, struct err *err
 		/* An export of a machine ends with its QEMU. */
 		.no_reconnect = disk->qemu || may_change(disk),
 		.allow_backing = &b->values->allow_backing,
+		.tls = &b->values->tls,
 		.cancel = b->cli->cancel,
 	};
 	disk->source = disk->opened =

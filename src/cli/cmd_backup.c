@@ -130,6 +130,7 @@ static const struct option_spec option_table[] = {
 		.maximum = 16,
 		.help = "copy that many disks at once (default: 2)"},
 	ALLOW_BACKING_ROW(struct backup_values, allow_backing),
+	TLS_OPTION_ROWS(struct backup_values),
 };
 
 /* --- beginning --------------------------------------------------------------------- */

@@ -9,6 +9,7 @@ struct values {
 	struct target_options target;
 	struct option_list allow_backing;
 	struct option_number rate;
+	struct tls_options tls;
 };
 
 static const struct option_spec option_table[] = {
@@ -21,6 +22,7 @@ static const struct option_spec option_table[] = {
 		.maximum = UINT64_MAX,
 		.help = "read no more bytes a second than that"},
 	ALLOW_BACKING_ROW(struct values, allow_backing),
+	TLS_OPTION_ROWS(struct values),
 };
 
 static int print_report(const struct cli *cli, uint64_t size_bytes,
@@ -72,10 +74,11 @@ static struct block *open_both(
 	struct source_options open = {
 		.read_only = true,
 		.allow_backing = &v->allow_backing,
+		.tls = &v->tls,
 		.cancel = cli->cancel,
 	};
 	struct block *source = source_open(from, &open, err);
-	if (source && target_open(target, to, &v->target, block_info(source)->size_bytes,
+	if (source && target_open(target, to, &v->target, &v->tls, block_info(source)->size_bytes,
 			      cli->cancel, err) == 0)
 		return source;
 	block_close(source, NULL);

@@ -73,7 +73,8 @@ const struct command command_export = {
 	.details =
 		"When it is ready, which a handshake has proven, it prints its URI in one line "
 		"and\n"
-		"stays until SIGTERM. Unix sockets get mode 0600; TCP is loopback only. A socket\n"
+		"stays until SIGTERM. Unix sockets get mode 0600; TCP is loopback only, save\n"
+		"with TLS and clients who show who they are. A socket\n"
 		"passed by systemd's LISTEN_FDS is taken instead of --socket or --port, so that\n"
 		"nbdcopy's [ sendense export ... ] works.",
 	COMMAND_OPTIONS(option_table),

@@ -29,6 +29,7 @@ struct values {
 	bool exact;
 	struct option_number time_box;
 	struct option_list allow_backing;
+	struct tls_options tls;
 };
 
 static const struct option_spec option_table[] = {
@@ -44,6 +45,7 @@ static const struct option_spec option_table[] = {
 		.maximum = 31536000,
 		.help = "end sampling after that time (default: 30s)"},
 	ALLOW_BACKING_ROW(struct values, allow_backing),
+	TLS_OPTION_ROWS(struct values),
 };
 
 struct measure {
@@ -247,6 +249,7 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	struct source_options open = {
 		.read_only = true,
 		.allow_backing = &v->allow_backing,
+		.tls = &v->tls,
 		.cancel = cli->cancel,
 	};
 	m.disk = source_open(name, &open, err);

@@ -18,6 +18,7 @@ struct values {
 	struct store_values store;
 	struct option_list to;
 	struct target_options target;
+	struct tls_options tls;
 	struct option_number rate, parallel;
 };
 
@@ -44,6 +45,7 @@ static const struct option_spec option_table[] = {
 		.minimum = 1,
 		.maximum = 16,
 		.help = "copy that many disks at once (default: 2)"},
+	TLS_OPTION_ROWS(struct values),
 };
 
 struct disk {
@@ -124,8 +126,8 @@ static int open_targets(struct restore *r, struct err *err)
 	for (size_t i = 0; i < r->nr_disks; i++) {
 		struct disk *disk = &r->disks[i];
 		uint64_t size_bytes = store_disk_info(disk->source)->size_bytes;
-		if (target_open(&disk->target, disk->name, &r->values->target, size_bytes,
-			    r->cli->cancel, err) < 0)
+		if (target_open(&disk->target, disk->name, &r->values->target, &r->values->tls,
+			    size_bytes, r->cli->cancel, err) < 0)
 			return err_context(err, "%s", disk->label);
 		r->copies[i] = (struct disks_copy){
 			.label = disk->label,

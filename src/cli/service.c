@@ -19,6 +19,7 @@ struct service {
 	bool inherited;
 	struct listener where; /* what the listener was, for the URIs */
 	char socket_path[PATH_MAX]; /* absolute, so that the URI works from any folder */
+	struct tls_server *tls; /* NULL: without TLS */
 	struct nbd_server *server;
 	int ended_fd; /* readable when the server's thread ends */
 	int run_rc; /* with run_err: how it ended */
@@ -30,8 +31,18 @@ static bool is_activated(void)
 	return getenv("LISTEN_FDS") != NULL;
 }
 
+static bool has_tls(const struct service_options *options)
+{
+	return options->tls_certificate || options->tls_key || options->tls_clients_ca ||
+	       options->tls_psk_file;
+}
+
 int service_check(const struct service_options *options, struct err *err)
 {
+	if (options->tls_optional && !has_tls(options))
+		return err_set(err, ERR_USAGE,
+			"--tls-optional needs a certificate (--tls-certificate) or keys "
+			"(--tls-psk-file)");
 	if (options->socket && options->port.given)
 		return err_set(err, ERR_USAGE, "--socket and --port: only one of them");
 	if (options->address && !options->port.given)
@@ -66,9 +77,32 @@ static int start_listening(struct service *service, struct err *err)
 		return err_set(err, ERR_USAGE,
 			"LISTEN_FDS is set, but no socket was passed to this "
 			"process (--socket PATH, or --port N)");
-	return transport_listen_tcp(&service->listener,
-		options->address ? options->address : "127.0.0.1", (unsigned)options->port.value,
-		err);
+	const char *address = options->address ? options->address : "127.0.0.1";
+	unsigned port = (unsigned)options->port.value;
+	/* Beyond this machine nobody gets a disk who has not shown who he is. */
+	if (service->tls && !options->tls_optional && tls_server_authenticates(service->tls))
+		return transport_listen_tcp_public(&service->listener, address, port, err);
+	if (transport_listen_tcp(&service->listener, address, port, err) == 0)
+		return 0;
+	if (err && err->code == ERR_DENIED && service->tls)
+		err_hint(err, "--tls-psk-file or --tls-clients-ca, without --tls-optional");
+	return -1;
+}
+
+static int set_up_tls(struct service *service, struct err *err)
+{
+	const struct service_options *options = service->options;
+	struct tls_server_options tls = {
+		.certificate = options->tls_certificate,
+		.key = options->tls_key,
+		.clients_ca = options->tls_clients_ca,
+		.clients = options->tls_clients_ca ? TLS_CLIENTS_REQUIRED : TLS_CLIENTS_ANY,
+		.psk_file = options->tls_psk_file,
+	};
+	if (!has_tls(options))
+		return 0;
+	service->tls = tls_server_new(&tls, err);
+	return service->tls ? 0 : err_context(err, "TLS");
 }
 
 /* Characters that a URI may hold as they are, here; all others become %XX. */
@@ -90,8 +124,9 @@ static void put_escaped(char *out, size_t bytes, const char *text)
 static void make_uri(const struct service *service, const char *name, char *out, size_t bytes)
 {
 	const struct listener *where = &service->where;
+	const char *scheme = service->tls && !service->options->tls_optional ? "nbds" : "nbd";
 	if (!where->is_tcp) {
-		snprintf(out, bytes, "nbd+unix:///");
+		snprintf(out, bytes, "%s+unix:///", scheme);
 		put_escaped(out, bytes, name);
 		size_t used = strlen(out);
 		snprintf(out + used, bytes - used, "?socket=");
@@ -99,7 +134,8 @@ static void make_uri(const struct service *service, const char *name, char *out,
 		return;
 	}
 	bool is_v6 = strchr(where->address, ':') != NULL;
-	snprintf(out, bytes, is_v6 ? "nbd://[%s]:%u" : "nbd://%s:%u", where->address, where->port);
+	snprintf(out, bytes, is_v6 ? "%s://[%s]:%u" : "%s://%s:%u", scheme, where->address,
+		where->port);
 	size_t used = strlen(out);
 	snprintf(out + used, bytes - used, "/");
 	put_escaped(out, bytes, name);
@@ -230,6 +266,10 @@ static int serve_listener(struct service *service, struct err *err)
 	struct nbd_server_options options = {
 		.max_connections = (unsigned)service->options->max_connections.value,
 		.once = service->options->once,
+		.tls = !service->tls                    ? NBD_TLS_OFF
+		       : service->options->tls_optional ? NBD_TLS_ALLOWED
+							: NBD_TLS_REQUIRED,
+		.tls_server = service->tls,
 	};
 	int rc = -1;
 	service->server = nbd_server_new(&options, err);
@@ -268,12 +308,18 @@ int service_run(struct cli *cli, const struct service_options *options,
 		.nr_exports = nr_exports,
 		.ended_fd = -1,
 	};
-	if (start_listening(&service, err) < 0)
+	if (set_up_tls(&service, err) < 0)
 		return -1;
+	if (start_listening(&service, err) < 0) {
+		tls_server_free(service.tls);
+		return -1;
+	}
 	/* run() takes the listener; its place is needed for the URIs. */
 	service.where = service.listener;
 	if (!service.where.is_tcp && !service.inherited &&
 		!realpath(options->socket, service.socket_path))
 		snprintf(service.socket_path, sizeof service.socket_path, "%s", options->socket);
-	return serve_listener(&service, err);
+	int rc = serve_listener(&service, err);
+	tls_server_free(service.tls);
+	return rc;
 }

@@ -19,6 +19,8 @@ struct service_options {
 	const char *socket, *address, *pid_file;
 	struct option_number port, max_connections;
 	bool once;
+	const char *tls_certificate, *tls_key, *tls_clients_ca, *tls_psk_file;
+	bool tls_optional;
 };
 
 #define SERVICE_OPTION_ROWS(values)                                                            \
@@ -38,7 +40,8 @@ struct service_options {
 			.kind = OPTION_TEXT,                                                   \
 			.offset = offsetof(values, service.address),                           \
 			.argument = "ADDRESS",                                                 \
-			.help = "with --port: a loopback address (default: 127.0.0.1)"},       \
+			.help = "with --port (default: 127.0.0.1); beyond loopback only with " \
+				"TLS"},                                                        \
 		{.name = "max-connections",                                                    \
 			.kind = OPTION_NUMBER,                                                 \
 			.offset = offsetof(values, service.max_connections),                   \
@@ -50,6 +53,34 @@ struct service_options {
 			.kind = OPTION_FLAG,                                                   \
 			.offset = offsetof(values, service.once),                              \
 			.help = "end when the last connection has ended"},                     \
+		{.name = "tls-certificate",                                                    \
+			.kind = OPTION_TEXT,                                                   \
+			.offset = offsetof(values, service.tls_certificate),                   \
+			.argument = "FILE",                                                    \
+			.words = WORDS_FILE,                                                   \
+			.help = "demand TLS, and show this certificate (PEM)"},                \
+		{.name = "tls-key",                                                            \
+			.kind = OPTION_TEXT,                                                   \
+			.offset = offsetof(values, service.tls_key),                           \
+			.argument = "FILE",                                                    \
+			.words = WORDS_FILE,                                                   \
+			.help = "the certificate's key (PEM, for its owner alone)"},           \
+		{.name = "tls-clients-ca",                                                     \
+			.kind = OPTION_TEXT,                                                   \
+			.offset = offsetof(values, service.tls_clients_ca),                    \
+			.argument = "FILE",                                                    \
+			.words = WORDS_FILE,                                                   \
+			.help = "take clients with a certificate of this CA alone"},           \
+		{.name = "tls-psk-file",                                                       \
+			.kind = OPTION_TEXT,                                                   \
+			.offset = offsetof(values, service.tls_psk_file),                      \
+			.argument = "FILE",                                                    \
+			.words = WORDS_FILE,                                                   \
+			.help = "demand TLS, and take these pre-shared keys (IDENTITY:HEX)"},  \
+		{.name = "tls-optional",                                                       \
+			.kind = OPTION_FLAG,                                                   \
+			.offset = offsetof(values, service.tls_optional),                      \
+			.help = "take clients without TLS too (loopback alone)"},              \
 	{                                                                                      \
 		.name = "pid-file", .kind = OPTION_TEXT,                                       \
 		.offset = offsetof(values, service.pid_file), .argument = "PATH",              \

@@ -4,6 +4,7 @@
 
 #include "cli.h"
 #include "locator.h"
+#include "tls_options.h"
 
 #define ALLOW_BACKING_ROW(values, member)                                                         \
 	{                                                                                         \
@@ -17,6 +18,7 @@ struct source_options {
 	const char *bitmap; /* of an NBD export, see nbd_client_options; NULL: none */
 	bool no_reconnect; /* see there */
 	const struct option_list *allow_backing; /* folders as given */
+	const struct tls_options *tls; /* NULL: none */
 	struct cancel *cancel;
 };
 

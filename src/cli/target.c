@@ -27,7 +27,7 @@ static int check_options(const char *name, const struct target_options *options,
 }
 
 int target_open(struct target *target, const char *name, const struct target_options *options,
-	uint64_t size_bytes, struct cancel *cancel, struct err *err)
+	const struct tls_options *tls, uint64_t size_bytes, struct cancel *cancel, struct err *err)
 {
 	*target = (struct target){.name = name};
 	if (check_options(name, options, err) < 0)
@@ -44,6 +44,7 @@ int target_open(struct target *target, const char *name, const struct target_opt
 		.cluster_bytes = (uint32_t)options->cluster_bytes.value,
 		.cancel = cancel,
 	};
+	tls_options_set(&create.nbd, tls);
 	target->block = locator_create(name, &create, &target->created, err);
 	if (target->block)
 		return 0;

@@ -7,6 +7,7 @@
 
 #include "cli.h"
 #include "locator.h"
+#include "tls_options.h"
 
 /* Options of all commands that have targets; the member "target" of their values. */
 struct target_options {
@@ -45,9 +46,10 @@ struct target {
 /*
  * Makes or opens it.  A path inside a repository is refused (ERR_DENIED), as is
  * one that is there without --force (ERR_EXISTS).  On failure nothing is left.
+ * tls: may be NULL.
  */
 int target_open(struct target *target, const char *name, const struct target_options *options,
-	uint64_t size_bytes, struct cancel *cancel, struct err *err);
+	const struct tls_options *tls, uint64_t size_bytes, struct cancel *cancel, struct err *err);
 
 /* Closes it for good; what a new file takes is put into *stored_bytes (may be
  * NULL), 0 when unknown.  On failure it is discarded. */

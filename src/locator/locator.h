@@ -2,7 +2,7 @@
  * locator: opens a disk by its written name.
  *
  *   raw:PATH  qcow2:PATH  nbd://HOST[:PORT]/NAME  nbd+unix:///NAME?socket=PATH
- *   null:SIZE  qemu:QMP-SOCKET[/DISK]
+ *   nbds://...  nbds+unix://...  null:SIZE  qemu:QMP-SOCKET[/DISK]
  *
  * The format is always stated, never probed (a guest can write a QCOW2 header
  * onto its raw disk and name a host file as its backing).

@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SCHEMES                                                                                   \
-	"raw:PATH, qcow2:PATH, nbd://HOST[:PORT]/NAME, nbd+unix:///NAME?socket=PATH, null:SIZE, " \
-	"qemu:QMP-SOCKET[/DISK]"
+#define SCHEMES                                                                              \
+	"raw:PATH, qcow2:PATH, nbd[s]://HOST[:PORT]/NAME, nbd[s]+unix:///NAME?socket=PATH, " \
+	"null:SIZE, qemu:QMP-SOCKET[/DISK]"
 
 static bool starts_with(const char *text, const char *prefix)
 {
@@ -26,10 +26,12 @@ int locator_parse(const char *name, enum locator_kind *kind, const char **rest, 
 		{"qcow2:", LOCATOR_QCOW2, false},
 		{"nbd://", LOCATOR_NBD, true},
 		{"nbd+unix://", LOCATOR_NBD, true},
+		{"nbds://", LOCATOR_NBD, true},
+		{"nbds+unix://", LOCATOR_NBD, true},
 		{"null:", LOCATOR_NULL, false},
 		{"qemu:", LOCATOR_QEMU, false},
 	};
-	static const char *const later[] = {"nbds://", "nbds+unix://", "vmware://", "nbdkit-vddk:"};
+	static const char *const later[] = {"vmware://", "nbdkit-vddk:"};
 	for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
 		if (!starts_with(name, known[i].prefix))
 			continue;

@@ -201,6 +201,7 @@ static void free_client(struct client *client)
 {
 	client_lane_free(client->spare);
 	client_uri_free(&client->uri);
+	client_tls_fini(&client->tls);
 	free(client->changes_context);
 	pthread_mutex_destroy(&client->mutex);
 	pthread_mutex_destroy(&client->lanes_mutex);
@@ -237,7 +238,9 @@ static void set_options(struct client *client, const struct nbd_client_options *
 	struct nbd_client_options *o = &client->options;
 	if (options)
 		*o = *options;
-	o->bitmap = NULL; /* the caller's */
+	/* The caller's. */
+	o->bitmap = o->label = NULL;
+	o->tls_certificates = o->tls_psk_file = o->tls_username = o->tls_psk_hex = NULL;
 	if (o->connect_timeout_ms == 0)
 		o->connect_timeout_ms = CONNECT_TIMEOUT_MS;
 	if (o->reconnect_timeout_ms == 0)
@@ -298,7 +301,9 @@ struct block *nbd_client_open(const char *uri, const struct nbd_client_options *
 	set_options(client, options);
 	client->cancel = cancel;
 	client->block.info.read_only = client->options.read_only;
-	if (client_uri_parse(&client->uri, uri, err) < 0)
+	client->tls.psk_fd = -1;
+	if (client_uri_parse(&client->uri, uri, options ? options->label : NULL, err) < 0 ||
+		client_tls_init(&client->tls, &client->uri, options, err) < 0)
 		goto fail;
 	if (options && options->bitmap) {
 		client->changes_context = client_map_context(options->bitmap, err);

@@ -17,7 +17,7 @@ static int bad_uri(const char *text, const char *why, struct err *err)
 {
 	return err_set(err, ERR_USAGE,
 		"cannot use %.200s: %s (write nbd://HOST[:PORT]/NAME or "
-		"nbd+unix:///NAME?socket=PATH)",
+		"nbd+unix:///NAME?socket=PATH, or both with nbds for TLS)",
 		text, why);
 }
 
@@ -122,18 +122,34 @@ static char *make_label(const char *text)
 	return label;
 }
 
-static int parse(struct client_uri *uri, const char *text, struct err *err)
+/* Behind the scheme; NULL for another one. */
+static const char *take_scheme(const char *text, bool *is_tcp, bool *is_tls)
 {
-	static const char tcp[] = "nbd://", local[] = "nbd+unix://";
-	bool is_tcp = strncmp(text, tcp, sizeof tcp - 1) == 0;
-	if (strncmp(text, "nbds:", 5) == 0 || strncmp(text, "nbds+unix:", 10) == 0)
-		return err_set(err, ERR_UNSUPPORTED, "cannot open %s: TLS comes later", text);
-	if (!is_tcp && strncmp(text, local, sizeof local - 1) != 0)
-		return bad_uri(text, "it is not an NBD URI", err);
-	uri->label = make_label(text);
+	static const struct {
+		const char *text;
+		bool is_tcp, is_tls;
+	} schemes[] = {{"nbd://", true, false}, {"nbd+unix://", false, false},
+		{"nbds://", true, true}, {"nbds+unix://", false, true}};
+	for (size_t i = 0; i < ARRAY_LENGTH(schemes); i++) {
+		size_t length = strlen(schemes[i].text);
+		if (strncmp(text, schemes[i].text, length) != 0)
+			continue;
+		*is_tcp = schemes[i].is_tcp;
+		*is_tls = schemes[i].is_tls;
+		return text + length;
+	}
+	return NULL;
+}
+
+static int parse(struct client_uri *uri, const char *text, const char *label, struct err *err)
+{
+	bool is_tcp = false;
+	uri->label = make_label(label ? label : text);
 	if (!uri->label)
 		return err_errno(err, ENOMEM, "cannot open an NBD disk");
-	const char *host = text + (is_tcp ? sizeof tcp : sizeof local) - 1;
+	const char *host = take_scheme(text, &is_tcp, &uri->is_tls);
+	if (!host)
+		return bad_uri(uri->label, "it is not an NBD URI", err);
 	size_t host_length = strcspn(host, "/?#");
 	const char *at = host + host_length;
 	const char *name = *at == '/' ? at + 1 : at;
@@ -145,7 +161,8 @@ static int parse(struct client_uri *uri, const char *text, struct err *err)
 	if (!uri->name || strlen(uri->name) > NAME_BYTES_MAX)
 		return bad_uri(uri->label, "the export's name is malformed or too long", err);
 	if (is_tcp && query)
-		return bad_uri(uri->label, "a TCP URI takes no ?parameters", err);
+		return bad_uri(uri->label,
+			"a TCP URI takes no ?parameters (what TLS needs is given by options)", err);
 	if (is_tcp)
 		return parse_host(uri, host, host_length, uri->label, err);
 	if (host_length > 0)
@@ -153,10 +170,10 @@ static int parse(struct client_uri *uri, const char *text, struct err *err)
 	return parse_socket(uri, query, uri->label, err);
 }
 
-int client_uri_parse(struct client_uri *uri, const char *text, struct err *err)
+int client_uri_parse(struct client_uri *uri, const char *text, const char *label, struct err *err)
 {
 	memset(uri, 0, sizeof *uri);
-	if (parse(uri, text, err) == 0)
+	if (parse(uri, text, label, err) == 0)
 		return 0;
 	client_uri_free(uri);
 	return -1;

@@ -2,6 +2,7 @@
  * Inside of the NBD client.
  *
  *   client_address   URIs, names to addresses, sockets
+ *   client_tls       certificates and keys
  *   client_identity  what an export is, the same on each connection
  *   client_lane      one connection: connecting, requests in flight, reconnecting
  *   client_map       questions for the map: extents, and what changed
@@ -25,6 +26,14 @@ struct client_uri {
 	char *host; /* NULL for a Unix socket */
 	char *port;
 	char *path; /* of the Unix socket, NULL for TCP */
+	bool is_tls;
+};
+
+/* What TLS takes (client_tls.c); all NULL and -1 without it. */
+struct client_tls {
+	char *certificates; /* the folder */
+	char *psk_file, *username;
+	int psk_fd; /* of the memory file that psk_file names */
 };
 
 struct client_address {
@@ -32,8 +41,8 @@ struct client_address {
 	socklen_t length;
 };
 
-/* Fills uri; ERR_USAGE for what is wrong, ERR_UNSUPPORTED for TLS. */
-int client_uri_parse(struct client_uri *uri, const char *text, struct err *err);
+/* Fills uri; ERR_USAGE for what is wrong.  label: NULL, or instead of the URI. */
+int client_uri_parse(struct client_uri *uri, const char *text, const char *label, struct err *err);
 void client_uri_free(struct client_uri *uri);
 
 /* Finds the addresses (at most CLIENT_ADDRESSES_MAX) before the deadline. */
@@ -47,6 +56,19 @@ int client_address_find(const struct client_uri *uri, struct client_address *add
  */
 int client_address_connect(const struct client_address *address, bool *connected, struct err *err);
 int client_address_connected(int fd, struct err *err);
+
+/* Takes what the URI needs out of the options; ERR_USAGE when they do not fit it, ERR_DENIED
+ * for a file of keys that others may read. */
+int client_tls_init(struct client_tls *tls, const struct client_uri *uri,
+	const struct nbd_client_options *options, struct err *err);
+void client_tls_fini(struct client_tls *tls);
+
+/* Prepares a handle that has not been connected. */
+bool client_tls_prepare(const struct client_tls *tls, struct nbd_handle *handle);
+
+/* libnbd compares the certificate with the host that it connected to itself: with a
+ * socket from elsewhere it would take any. */
+bool client_tls_needs_host(const struct client_tls *tls);
 
 /* What must be the same on each connection. */
 struct client_identity {
@@ -78,7 +100,8 @@ struct client {
 	struct client_uri uri;
 	struct client_address addresses[CLIENT_ADDRESSES_MAX];
 	unsigned nr_addresses;
-	struct nbd_client_options options; /* no zeros left in it; bitmap is not kept */
+	struct nbd_client_options options; /* no zeros left in it; its texts are not kept */
+	struct client_tls tls;
 	char *changes_context; /* the bitmap's metadata context, or NULL */
 	struct cancel *cancel;
 	struct client_identity identity; /* of the first connection; then constant */

@@ -367,7 +367,8 @@ static bool set_up_handle(struct client_lane *lane)
 	const char *changes = lane->client->changes_context;
 	nbd_debug_callback debug = {.callback = on_debug, .user_data = lane};
 	return nbd_set_export_name(h, lane->client->uri.name) == 0 &&
-	       nbd_set_tls(h, LIBNBD_TLS_DISABLE) == 0 && nbd_set_pread_initialize(h, false) == 0 &&
+	       client_tls_prepare(&lane->client->tls, h) &&
+	       nbd_set_pread_initialize(h, false) == 0 &&
 	       nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 &&
 	       (!changes || nbd_add_meta_context(h, changes) == 0) &&
 	       nbd_set_debug_callback(h, debug) == 0 && nbd_set_debug(h, true) == 0;
@@ -381,12 +382,20 @@ static void handshake_failed(struct client_lane *lane)
 	if (lane->words[0])
 		err_set(&why, error == ENOENT ? ERR_NOT_FOUND : ERR_REFUSED,
 			"%s: refused by the server: %s", label(lane), lane->words);
+	else if (said && lane->client->uri.is_tls && strstr(said, "TLS"))
+		err_set(&why, ERR_REFUSED, "%s: the server does not offer TLS", label(lane));
 	else if (said && strstr(said, "TLS"))
-		err_set(&why, ERR_UNSUPPORTED, "%s: the server wants TLS, which comes later",
-			label(lane));
+		err_set(&why, ERR_REFUSED, "%s: the server demands TLS (nbds://)", label(lane));
+	else if (said && strstr(said, "gnutls"))
+		err_set(&why, ERR_DENIED,
+			"%s: no TLS with this server: %s (does it know our key or certificate, and "
+			"we its CA?)",
+			label(lane), said);
 	else if (error == ENOENT)
 		err_set(&why, ERR_NOT_FOUND, "%s: the server has no export of this name",
 			label(lane));
+	else if (error == ECONNREFUSED && lane->client->uri.is_tls)
+		err_errno(&why, error, "%s: cannot connect", label(lane));
 	else if (!said || strstr(said, "disconnected") || strstr(said, "closed") ||
 		 error == ECONNRESET)
 		err_set(&why, ERR_REFUSED,
@@ -403,6 +412,8 @@ static void become_ready(struct client_lane *lane)
 {
 	struct err why = ERR_INIT;
 	nbd_set_debug(lane->handle, false);
+	if (client_tls_needs_host(&lane->client->tls))
+		transport_prepare_socket(nbd_aio_get_fd(lane->handle));
 	if (client_identity_check(lane->client, lane->handle, &why) < 0) {
 		give_up(lane, &why);
 		return;
@@ -461,6 +472,17 @@ static void connect_next(struct client_lane *lane, struct err *why)
 	attempt_failed(lane, why);
 }
 
+/* libnbd connects by itself: its look-up of the name is not ours to call back, which is
+ * why this is only done where it must be. */
+static void connect_by_name(struct client_lane *lane)
+{
+	const struct client_uri *uri = &lane->client->uri;
+	lane->words[0] = '\0';
+	set_state(lane, CLIENT_HANDSHAKE);
+	if (!set_up_handle(lane) || nbd_aio_connect_tcp(lane->handle, uri->host, uri->port) < 0)
+		handshake_failed(lane);
+}
+
 static void begin_attempt(struct client_lane *lane)
 {
 	struct err why = ERR_INIT;
@@ -473,7 +495,10 @@ static void begin_attempt(struct client_lane *lane)
 		lane->attempt_until = deadline_after_ms(left_ms < most_ms ? left_ms : most_ms);
 	}
 	set_state(lane, CLIENT_CONNECT);
-	connect_next(lane, &why);
+	if (client_tls_needs_host(&lane->client->tls))
+		connect_by_name(lane);
+	else
+		connect_next(lane, &why);
 }
 
 /* The time by which all that is in flight must have had its answer.  It counts

@@ -2,6 +2,7 @@
  * The handshake: from the greeting to GO or EXPORT_NAME.
  *
  *   greeting -> client flags -> options ... -> GO, EXPORT_NAME   requests follow
+ *                                           -> STARTTLS          options again, encrypted
  *                                           -> ABORT             ended in order
  *                                           -> anything odd      ended, logged
  *
@@ -230,8 +231,8 @@ static enum step take_list(struct handshake *h, struct err *err)
 	uint32_t refused = nbd_server_check_place(h->connection->server, &why);
 	if (refused)
 		return refuse(h, refused, &why, err);
-	for (unsigned i = 0; step == STEP_NEXT &&
-			     nbd_server_nth_export(h->connection->server, i, &name, &description);
+	for (unsigned i = 0;
+		step == STEP_NEXT && nbd_server_nth_export(h->connection, i, &name, &description);
 		i++) {
 		step = list_one(h, name, description, err);
 		free(name);
@@ -286,9 +287,9 @@ static enum step take_meta_context(struct handshake *h, struct err *err)
 	}
 	if (!name || !is_at_end(&c))
 		return malformed(h, "lengths do not fit, or a name that is none", err);
-	if (!nbd_server_has_export(h->connection->server, name)) {
+	if (!nbd_server_has_export(h->connection, name)) {
 		struct err why = ERR_INIT;
-		err_set(&why, ERR_NOT_FOUND, "there is no export '%s' here", name);
+		nbd_server_no_export(h->connection->server, name, &why);
 		return refuse(h, NBD_REP_ERR_UNKNOWN, &why, err);
 	}
 	enum step step = STEP_NEXT;
@@ -313,6 +314,48 @@ static enum step take_abort(struct handshake *h)
 	return STEP_ABORTED;
 }
 
+/*
+ * Nothing that was said in the clear counts afterwards: somebody on the way may have
+ * put it there.  For the same reason nothing may stand behind this option yet.
+ */
+static enum step take_starttls(struct handshake *h, struct err *err)
+{
+	struct connection *c = h->connection;
+	char text[TLS_TEXT_BYTES];
+	if (c->server->options.tls == NBD_TLS_OFF)
+		return reply_text(h, NBD_REP_ERR_POLICY,
+			"TLS is not configured on this server; connect without it", err);
+	if (c->stream.tls)
+		return reply_text(h, NBD_REP_ERR_INVALID, "TLS is in use already", err);
+	if (h->length != 0)
+		return malformed(h, "it has data", err);
+	if (c->ahead_start != c->ahead_end) {
+		err_set(err, ERR_PROTOCOL, "bytes in the clear behind STARTTLS");
+		return STEP_FAILED;
+	}
+	if (reply(h, NBD_REP_ACK, NULL, 0, err) == STEP_FAILED ||
+		stream_tls_start(&c->stream, c->server->options.tls_server, h->until, err) < 0)
+		return STEP_FAILED;
+	c->headers = NBD_HEADERS_SIMPLE;
+	free(h->allocation_export);
+	h->allocation_export = NULL;
+	stream_tls_text(&c->stream, text);
+	log_debug("client %s: %s", c->peer, text);
+	return STEP_NEXT;
+}
+
+static enum step demand_tls(struct handshake *h, struct err *err)
+{
+	struct err why = ERR_INIT;
+	err_set(&why, ERR_DENIED,
+		"this server is to be reached with TLS only (nbds:// and the credentials that "
+		"belong to it)");
+	if (h->option != NBD_OPT_EXPORT_NAME)
+		return refuse(h, NBD_REP_ERR_TLS_REQD, &why, err);
+	err_copy(err, &why);
+	return STEP_FAILED;
+}
+
 static enum step take_option(struct handshake *h, struct err *err)
 {
 	if (!h->is_fixed && h->option != NBD_OPT_EXPORT_NAME) {
@@ -320,6 +363,9 @@ static enum step take_option(struct handshake *h, struct err *err)
 			h->option);
 		return STEP_FAILED;
 	}
+	if (h->connection->server->options.tls == NBD_TLS_REQUIRED && !h->connection->stream.tls &&
+		h->option != NBD_OPT_STARTTLS && h->option != NBD_OPT_ABORT)
+		return demand_tls(h, err);
 	switch (h->option) {
 	case NBD_OPT_EXPORT_NAME:
 		return take_export_name(h, err);
@@ -331,8 +377,7 @@ static enum step take_option(struct handshake *h, struct err *err)
 	case NBD_OPT_GO:
 		return take_info_or_go(h, err);
 	case NBD_OPT_STARTTLS:
-		return reply_text(h, NBD_REP_ERR_POLICY,
-			"TLS is not configured on this server; connect without it", err);
+		return take_starttls(h, err);
 	case NBD_OPT_STRUCTURED_REPLY:
 		return take_headers(h, NBD_HEADERS_STRUCTURED, err);
 	case NBD_OPT_EXTENDED_HEADERS:

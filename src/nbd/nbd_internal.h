@@ -63,6 +63,8 @@ struct export
 	char *description; /* or NULL */
 	struct block *block;
 	bool read_only, hidden;
+	char *tls_identity; /* or NULL */
+	struct nbd_export_state past; /* of connections that ended; active_ns of all */
 	unsigned nr_users; /* connections past GO */
 	bool is_leaving; /* to be removed: nobody gets it any more */
 	bool is_ending; /* somebody waits for its connections to end */
@@ -102,15 +104,19 @@ struct export_info {
 uint32_t nbd_server_attach(struct connection *connection, const char *name, bool take,
 	struct export_info *info, struct err *err);
 
-/* Whether an export of that name exists, full or not. */
-bool nbd_server_has_export(struct nbd_server *server, const char *name);
+/* Whether an export of that name exists for this client, full or not. */
+bool nbd_server_has_export(struct connection *connection, const char *name);
+
+/* That there is none, without its name where names are secrets. */
+void nbd_server_no_export(const struct nbd_server *server, const char *name, struct err *err);
 
 /* 0, or NBD_REP_ERR_POLICY with the text that says who is in the way. */
 uint32_t nbd_server_check_place(struct nbd_server *server, struct err *err);
 
-/* Copies the n-th export that may be listed; false behind the last.  The caller
+/* Copies the n-th export that this client may see; false behind the last.  The caller
  * frees name and description. */
-bool nbd_server_nth_export(struct nbd_server *server, unsigned n, char **name, char **description);
+bool nbd_server_nth_export(
+	struct connection *connection, unsigned n, char **name, char **description);
 
 /* --- a connection ------------------------------------------------------------------ */
 
@@ -171,6 +177,7 @@ struct connection {
 	_Atomic int64_t read_ns;
 
 	atomic_uint_fast64_t nr_requests, read_bytes, written_bytes;
+	_Atomic int64_t active_ns; /* when the last request came */
 	atomic_uint nr_logged_errors;
 };
 

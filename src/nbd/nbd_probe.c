@@ -50,8 +50,24 @@ static int ask(struct nbd_handle *nbd, const char *uri, struct deadline until, s
 	return 0;
 }
 
+/* A server that demands TLS says so to who asks without. */
+static int probe_tls(const char *uri, struct deadline until, struct err *err)
+{
+	struct err why = ERR_INIT;
+	char *AUTO_FREE plain = strdup(uri);
+	if (!plain)
+		return err_errno(err, ENOMEM, "cannot reach %s", uri);
+	/* "nbds" loses its s. */
+	memmove(plain + 3, plain + 4, strlen(plain + 4) + 1);
+	if (nbd_probe(plain, until, &why) == 0)
+		return err_set(err, ERR_PROTOCOL, "%s serves without TLS too", uri);
+	return why.sys_errno == ENOTSUP ? 0 : err_copy(err, &why);
+}
+
 int nbd_probe(const char *uri, struct deadline until, struct err *err)
 {
+	if (strncmp(uri, "nbds", 4) == 0)
+		return probe_tls(uri, until, err);
 	struct nbd_handle *nbd = nbd_create();
 	int rc = -1;
 	if (!nbd)

@@ -51,6 +51,8 @@ static int check_options(struct nbd_server_options *o, struct err *err)
 			"cannot serve with %zu bytes for requests: the least "
 			"is %zu",
 			o->budget_bytes, (size_t)LEAST_BUDGET_BYTES);
+	if (o->tls != NBD_TLS_OFF && !o->tls_server)
+		return err_set(err, ERR_USAGE, "cannot serve with TLS without credentials");
 	return 0;
 }
 
@@ -88,6 +90,7 @@ static void free_export(struct export *export)
 {
 	free(export->name);
 	free(export->description);
+	free(export->tls_identity);
 	free(export);
 }
 
@@ -249,13 +252,63 @@ static void *guard_main(void *arg)
 
 /* --- exports ------------------------------------------------------------------------------ */
 
-/* Under the mutex: where the pointer to it is, or to where it would be. */
+/* The time that this takes says nothing but how long the wanted name is. */
+static bool is_named(const struct export *export, const char *wanted)
+{
+	size_t length = strlen(export->name), wanted_length = strlen(wanted);
+	size_t differs = length ^ wanted_length;
+	/* As far as the wanted one goes; the zero behind a name belongs to it. */
+	for (size_t i = 0; i < wanted_length; i++)
+		differs |= (size_t)(wanted[i] ^ export->name[i % (length + 1)]);
+	return differs == 0;
+}
+
+/* Under the mutex: where the pointer to it is, or to the end.  All are looked at. */
 static struct export **find_export(struct nbd_server *server, const char *name)
 {
-	struct export **at = &server->exports;
-	while (*at && strcmp((*at)->name, name) != 0)
-		at = &(*at)->next;
-	return at;
+	struct export **found = NULL, **at = &server->exports;
+	for (; *at; at = &(*at)->next)
+		if (is_named(*at, name))
+			found = at;
+	return found ? found : at;
+}
+
+/* Whether there is such an export for this client. */
+static bool may_use(const struct connection *c, const struct export *export)
+{
+	if (!export || export->is_leaving)
+		return false;
+	return !export->tls_identity ||
+	       strcmp(export->tls_identity, stream_tls_identity(&c->stream)) == 0;
+}
+
+static bool is_secret(const struct export *export)
+{
+	return export->hidden || export->tls_identity;
+}
+
+/* What it is called in messages, with quotes where it is a name. */
+static void shown_name(const struct export *export, char *text, size_t size)
+{
+	if (!is_secret(export))
+		snprintf(text, size, "export '%s'", export->name);
+	else
+		snprintf(text, size, "a hidden export (%s)",
+			export->description ? export->description : "without description");
+}
+
+static int copy_export(struct export *export, const struct nbd_export *given)
+{
+	export->name = strdup(given->name);
+	export->description = given->description ? strdup(given->description) : NULL;
+	export->tls_identity = given->tls_identity ? strdup(given->tls_identity) : NULL;
+	export->block = given->block;
+	export->read_only = given->read_only || block_info(given->block)->read_only;
+	export->hidden = given->hidden;
+	export->past.active_ns = clock_now_ns();
+	bool is_copied = export->name && (export->description || !given->description) &&
+			 (export->tls_identity || !given->tls_identity);
+	return is_copied ? 0 : -1;
 }
 
 int nbd_server_add_export(
@@ -265,23 +318,23 @@ int nbd_server_add_export(
 		return err_set(err, ERR_USAGE,
 			"cannot export under a name of %zu bytes: the most is %u",
 			strlen(given->name), NBD_NAME_BYTES);
+	if (given->tls_identity && server->options.tls == NBD_TLS_OFF)
+		return err_set(err, ERR_USAGE,
+			"cannot export for one client alone without TLS, which tells who it is");
 	struct export *export = calloc(1, sizeof *export);
 	if (!export)
-		return err_errno(err, ENOMEM, "cannot add export '%s'", given->name);
-	export->name = strdup(given->name);
-	export->description = given->description ? strdup(given->description) : NULL;
-	if (!export->name || (given->description && !export->description)) {
+		return err_errno(err, ENOMEM, "cannot add an export");
+	if (copy_export(export, given) < 0) {
 		free_export(export);
-		return err_errno(err, ENOMEM, "cannot add export '%s'", given->name);
+		return err_errno(err, ENOMEM, "cannot add an export");
 	}
-	export->block = given->block;
-	export->read_only = given->read_only || block_info(given->block)->read_only;
-	export->hidden = given->hidden;
 	WITH_LOCK(&server->mutex);
 	struct export **at = find_export(server, given->name);
 	if (*at) {
+		char text[NBD_NAME_BYTES + 64];
+		shown_name(export, text, sizeof text);
 		free_export(export);
-		return err_set(err, ERR_EXISTS, "there is an export '%s' already", given->name);
+		return err_set(err, ERR_EXISTS, "there is %s already", text);
 	}
 	*at = export;
 	return 0;
@@ -289,41 +342,90 @@ int nbd_server_add_export(
 
 int nbd_server_remove_export(struct nbd_server *server, const char *name, struct err *err)
 {
+	char text[NBD_NAME_BYTES + 64];
 	WITH_LOCK(&server->mutex);
 	struct export *export = *find_export(server, name);
 	if (!export)
-		return err_set(err, ERR_NOT_FOUND, "there is no export '%s'", name);
+		return err_set(err, ERR_NOT_FOUND, "there is no such export");
+	shown_name(export, text, sizeof text);
 	if (export->is_ending)
-		return err_set(err, ERR_BUSY, "export '%s' is being removed already", name);
+		return err_set(err, ERR_BUSY, "%s is being removed already", text);
 	export->is_leaving = export->is_ending = true;
 	int rc = end_connections(server, export, &export->nr_users, err);
 	export->is_ending = false;
 	if (rc < 0)
-		return err_context(err, "cannot remove export '%s'", name);
+		return err_context(err, "cannot remove %s", text);
 	/* Others may have come and gone meanwhile. */
 	*find_export(server, name) = export->next;
 	free_export(export);
 	return 0;
 }
 
-bool nbd_server_has_export(struct nbd_server *server, const char *name)
+bool nbd_server_has_export(struct connection *c, const char *name)
 {
-	WITH_LOCK(&server->mutex);
-	const struct export *export = *find_export(server, name);
-	return export && !export->is_leaving;
+	WITH_LOCK(&c->server->mutex);
+	return may_use(c, *find_export(c->server, name));
 }
 
-bool nbd_server_nth_export(struct nbd_server *server, unsigned n, char **name, char **description)
+bool nbd_server_nth_export(struct connection *c, unsigned n, char **name, char **description)
 {
-	WITH_LOCK(&server->mutex);
-	for (const struct export *export = server->exports; export; export = export->next) {
-		if (export->hidden || export->is_leaving || n-- > 0)
+	WITH_LOCK(&c->server->mutex);
+	for (const struct export *export = c->server->exports; export; export = export->next) {
+		if (export->hidden || !may_use(c, export) || n-- > 0)
 			continue;
 		*name = strdup(export->name);
 		*description = export->description ? strdup(export->description) : NULL;
 		return *name != NULL;
 	}
 	return false;
+}
+
+void nbd_server_no_export(const struct nbd_server *server, const char *name, struct err *err)
+{
+	/* With TLS a name may be a secret, of an export that is there for somebody else. */
+	if (server->options.tls == NBD_TLS_OFF)
+		err_set(err, ERR_NOT_FOUND, "there is no export '%s' here", name);
+	else
+		err_set(err, ERR_NOT_FOUND, "there is no export of that name here");
+}
+
+/* --- what was done with them -------------------------------------------------------------- */
+
+/* Under the mutex: adds what a connection did. */
+static void add_figures(struct nbd_export_state *state, struct connection *c)
+{
+	int64_t active_ns =
+		atomic_load(&c->nr_served) > 0 ? clock_now_ns() : atomic_load(&c->active_ns);
+	if (active_ns > state->active_ns)
+		state->active_ns = active_ns;
+	state->nr_requests += atomic_load(&c->nr_requests);
+	state->read_bytes += atomic_load(&c->read_bytes);
+	state->written_bytes += atomic_load(&c->written_bytes);
+}
+
+int nbd_server_export_state(struct nbd_server *server, const char *name,
+	struct nbd_export_state *state, struct err *err)
+{
+	WITH_LOCK(&server->mutex);
+	const struct export *export = *find_export(server, name);
+	if (!export)
+		return err_set(err, ERR_NOT_FOUND, "there is no such export");
+	*state = export->past;
+	state->nr_connections = export->nr_users;
+	for (struct connection *c = server->connections; c; c = c->next)
+		if (c->export == export)
+			add_figures(state, c);
+	return 0;
+}
+
+void nbd_server_state(struct nbd_server *server, struct nbd_server_state *state)
+{
+	WITH_LOCK(&server->mutex);
+	*state = (struct nbd_server_state){
+		.nr_connections = server->nr_connections,
+		.nr_active = server->nr_active,
+		.max_connections = server->options.max_connections,
+	};
 }
 
 /* --- places ------------------------------------------------------------------------------- */
@@ -374,15 +476,16 @@ uint32_t nbd_server_check_place(struct nbd_server *server, struct err *err)
 
 /* Under the mutex: the export, or NULL and the option error. */
 static struct export *look_up(
-	struct nbd_server *server, const char *name, uint32_t *error, struct err *err)
+	struct connection *c, const char *name, uint32_t *error, struct err *err)
 {
+	struct nbd_server *server = c->server;
 	*error = check_place(server, err);
 	if (*error)
 		return NULL;
 	struct export *export = *find_export(server, name);
-	if (export && !export->is_leaving)
+	if (may_use(c, export))
 		return export;
-	err_set(err, ERR_NOT_FOUND, "there is no export '%s' here", name);
+	nbd_server_no_export(server, name, err);
 	*error = NBD_REP_ERR_UNKNOWN;
 	return NULL;
 }
@@ -391,11 +494,12 @@ uint32_t nbd_server_attach(struct connection *c, const char *name, bool take,
 	struct export_info *info, struct err *err)
 {
 	struct nbd_server *server = c->server;
+	char text[NBD_NAME_BYTES + 64];
 	uint32_t error;
 	unsigned nr_active;
 	{
 		WITH_LOCK(&server->mutex);
-		struct export *export = look_up(server, name, &error, err);
+		struct export *export = look_up(c, name, &error, err);
 		if (!export)
 			return error;
 		const struct block_info *block = block_info(export->block);
@@ -410,10 +514,15 @@ uint32_t nbd_server_attach(struct connection *c, const char *name, bool take,
 			return 0;
 		c->export = export;
 		export->nr_users++;
+		export->past.nr_connected++;
+		atomic_store(&c->active_ns, clock_now_ns());
+		shown_name(export, text, sizeof text);
 		nr_active = ++server->nr_active;
 	}
 	stream_set_send_timeout(&c->stream, server->options.send_timeout_ms);
-	log_info("client %s: uses export '%s' (%u of %u connections in use)", c->peer, name,
+	char tls[TLS_TEXT_BYTES];
+	stream_tls_text(&c->stream, tls);
+	log_info("client %s: uses %s, %s (%u of %u connections in use)", c->peer, text, tls,
 		nr_active, server->options.max_connections);
 	return 0;
 }
@@ -452,6 +561,8 @@ static void give_place_back(struct connection *c)
 	struct nbd_server *server = c->server;
 	if (!c->export)
 		return;
+	atomic_store(&c->active_ns, clock_now_ns());
+	add_figures(&c->export->past, c);
 	c->export->nr_users--;
 	c->export = NULL;
 	server->nr_active--;

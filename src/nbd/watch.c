@@ -20,7 +20,9 @@ void watch_begin(struct connection *connection, unsigned slot, const struct nbd_
 	struct watch *watch = &connection->watches[slot];
 	atomic_store_explicit(&watch->type, request->type, memory_order_relaxed);
 	atomic_store_explicit(&watch->offset, request->offset, memory_order_relaxed);
-	atomic_store_explicit(&watch->since_ns, clock_now_ns(), memory_order_release);
+	int64_t now_ns = clock_now_ns();
+	atomic_store_explicit(&connection->active_ns, now_ns, memory_order_relaxed);
+	atomic_store_explicit(&watch->since_ns, now_ns, memory_order_release);
 }
 
 void watch_end(struct connection *connection, unsigned slot)

@@ -147,11 +147,18 @@ static int parse_address(union any_address *out, socklen_t *length, const char *
 		return err_set(err, ERR_USAGE,
 			"cannot listen on '%s': not a numeric IPv4 or IPv6 address", address);
 	}
-	return is_loopback(out) ? 0 : refuse_address(address, err);
+	return 0;
 }
 
-/* Notes where a bound socket listens. */
-static int note_address(struct listener *listener, int fd, struct err *err)
+bool transport_is_loopback(const char *address)
+{
+	union any_address any;
+	socklen_t length = 0;
+	return parse_address(&any, &length, address, 0, NULL) == 0 && is_loopback(&any);
+}
+
+/* Notes where a bound socket listens; loopback_only: others are refused. */
+static int note_address(struct listener *listener, int fd, bool loopback_only, struct err *err)
 {
 	union any_address address;
 	socklen_t length = sizeof address;
@@ -171,17 +178,21 @@ static int note_address(struct listener *listener, int fd, struct err *err)
 	listener->is_tcp = true;
 	listener->port = ntohs(is_v4 ? address.in.sin_port : address.in6.sin6_port);
 	inet_ntop(address.any.sa_family, host, listener->address, sizeof listener->address);
-	return is_loopback(&address) ? 0 : refuse_address(listener->address, err);
+	if (loopback_only && !is_loopback(&address))
+		return refuse_address(listener->address, err);
+	return 0;
 }
 
-int transport_listen_tcp(
-	struct listener *listener, const char *address, unsigned port, struct err *err)
+static int listen_tcp(struct listener *listener, const char *address, unsigned port,
+	bool loopback_only, struct err *err)
 {
 	union any_address any;
 	socklen_t length = 0;
 	*listener = (struct listener){.fd = -1};
 	if (parse_address(&any, &length, address, port, err) < 0)
 		return -1;
+	if (loopback_only && !is_loopback(&any))
+		return refuse_address(address, err);
 	int fd = socket(any.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return err_errno(err, errno, "cannot make a socket for %s", address);
@@ -191,13 +202,25 @@ int transport_listen_tcp(
 		err_errno(err, errno, "cannot listen on %s port %u", address, port);
 		goto fail;
 	}
-	if (note_address(listener, fd, err) < 0)
+	if (note_address(listener, fd, loopback_only, err) < 0)
 		goto fail;
 	listener->fd = fd;
 	return 0;
 fail:
 	close(fd);
 	return -1;
+}
+
+int transport_listen_tcp(
+	struct listener *listener, const char *address, unsigned port, struct err *err)
+{
+	return listen_tcp(listener, address, port, true, err);
+}
+
+int transport_listen_tcp_public(
+	struct listener *listener, const char *address, unsigned port, struct err *err)
+{
+	return listen_tcp(listener, address, port, false, err);
 }
 
 /* --- sockets that a parent passed ---------------------------------------------------- */
@@ -244,7 +267,7 @@ int transport_listen_inherited(struct listener *listener, struct err *err)
 			"cannot take over %ld passed sockets: one is served (pass a single one)",
 			nr_fds);
 	int fd = FIRST_PASSED_FD;
-	if (check_passed(fd, err) < 0 || note_address(listener, fd, err) < 0)
+	if (check_passed(fd, err) < 0 || note_address(listener, fd, true, err) < 0)
 		return -1;
 	(void)fcntl(fd, F_SETFD, FD_CLOEXEC);
 	listener->fd = fd;

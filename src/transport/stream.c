@@ -5,7 +5,7 @@
  * that need not wait costs one system call and no poll.  Whoever wants to end a
  * wait shuts the socket down.
  */
-#include "transport.h"
+#include "transport_internal.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -67,6 +67,8 @@ void stream_set_send_timeout(struct stream *stream, unsigned send_timeout_ms)
 
 void stream_close(struct stream *stream)
 {
+	if (stream->tls)
+		stream_tls_close(stream);
 	if (stream->fd >= 0)
 		close(stream->fd);
 	stream->fd = -1;
@@ -75,6 +77,8 @@ void stream_close(struct stream *stream)
 void stream_finish(struct stream *stream)
 {
 	uint8_t bytes[16384];
+	if (stream->tls)
+		stream_tls_finish(stream);
 	(void)shutdown(stream->fd, SHUT_WR);
 	for (unsigned i = 0; i < MOST_DROPPED_BYTES / sizeof bytes; i++)
 		if (recv(stream->fd, bytes, sizeof bytes, MSG_DONTWAIT) <= 0)
@@ -104,13 +108,17 @@ static int failed(int errnum, const char *what, struct err *err)
 	return err_errno(err, errnum, "%s", what);
 }
 
-ssize_t stream_receive(struct stream *stream, const struct iovec *iov, size_t nr_iov,
-	unsigned timeout_ms, const char *what, struct err *err)
+void stream_set_receive_timeout(struct stream *stream, unsigned timeout_ms)
 {
-	if (stream->receive_timeout_ms != timeout_ms) {
-		set_timeout(stream->fd, SO_RCVTIMEO, timeout_ms);
-		stream->receive_timeout_ms = timeout_ms;
-	}
+	if (stream->receive_timeout_ms == timeout_ms)
+		return;
+	set_timeout(stream->fd, SO_RCVTIMEO, timeout_ms);
+	stream->receive_timeout_ms = timeout_ms;
+}
+
+ssize_t stream_raw_receive(struct stream *stream, const struct iovec *iov, size_t nr_iov,
+	const char *what, struct err *err)
+{
 	struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = nr_iov};
 	for (;;) {
 		ssize_t n = recvmsg(stream->fd, &message, 0);
@@ -120,11 +128,20 @@ ssize_t stream_receive(struct stream *stream, const struct iovec *iov, size_t nr
 			return err_set(
 				err, ERR_DISCONNECTED, "%s: the peer closed the connection", what);
 		if (would_wait(errno))
-			return err_set(
-				err, ERR_TIMEOUT, "%s: nothing came for %u ms", what, timeout_ms);
+			return err_set(err, ERR_TIMEOUT, "%s: nothing came for %u ms", what,
+				stream->receive_timeout_ms);
 		if (errno != EINTR)
 			return failed(errno, what, err);
 	}
+}
+
+ssize_t stream_receive(struct stream *stream, const struct iovec *iov, size_t nr_iov,
+	unsigned timeout_ms, const char *what, struct err *err)
+{
+	stream_set_receive_timeout(stream, timeout_ms);
+	if (stream->tls)
+		return stream_tls_receive(stream, iov, nr_iov, what, err);
+	return stream_raw_receive(stream, iov, nr_iov, what, err);
 }
 
 /* Moves the start of the list of buffers behind n sent bytes. */
@@ -141,7 +158,7 @@ static void advance(struct iovec **iov, size_t *nr_iov, size_t n)
 	}
 }
 
-int stream_send(
+int stream_raw_send(
 	struct stream *stream, struct iovec *iov, size_t nr_iov, const char *what, struct err *err)
 {
 	advance(&iov, &nr_iov, 0);
@@ -159,4 +176,12 @@ int stream_send(
 			return failed(errno, what, err);
 	}
 	return 0;
+}
+
+int stream_send(
+	struct stream *stream, struct iovec *iov, size_t nr_iov, const char *what, struct err *err)
+{
+	if (stream->tls)
+		return stream_tls_send(stream, iov, nr_iov, what, err);
+	return stream_raw_send(stream, iov, nr_iov, what, err);
 }

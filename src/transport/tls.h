@@ -66,7 +66,7 @@ bool tls_server_authenticates(const struct tls_server *server);
  * the stream is good for nothing but closing.  ERR_DENIED: the client has no
  * credentials, or wrong ones; the text says which.
  */
-int stream_start_tls(
+int stream_tls_start(
 	struct stream *stream, struct tls_server *server, struct deadline until, struct err *err);
 
 /*

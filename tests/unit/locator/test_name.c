@@ -55,7 +55,6 @@ static void names(void **state)
 		{"file:///srv/a.img", ERR_USAGE, NULL},
 		{"json:{}", ERR_USAGE, NULL},
 		{"nbd:host:1", ERR_USAGE, NULL},
-		{"nbds://host/x", ERR_UNSUPPORTED, NULL},
 		{"vmware://u@v/vm", ERR_UNSUPPORTED, NULL},
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {

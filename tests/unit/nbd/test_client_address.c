@@ -15,7 +15,7 @@ static void good(
 {
 	struct client_uri uri;
 	struct err err = ERR_INIT;
-	assert_int_equal(client_uri_parse(&uri, text, &err), 0);
+	assert_int_equal(client_uri_parse(&uri, text, NULL, &err), 0);
 	if (host) {
 		assert_string_equal(uri.host, host);
 		assert_string_equal(uri.port, port);
@@ -33,7 +33,7 @@ static void bad(const char *text, enum err_code code, const char *why)
 {
 	struct client_uri uri;
 	struct err err = ERR_INIT;
-	assert_int_equal(client_uri_parse(&uri, text, &err), -1);
+	assert_int_equal(client_uri_parse(&uri, text, NULL, &err), -1);
 	assert_int_equal(err.code, code);
 	assert_non_null(strstr(err.text, why));
 }
@@ -57,8 +57,9 @@ static void test_bad_uris(void **state)
 	(void)state;
 	bad("http://h/x", ERR_USAGE, "not an NBD URI");
 	bad("nbd:h", ERR_USAGE, "not an NBD URI");
-	bad("nbds://h/x", ERR_UNSUPPORTED, "TLS");
-	bad("nbds+unix:///x?socket=s", ERR_UNSUPPORTED, "TLS");
+	bad("nbds://h/x?tls-psk-file=/etc/shadow", ERR_USAGE, "options");
+	bad("nbds+unix:///x?socket=s&tls-certificates=/etc", ERR_USAGE, "exactly");
+	bad("nbdss://h/x", ERR_USAGE, "not an NBD URI");
 	bad("nbd:///x", ERR_USAGE, "host");
 	bad("nbd://[::1/x", ERR_USAGE, "host");
 	bad("nbd://[::1]x/x", ERR_USAGE, "host");
@@ -94,7 +95,7 @@ static void test_password_is_not_repeated(void **state)
 		"nbds://u:hush@h/x", "nbd://u:hush@h/%zz", "nbd://h/x?password=hush",
 		"nbd+unix://u:hush@/x?socket=/s", "http://u:hush@h/x"};
 	for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
-		assert_int_equal(client_uri_parse(&uri, texts[i], &err), -1);
+		assert_int_equal(client_uri_parse(&uri, texts[i], NULL, &err), -1);
 		assert_null(strstr(err.text, "hush"));
 	}
 }
@@ -106,7 +107,7 @@ static void test_addresses(void **state)
 	struct err err = ERR_INIT;
 	unsigned nr = 0;
 	(void)state;
-	assert_int_equal(client_uri_parse(&uri, "nbd://127.0.0.1:4711/x", &err), 0);
+	assert_int_equal(client_uri_parse(&uri, "nbd://127.0.0.1:4711/x", NULL, &err), 0);
 	assert_int_equal(
 		client_address_find(&uri, found, &nr, deadline_after_ms(10000), NULL, &err), 0);
 	assert_int_equal(nr, 1);
