@@ -28,7 +28,12 @@ enum job_state {
 	JOB_CANCELLED,
 };
 const char *job_state_name(enum job_state state);
+bool job_state_parse(const char *name, enum job_state *state);
 bool job_state_is_end(enum job_state state);
+/* Whether a job may go from one to the other; to itself it may. */
+bool job_state_may(enum job_state from, enum job_state to);
+/* The state that a stage of a worker belongs to; JOB_RUNNING for those that are not known. */
+enum job_state job_state_of_stage(const char *stage);
 
 /* A repository that jobs may name. */
 struct job_repository {
@@ -38,27 +43,48 @@ struct job_repository {
 	uint64_t warn_free_bytes, stop_free_bytes; /* 0: none */
 };
 
+/*
+ * Whether jobs may work with it now: it is there, on a file system of its own if it must be, it is
+ * the one that was meant, and with what running jobs are going to take (reserved_bytes) it has
+ * more free than stop_free_bytes.  ERR_NOT_FOUND, ERR_DENIED (another one, or the root file
+ * system), ERR_NO_SPACE, and what repository_open() says.  May hang where a network's file system
+ * does: workers call it, and REST handlers.
+ */
+int job_repository_check(
+	const struct job_repository *repository, uint64_t reserved_bytes, struct err *err);
+
 struct jobs_options {
 	struct state *state; /* lent */
 	const char *runtime_dir, *state_dir;
 	const char *program; /* path of this binary; NULL: /proc/self/exe */
 	const struct job_repository *repositories; /* nr_repositories, lent */
 	size_t nr_repositories;
-	const char *const *allow_sources, *const *allow_targets; /* ended by NULL */
+	const char *const *allow_sources, *const *allow_targets; /* ended by NULL, see allow.h;
+								    lent. NULL: nothing */
 	unsigned most, most_per_source; /* at once; 0: 4 and 2 */
 	uint64_t memory_bytes; /* of a worker; 0: no limit */
 	/* The last word of each change: for events, metrics, notices, the index.  Called without
 	 * locks, from the supervisor's thread.  May be NULL. */
 	void (*changed)(void *context, const char *id, enum job_state state, const json_t *job);
+	/* A foreign job is to be cancelled: whoever owns it ends it and tells so by jobs_tell().
+	 * From the supervisor's thread, without locks.  NULL: foreign jobs cannot be cancelled. */
+	void (*cancel_foreign)(void *context, const char *id, const char *why);
 	void *context;
+	/* For what is worth it a job is tried so often in all (0: 4), at first after retry_ms
+	 * (0: 5 s), then four times that, at most 15 minutes; a bit at random. */
+	unsigned attempts;
+	unsigned retry_ms;
+	unsigned silence_ms; /* no heartbeat for so long: it hangs.  0: 60 s */
+	unsigned stage_ms; /* nothing moved in a stage for so long; 0: as stage.c says for each */
 };
 
 struct jobs;
 
 /* Reconciles what an earlier hub left, then supervises. */
 struct jobs *jobs_start(const struct jobs_options *options, struct err *err);
-/* hand_over: running workers go on, and the next jobs_start() finds them; else they are
- * cancelled.  Waits for them at most until the deadline. */
+/* No job is started any more.  hand_over: running workers are waited for until the deadline, go
+ * on after it, and the next jobs_start() finds them; else they are cancelled.  Queued ones stay
+ * queued.  Frees; NULL is harmless. */
 void jobs_stop(struct jobs *jobs, bool hand_over, struct deadline until);
 
 /*
@@ -70,27 +96,38 @@ int jobs_add(struct jobs *jobs, const json_t *spec, const char *requested_by, ch
 	struct err *err);
 
 /* A job that is no worker of ours but is followed like one (a push session): made queued, told of
- * by jobs_tell(). */
+ * by jobs_tell().  Its kind is "push" or "serve".  ERR_BUSY for a push when another job writes the
+ * same machine's restore points, naming it.  After a restart of the hub it is as it was told last:
+ * its owner goes on telling, or says what became of it. */
 int jobs_add_foreign(struct jobs *jobs, const json_t *spec, const char *requested_by,
 	char id[JOB_ID_BYTES], struct err *err);
-/* stage, progress, error: may be NULL. */
+/* stage, progress, error: may be NULL.  ERR_REFUSED: it has ended, or is no foreign one. */
 int jobs_tell(struct jobs *jobs, const char *id, enum job_state state, const char *stage,
 	const json_t *progress, const struct err *error, struct err *err);
 
-/* The job as the API shows it; the caller's. */
+/* The job as the API shows it; the caller's.  ERR_NOT_FOUND.  One that ended has its "report". */
 json_t *jobs_get(struct jobs *jobs, const char *id, struct err *err);
-/* At most 5 s from any stage; asynchronous. */
+/* Jobs as the API shows them (without reports), the newest first, at most `most`; *more: there
+ * are older ones, behind the last one's id.  filter's strings may be NULL. */
+json_t *jobs_list(struct jobs *jobs, const struct state_job_filter *filter, unsigned most,
+	bool *more, struct err *err);
+/* At most 5 s from any stage; asynchronous.  ERR_REFUSED: it has ended. */
 int jobs_cancel(struct jobs *jobs, const char *id, const char *why, struct err *err);
-/* A new attempt of one that failed or was cancelled. */
+/* A new job with the spec of one that failed or was cancelled, else ERR_REFUSED. */
 int jobs_retry(struct jobs *jobs, const char *id, char new_id[JOB_ID_BYTES], struct err *err);
 /* The log from offset on (lines of JSON), at most `most` bytes; the caller's. */
 int jobs_log(struct jobs *jobs, const char *id, uint64_t offset, size_t most, char **text,
 	size_t *length, struct err *err);
+/* Forgets jobs that ended before that time, with their logs. */
+int jobs_forget(struct jobs *jobs, int64_t ended_before, struct err *err);
 /* Waits until the job changed behind `seen` (0: at once) or the deadline passed; the job, or
  * NULL with err clear.  *seen counts on. */
 json_t *jobs_wait(
 	struct jobs *jobs, const char *id, uint64_t *seen, struct deadline until, struct err *err);
-/* How many are queued, running; for /status and metrics. */
+/* How many are queued (also those that wait for their next attempt), run; for /status and
+ * metrics. */
 void jobs_count(struct jobs *jobs, unsigned *nr_queued, unsigned *nr_running);
+/* Processes that the kernel does not let go, of jobs that were closed. */
+unsigned jobs_count_unreaped(struct jobs *jobs);
 
 #endif

@@ -1,0 +1,63 @@
+/* Whether a repository may be worked with; see job.h. */
+#include "job_internal.h"
+
+#include "repository.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* An unmounted file system's folder lies on the root's. */
+static int check_mount(const struct job_repository *r, struct err *err)
+{
+	struct stat st, root;
+	if (!r->require_mount)
+		return 0;
+	if (stat(r->path, &st) < 0 || stat("/", &root) < 0)
+		return err_errno(err, errno, "repository %s: cannot look at %s", r->name, r->path);
+	if (st.st_dev != root.st_dev)
+		return 0;
+	err_set(err, ERR_DENIED, "repository %s: %s lies on the root file system", r->name,
+		r->path);
+	return err_hint(err, "is it mounted? require-mount wants a file system of its own");
+}
+
+static int check_space(const struct job_repository *r, uint64_t free_bytes, uint64_t reserved_bytes,
+	struct err *err)
+{
+	uint64_t wanted;
+	if (r->stop_free_bytes == 0 || !add_u64(r->stop_free_bytes, reserved_bytes, &wanted))
+		return 0;
+	if (free_bytes >= wanted)
+		return 0;
+	err_set(err, ERR_NO_SPACE,
+		"repository %s: %" PRIu64 " MiB are free, %" PRIu64
+		" MiB of them for jobs that run: less than the %" PRIu64
+		" MiB at which no more is stored",
+		r->name, free_bytes / MIB, reserved_bytes / MIB, r->stop_free_bytes / MIB);
+	return err_hint(err, "make room there, prune, or lower stop-free");
+}
+
+int job_repository_check(const struct job_repository *r, uint64_t reserved_bytes, struct err *err)
+{
+	struct repository_info info;
+	if (check_mount(r, err) < 0)
+		return -1;
+	struct repository *repo = repository_open(r->path, REPOSITORY_READ, err);
+	if (!repo) {
+		err_context(err, "repository %s", r->name);
+		return r->require_mount ? err_hint(err, "is it mounted?") : -1;
+	}
+	int rc = repository_info(repo, &info, err);
+	repository_close(repo);
+	if (rc < 0)
+		return err_context(err, "repository %s", r->name);
+	if (r->id && strcmp(r->id, info.id) != 0) {
+		err_set(err, ERR_DENIED, "repository %s: in %s is the repository %s, and not %s",
+			r->name, r->path, info.id, r->id);
+		return err_hint(err, "is another file system mounted there? else correct the id in "
+				     "the configuration");
+	}
+	return check_space(r, info.free_bytes, reserved_bytes, err);
+}

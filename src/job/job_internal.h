@@ -1,0 +1,163 @@
+/*
+ * What the files of the queue and its supervisor share.
+ *
+ *   jobs.c       what others call
+ *   state.c      the table of states and stages
+ *   jobrecord.c  a job as it is kept in state.db, and as the API shows it
+ *   queue.c      which one may start
+ *   supervise.c  the thread: starts, watches, stops
+ *   finish.c     what became of a worker: the end, or another attempt
+ *   reconcile.c  what an earlier hub left
+ *   jobdir.c     files of JOBDIR          process.c   the worker's process
+ *
+ * Lock rule: everything in struct jobs and its jobs is under its mutex, except what is fixed at
+ * the start.  Callbacks are called without it.
+ */
+#ifndef SENDENSE_JOB_INTERNAL_H
+#define SENDENSE_JOB_INTERNAL_H
+
+#include "job.h"
+#include "process.h"
+
+#include <limits.h>
+
+#define JOBDIR_PLAN "plan.json"
+#define JOBDIR_LOG "log"
+#define JOBDIR_STATUS "status.json"
+#define JOBDIR_REPORT "report.json"
+#define JOBDIR_EXIT "exit.json"
+#define JOBDIR_STDERR "stderr"
+#define JOBDIR_FILE_MOST ((size_t)16 * MIB)
+
+#define JOB_STAGE_BYTES 64
+
+/* How far the end of a worker that must end has come. */
+enum job_stop { STOP_NOT, STOP_ASKED, STOP_TERMINATED, STOP_KILLED };
+
+struct job {
+	struct job *next;
+	char id[JOB_ID_BYTES];
+	enum job_state state;
+	json_t *spec;
+	const char *kind, *repository, *vm; /* within spec; the last two may be NULL */
+	char requested_by[320], retry_of[JOB_ID_BYTES];
+	int64_t created, started, ended, next_try;
+	struct deadline next_at; /* the same on our own clock */
+	unsigned attempt; /* 1: the first; 0: not started yet */
+	char stage[JOB_STAGE_BYTES], stage_since[CLOCK_UTC_BYTES], point[64];
+	char waits_for[256];
+	json_t *progress, *disks; /* may be NULL */
+	struct err error;
+	bool is_foreign;
+	bool asked_to_cancel; /* by somebody; stop_why.code is ERR_CANCELLED */
+	bool told_to_cancel; /* a foreign one's owner was */
+
+	char host[256]; /* of its disks; "" here */
+	uint64_t reserved_bytes; /* that it is going to store, by what is known */
+
+	struct process process;
+	int dir_fd; /* JOBDIR; -1 */
+	json_int_t heartbeat, moved; /* when looked at last */
+	struct deadline silent_at, still_at; /* then it counts as hanging */
+	enum job_stop stop;
+	struct err stop_why;
+	struct deadline stop_at; /* of the step it is at */
+	struct process fence; /* takes its lock away */
+
+	uint64_t changes; /* for those that wait */
+};
+
+/* A change that is to be told. */
+struct job_change {
+	struct job_change *next;
+	char id[JOB_ID_BYTES];
+	enum job_state state;
+	json_t *json; /* NULL: a foreign one is to be cancelled, because of: */
+	char why[256];
+};
+
+struct jobs {
+	struct jobs_options options; /* strings are lent */
+	int runtime_fd, kept_fd; /* RUNTIME/jobs, STATE/jobs */
+	char *runtime; /* path of the former */
+	int wake_fd;
+	pthread_t thread;
+
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	struct job *open; /* have not ended, by age */
+	struct job *unreaped; /* have, but their process is still there */
+	struct job_change *first, **last;
+	char last_id[JOB_ID_BYTES];
+	bool draining; /* nothing starts any more */
+	bool quit;
+	unsigned cursor; /* for retry's bit of chance */
+};
+
+/* --- state.c --- */
+/* In this stage nothing may move for so long at most. */
+unsigned job_state_still_ms(const char *stage);
+
+/* --- jobdir.c --- */
+/* A JSON object, or NULL. */
+json_t *jobdir_load(int dir_fd, const char *name, struct err *err);
+/* Replaced whole; not synced: it is for the living. */
+int jobdir_store(int dir_fd, const char *name, const json_t *object, struct err *err);
+/* Log and report go behind (the report: in the place of) those that are kept. */
+int jobdir_keep(int dir_fd, int kept_fd, struct err *err);
+/* The last bytes of a file; "" when there are none. */
+void jobdir_tail(int dir_fd, const char *name, char *out, size_t bytes);
+int jobdir_remove(int parent_fd, const char *name, struct err *err);
+
+/* --- jobrecord.c --- */
+/* "busy": ERR_BUSY; ERR_IO for what is none. */
+enum err_code jobrecord_code(const char *name);
+struct job *jobrecord_new(const json_t *spec, const char *requested_by, struct err *err);
+void jobrecord_free(struct job *job);
+int jobrecord_put(struct jobs *jobs, const struct job *job, struct err *err);
+struct job *jobrecord_from(const struct state_job *record, json_t **process, struct err *err);
+/* As the API shows it. */
+json_t *jobrecord_json(const struct job *job);
+json_t *jobrecord_stored_json(const struct state_job *record);
+/* Noted for whoever waits, and for
+ * options.changed. */
+void jobrecord_tell(struct jobs *jobs, struct job *job);
+
+/* --- queue.c --- */
+/* The next one that may start, or NULL; what the others wait for is put into them. */
+struct job *queue_next(struct jobs *jobs);
+/* The open job that writes the same machine's restore points, or NULL. */
+const struct job *queue_writer(
+	const struct jobs *jobs, const char *repository, const char *vm, const struct job *but);
+uint64_t queue_reserved(const struct jobs *jobs, const char *repository, const struct job *but);
+const struct job_repository *queue_repository(const struct jobs *jobs, const char *name);
+bool queue_is_running(const struct job *job);
+
+/* --- supervise.c --- */
+void *supervise_main(void *jobs);
+/* Wakes the thread. */
+void supervise_wake(const struct jobs *jobs);
+/* Changes to another state if the table lets it, writes it down, tells. */
+int supervise_change(struct jobs *jobs, struct job *job, enum job_state state, struct err *err);
+/* It is to end; the first reason stays. */
+void supervise_stop(struct job *job, const struct err *why);
+/* Takes over what its status file says. */
+void supervise_look(struct jobs *jobs, struct job *job);
+/* Watches a process that was found again. */
+int supervise_adopt(struct jobs *jobs, struct job *job, struct err *err);
+
+/* --- finish.c --- */
+/* The worker of a job is gone (status as process_has_ended() says) or never was: failed says
+ * why.  -1: state.db cannot take it now; call it again. */
+int finish_job(struct jobs *jobs, struct job *job, int status, const struct err *failed);
+/* Its process does not go: closed all the same. */
+void finish_fenced(struct jobs *jobs, struct job *job);
+/* One that has ended, whose process went at last. */
+void finish_reaped(struct jobs *jobs, struct job *job);
+/* All that it took is given back. */
+void finish_give_back(struct jobs *jobs, struct job *job);
+
+/* --- reconcile.c --- */
+int reconcile(struct jobs *jobs, struct err *err);
+
+#endif

@@ -1,0 +1,106 @@
+/*
+ * Which job may start: restores first, then by age; each that fits within the limits, so that
+ * one that must wait does not keep those behind it.
+ */
+#include "job_internal.h"
+
+#include "plan.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MOST_OTHERWISE 4u
+#define MOST_PER_SOURCE_OTHERWISE 2u
+
+bool queue_is_running(const struct job *job)
+{
+	return !job->is_foreign && job->state != JOB_QUEUED && !job_state_is_end(job->state);
+}
+
+const struct job_repository *queue_repository(const struct jobs *jobs, const char *name)
+{
+	for (size_t i = 0; name && i < jobs->options.nr_repositories; i++)
+		if (strcmp(jobs->options.repositories[i].name, name) == 0)
+			return &jobs->options.repositories[i];
+	return NULL;
+}
+
+static bool same(const char *a, const char *b)
+{
+	return a && b && strcmp(a, b) == 0;
+}
+
+const struct job *queue_writer(
+	const struct jobs *jobs, const char *repository, const char *vm, const struct job *but)
+{
+	for (const struct job *job = jobs->open; job; job = job->next)
+		if (job != but && (job->is_foreign || job->state != JOB_QUEUED) &&
+			plan_writes(job->spec) && same(job->vm, vm) &&
+			same(job->repository, repository))
+			return job;
+	return NULL;
+}
+
+uint64_t queue_reserved(const struct jobs *jobs, const char *repository, const struct job *but)
+{
+	uint64_t sum = 0;
+	for (const struct job *job = jobs->open; job; job = job->next) {
+		if (job == but || !queue_is_running(job) || !same(job->repository, repository))
+			continue;
+		json_int_t stored = json_integer_value(json_object_get(job->progress, "stored"));
+		if (stored >= 0 && job->reserved_bytes > (uint64_t)stored &&
+			!add_u64(sum, job->reserved_bytes - (uint64_t)stored, &sum))
+			return UINT64_MAX;
+	}
+	return sum;
+}
+
+/* "" when nothing is in its way. */
+static void look(const struct jobs *jobs, struct job *job, unsigned nr_running)
+{
+	const struct jobs_options *o = &jobs->options;
+	unsigned most = o->most ? o->most : MOST_OTHERWISE;
+	unsigned per_source = o->most_per_source ? o->most_per_source : MOST_PER_SOURCE_OTHERWISE;
+	unsigned here = 0;
+	job->waits_for[0] = '\0';
+	if (job->next_try > 0 && !deadline_passed(job->next_at)) {
+		char text[CLOCK_UTC_BYTES];
+		clock_utc_text(job->next_try, text);
+		snprintf(job->waits_for, sizeof job->waits_for, "its next attempt at %s", text);
+		return;
+	}
+	for (const struct job *other = jobs->open; other; other = other->next)
+		here += queue_is_running(other) && strcmp(other->host, job->host) == 0;
+	const struct job *writer =
+		plan_writes(job->spec) ? queue_writer(jobs, job->repository, job->vm, job) : NULL;
+	if (writer)
+		snprintf(job->waits_for, sizeof job->waits_for, "job %s (%s of the same machine)",
+			writer->id, writer->kind);
+	else if (nr_running >= most)
+		snprintf(job->waits_for, sizeof job->waits_for,
+			"a place: %u of at most %u jobs run", nr_running, most);
+	else if (job->host[0] && here >= per_source)
+		snprintf(job->waits_for, sizeof job->waits_for,
+			"a place: %u of at most %u jobs work with %.128s", here, per_source,
+			job->host);
+}
+
+struct job *queue_next(struct jobs *jobs)
+{
+	unsigned nr_running = 0;
+	struct job *next = NULL;
+	for (const struct job *job = jobs->open; job; job = job->next)
+		nr_running += queue_is_running(job);
+	for (struct job *job = jobs->open; job; job = job->next) {
+		if (job->state != JOB_QUEUED || job->is_foreign)
+			continue;
+		look(jobs, job, nr_running);
+		if (job->waits_for[0])
+			continue;
+		bool first = strcmp(job->kind, "restore") == 0;
+		if (!next || (first && strcmp(next->kind, "restore") != 0))
+			next = job;
+	}
+	return jobs->draining ? NULL : next;
+}

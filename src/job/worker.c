@@ -1,0 +1,237 @@
+/* A worker's own side; see worker.h. */
+#include "worker.h"
+
+#include "job_internal.h"
+#include "plan.h"
+#include "repository.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define LOG_BYTES_MOST (16 * MIB)
+#define WORK_BYTES MIB /* one of "work" ... */
+#define WORK_NS 1000000000 /* ... or so much of a processor's time */
+
+struct worker {
+	char *folder;
+	int dir_fd, log_fd;
+	json_t *plan;
+	char **words;
+
+	pthread_mutex_t mutex; /* over the log */
+	uint64_t logged_bytes;
+
+	uint64_t heartbeat, own_bytes; /* of whoever tells the status */
+};
+
+struct worker *worker_open(const char *folder, struct err *err)
+{
+	struct worker *w = calloc(1, sizeof *w);
+	if (!w) {
+		err_errno(err, ENOMEM, "cannot work");
+		return NULL;
+	}
+	pthread_mutex_init(&w->mutex, NULL);
+	w->log_fd = -1;
+	w->folder = strdup(folder);
+	w->dir_fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (w->dir_fd < 0) {
+		err_errno(err, errno, "cannot open %s", folder);
+		goto fail;
+	}
+	w->plan = jobdir_load(w->dir_fd, JOBDIR_PLAN, err);
+	if (!w->plan)
+		goto fail;
+	w->log_fd = openat(w->dir_fd, JOBDIR_LOG, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (w->log_fd < 0) {
+		err_errno(err, errno, "cannot open %s/%s", folder, JOBDIR_LOG);
+		goto fail;
+	}
+	return w;
+fail:
+	worker_close(w);
+	return NULL;
+}
+
+void worker_close(struct worker *w)
+{
+	if (!w)
+		return;
+	plan_free(w->words);
+	json_decref(w->plan);
+	if (w->dir_fd >= 0)
+		close(w->dir_fd);
+	if (w->log_fd >= 0)
+		close(w->log_fd);
+	pthread_mutex_destroy(&w->mutex);
+	free(w->folder);
+	free(w);
+}
+
+/* --- what to do ------------------------------------------------------------------------ */
+
+static uint64_t number_of(const json_t *object, const char *name)
+{
+	json_int_t value = json_integer_value(json_object_get(object, name));
+	return value > 0 ? (uint64_t)value : 0;
+}
+
+static int check_repository(const json_t *plan, struct err *err)
+{
+	const json_t *r = json_object_get(plan, "repository");
+	struct job_repository repository = {
+		.name = json_string_value(json_object_get(r, "name")),
+		.path = json_string_value(json_object_get(r, "path")),
+		.id = json_string_value(json_object_get(r, "id")),
+		.require_mount = json_is_true(json_object_get(r, "require_mount")),
+		.stop_free_bytes = number_of(r, "stop_free"),
+	};
+	if (!repository.name || !repository.path)
+		return err_set(err, ERR_FORMAT, "the plan is not one: it names no repository");
+	return job_repository_check(&repository, number_of(r, "reserved"), err);
+}
+
+/* --- taking a lock away ---------------------------------------------------------------- */
+
+struct revoke {
+	struct repository *repo;
+	int64_t pid;
+};
+
+static int revoke_one(void *context, const struct repository_job *job)
+{
+	struct revoke *r = context;
+	struct err why = ERR_INIT;
+	if (job->pid != r->pid || !job->alive)
+		return 0;
+	if (repository_revoke(r->repo, job->vm, job->id, &why) < 0)
+		log_warning("%s", why.text);
+	else
+		log_warning("the lock of %s was taken from job %s: its process %" PRId64
+			    " does not end",
+			job->vm, job->id, r->pid);
+	return 0;
+}
+
+/* Whatever that process holds in the repository. */
+static int revoke(const json_t *plan, const json_t *what, struct err *err)
+{
+	struct revoke r = {.pid = (int64_t)number_of(what, "pid")};
+	const char *path =
+		json_string_value(json_object_get(json_object_get(plan, "repository"), "path"));
+	if (!path)
+		return err_set(err, ERR_FORMAT, "the plan is not one: it names no repository");
+	r.repo = repository_open(path, REPOSITORY_WRITE, err);
+	if (!r.repo)
+		return -1;
+	int rc = repository_jobs(r.repo, revoke_one, &r, err);
+	repository_close(r.repo);
+	return rc;
+}
+
+char **worker_words(struct worker *w, struct err *err)
+{
+	const json_t *what = json_object_get(w->plan, "revoke");
+	if (what ? revoke(w->plan, what, err) < 0 : check_repository(w->plan, err) < 0)
+		return NULL;
+	w->words = plan_words(w->plan, err);
+	return w->words;
+}
+
+/* --- telling ----------------------------------------------------------------------------- */
+
+void worker_log(struct worker *w, enum log_level level, const char *text)
+{
+	static const char full[] = "the log ends here: it is full";
+	char time_text[CLOCK_UTC_BYTES];
+	WITH_LOCK(&w->mutex);
+	if (w->logged_bytes > LOG_BYTES_MOST)
+		return;
+	if (w->logged_bytes + strlen(text) > LOG_BYTES_MOST)
+		text = full;
+	clock_utc_text(time(NULL), time_text);
+	json_t *words = json_string(text);
+	json_t *line =
+		json_pack("{s:s, s:s, s:o}", "time", time_text, "level", log_level_name(level),
+			"text", words ? words : json_string("(a line that is no UTF-8)"));
+	char *out = line ? json_dumps(line, JSON_COMPACT) : NULL;
+	struct iovec parts[] = {{out, out ? strlen(out) : 0}, {(char[]){'\n'}, 1}};
+	/* One write a line: nobody reads half of one. */
+	if (out && writev(w->log_fd, parts, 2) > 0)
+		w->logged_bytes += parts[0].iov_len + 1;
+	if (text == full)
+		w->logged_bytes = LOG_BYTES_MOST + 1;
+	free(out);
+	json_decref(line);
+}
+
+static uint64_t cpu_ns(clockid_t clock)
+{
+	struct timespec t = {0};
+	clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Bytes through read and write calls. */
+static uint64_t io_bytes(void)
+{
+	char text[512];
+	int AUTO_CLOSE fd = open("/proc/self/io", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	uint64_t in = 0, out = 0;
+	text[n > 0 ? n : 0] = '\0';
+	const char *written = strstr(text, "wchar: ");
+	if (sscanf(text, "rchar: %" SCNu64, &in) == 1 && written)
+		out = strtoull(written + 7, NULL, 10);
+	return in + out;
+}
+
+void worker_status(struct worker *w, const json_t *now)
+{
+	uint64_t bytes = io_bytes(), ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
+	uint64_t own_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
+	uint64_t others = bytes > w->own_bytes ? bytes - w->own_bytes : 0;
+	uint64_t work = others / WORK_BYTES + (ns > own_ns ? ns - own_ns : 0) / WORK_NS;
+	json_t *object = json_pack(
+		"{s:I, s:I}", "heartbeat", (json_int_t)++w->heartbeat, "work", (json_int_t)work);
+	struct err why = ERR_INIT;
+	json_object_update(object, (json_t *)now);
+	if (jobdir_store(w->dir_fd, JOBDIR_STATUS, object, &why) < 0)
+		worker_log(w, LOG_LEVEL_WARNING, why.text);
+	json_decref(object);
+	w->own_bytes += io_bytes() - bytes;
+}
+
+int worker_begin_report(struct worker *w, struct err *err)
+{
+	int AUTO_CLOSE fd = openat(
+		w->dir_fd, JOBDIR_REPORT ".new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0 || dup2(fd, STDOUT_FILENO) < 0)
+		return err_errno(err, errno, "cannot make the report in %s", w->folder);
+	return 0;
+}
+
+int worker_end(struct worker *w, int status, const struct err *why, struct err *err)
+{
+	struct stat st;
+	fflush(stdout);
+	if (fstatat(w->dir_fd, JOBDIR_REPORT ".new", &st, 0) == 0 && st.st_size > 0 &&
+		renameat(w->dir_fd, JOBDIR_REPORT ".new", w->dir_fd, JOBDIR_REPORT) < 0)
+		return err_errno(err, errno, "cannot rename the report in %s", w->folder);
+	struct err end = *why;
+	if (status == 3 && end.code == ERR_NONE)
+		err_set(&end, ERR_CORRUPT, "damage was found: the report tells where");
+	else if (status != 0 && end.code == ERR_NONE)
+		err_set(&end, ERR_IO, "it ended with status %d: the log tells why", status);
+	json_t *text = json_string(end.text);
+	json_t *object = json_pack("{s:i, s:s, s:o}", "status", status, "code",
+		err_code_name(end.code), "error",
+		text ? text : json_string("(the text is no UTF-8, the log has it)"));
+	int rc = jobdir_store(w->dir_fd, JOBDIR_EXIT, object, err);
+	json_decref(object);
+	return rc;
+}
