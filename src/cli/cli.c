@@ -169,6 +169,18 @@ static int unknown_command(int argc, const char *const *argv, struct err *err)
 
 /* --- signals and logging ------------------------------------------------------------ */
 
+static const struct cli_hooks *hooks;
+
+void cli_set_hooks(const struct cli_hooks *to)
+{
+	hooks = to;
+}
+
+const struct cli_hooks *cli_hooks(void)
+{
+	return hooks;
+}
+
 static struct cancel *signal_cancel;
 static volatile sig_atomic_t stop_signal;
 
@@ -221,6 +233,10 @@ static void log_to_console(void *context, enum log_level level, const char *text
 
 static void set_logging(const struct cli_common *common)
 {
+	if (hooks) {
+		log_set_sink(hooks->log, hooks->context, LOG_LEVEL_INFO);
+		return;
+	}
 	/* Who asks for quiet wants to hear nothing, unless there is something. */
 	log_set_sink(log_to_console, NULL,
 		common->verbose && !common->quiet ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING);
@@ -291,9 +307,9 @@ static int main_of(const struct command *command, int argc, const char *const *a
 	free(values);
 	/* The handlers stay: a late signal finds its cancel, which is not freed
 	 * before they are gone. */
-	signal(SIGINT, SIG_DFL);
-	signal(SIGTERM, SIG_DFL);
-	signal(SIGHUP, SIG_DFL);
+	signal(SIGINT, hooks ? SIG_IGN : SIG_DFL);
+	signal(SIGTERM, hooks ? SIG_IGN : SIG_DFL);
+	signal(SIGHUP, hooks ? SIG_IGN : SIG_DFL);
 	cancel_free(cli.cancel);
 	return status;
 }

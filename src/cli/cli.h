@@ -68,6 +68,19 @@ int cli_stop_signal(void);
 /* Finds, parses, runs, reports; returns the exit status. */
 int cli_main(int argc, const char *const *argv);
 
+/*
+ * Where a command tells of itself when there is no terminal but a worker's folder (worker.c): log
+ * lines and errors go here instead of standard error, and a signal that comes when the command
+ * is done is not heeded.  Set before cli_main(); lent.
+ */
+struct cli_hooks {
+	log_sink *log;
+	void (*error)(void *context, const struct err *err);
+	void *context;
+};
+void cli_set_hooks(const struct cli_hooks *hooks);
+const struct cli_hooks *cli_hooks(void);
+
 /* --- reporting --------------------------------------------------------------- */
 
 #define SIZE_TEXT_BYTES 32

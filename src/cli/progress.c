@@ -37,10 +37,29 @@ struct progress {
 	pthread_cond_t changed;
 	bool ending;
 	const char *stage;
+	char stage_since[CLOCK_UTC_BYTES];
 	struct progress_disk *disks;
 	size_t nr_disks;
 	struct sums window[2]; /* the start of the rate window, and of the next */
 };
+
+/* The one that is at it, for progress_now(). */
+static pthread_mutex_t current_mutex = PTHREAD_MUTEX_INITIALIZER; /* before its own */
+static struct progress *current;
+static void (*watcher)(void *context);
+static void *watcher_context;
+
+void progress_watch(void (*changed)(void *context), void *context)
+{
+	watcher = changed;
+	watcher_context = context;
+}
+
+static void tell_watcher(void)
+{
+	if (watcher)
+		watcher(watcher_context);
+}
 
 /* --- figures ----------------------------------------------------------------- */
 
@@ -162,6 +181,44 @@ static void tell_end_json(struct progress *p, const struct err *err)
 	print_object(object);
 }
 
+/* --- for others ---------------------------------------------------------------------- */
+
+static json_t *now_of(struct progress *p)
+{
+	struct sums now = add_up(p);
+	double read_rate, logical_rate;
+	rates_of(p, &now, &read_rate, &logical_rate);
+	json_t *figures = json_object(), *out = json_object();
+	const struct {
+		const char *name;
+		uint64_t value;
+	} members[] = {{"total", now.size}, {"logical", now.logical}, {"read", now.read},
+		{"sent", now.sent}, {"stored", now.stored}, {"zeros_skipped", now.zeros_skipped},
+		{"rate_bytes_per_second", (uint64_t)read_rate}};
+	for (size_t i = 0; i < ARRAY_LENGTH(members); i++)
+		json_object_set_new(
+			figures, members[i].name, json_integer((json_int_t)members[i].value));
+	double left = time_left(&now, logical_rate);
+	if (left >= 0 && now.size > 0)
+		json_object_set_new(figures, "seconds_left", json_integer((json_int_t)left));
+	json_object_set_new(out, "stage", json_string(p->stage));
+	json_object_set_new(out, "stage_since", json_string(p->stage_since));
+	json_object_set_new(out, "progress", figures);
+	put_disks(out, p);
+	return out;
+}
+
+json_t *progress_now(void)
+{
+	WITH_LOCK(&current_mutex);
+	if (!current)
+		return NULL;
+	pthread_mutex_lock(&current->mutex);
+	json_t *out = now_of(current);
+	pthread_mutex_unlock(&current->mutex);
+	return out;
+}
+
 /* --- the bar --------------------------------------------------------------------- */
 
 /* "3.6G": the compact form for the bar. */
@@ -280,8 +337,13 @@ struct progress *progress_start(const struct cli_common *common, struct err *err
 	}
 	p->mode = mode_of(common);
 	p->stage = "prepare";
+	clock_utc_text(time(NULL), p->stage_since);
 	pthread_mutex_init(&p->mutex, NULL);
 	thread_cond_init(&p->changed);
+	pthread_mutex_lock(&current_mutex);
+	current = p;
+	pthread_mutex_unlock(&current_mutex);
+	tell_watcher();
 	if (p->mode == PROGRESS_NONE)
 		return p;
 	if (p->mode == PROGRESS_JSON)
@@ -295,17 +357,25 @@ struct progress *progress_start(const struct cli_common *common, struct err *err
 	return p;
 }
 
-void progress_stage(struct progress *p, const char *stage)
+static bool set_stage(struct progress *p, const char *stage)
 {
 	WITH_LOCK(&p->mutex);
 	if (strcmp(p->stage, stage) == 0)
-		return;
+		return false;
 	p->stage = stage;
+	clock_utc_text(time(NULL), p->stage_since);
 	log_info("%s", stage);
 	if (p->mode == PROGRESS_JSON)
 		tell_stage_json(p);
 	else if (p->mode == PROGRESS_BAR)
 		draw_bar(p, false);
+	return true;
+}
+
+void progress_stage(struct progress *p, const char *stage)
+{
+	if (set_stage(p, stage))
+		tell_watcher();
 }
 
 int progress_add_disk(struct progress *p, const char *key, uint64_t size_bytes,
@@ -353,6 +423,10 @@ void progress_end(struct progress *p, const struct err *err)
 {
 	if (!p)
 		return;
+	tell_watcher();
+	pthread_mutex_lock(&current_mutex);
+	current = NULL;
+	pthread_mutex_unlock(&current_mutex);
 	if (p->has_thread) {
 		pthread_mutex_lock(&p->mutex);
 		p->ending = true;

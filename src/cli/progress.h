@@ -37,6 +37,16 @@ int progress_add_disk(struct progress *progress, const char *key, uint64_t size_
 /* Forgets all disks and their figures: the work begins again.  Any thread. */
 void progress_begin_again(struct progress *progress);
 
+/*
+ * What the command that runs shows now, for whoever tells of it elsewhere:
+ * {"stage", "stage_since", "progress": {"total", "logical", "read", "sent", "stored",
+ * "zeros_skipped", "rate_bytes_per_second", "seconds_left"?}, "disks": [{"key"?, "size", ...}]};
+ * the caller's.  NULL when no command is at it.  Any thread.
+ */
+json_t *progress_now(void);
+/* Told of each new stage, and before the end; NULL: nobody.  Set before progress_start(). */
+void progress_watch(void (*changed)(void *context), void *context);
+
 /* Tells the outcome: err NULL or ERR_NONE is done.  Frees; NULL is harmless. */
 void progress_end(struct progress *progress, const struct err *err);
 

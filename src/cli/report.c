@@ -68,8 +68,11 @@ int cli_report_error(bool json, const char *command, const struct err *err)
 	int status = err->code == ERR_USAGE ? EXIT_USAGE : EXIT_FAILED;
 	char line[ERR_TEXT_BYTES + 256];
 	snprintf(line, sizeof line, "sendense: %s", err->text);
-	console_line(line);
-	if (status == EXIT_USAGE) {
+	if (cli_hooks())
+		cli_hooks()->error(cli_hooks()->context, err);
+	else
+		console_line(line);
+	if (status == EXIT_USAGE && !cli_hooks()) {
 		snprintf(line, sizeof line, "Try: sendense %s%s--help", command,
 			command[0] ? " " : "");
 		console_line(line);

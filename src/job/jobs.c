@@ -2,7 +2,7 @@
 #include "job_internal.h"
 
 #include "allow.h"
-#include "plan.h"
+#include "jobplan.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -190,7 +190,7 @@ static int put_in(struct jobs *jobs, struct job *job, struct err *err)
 	struct job **end = &jobs->open;
 	if (jobs->draining)
 		return err_set(err, ERR_BUSY, "no job is taken any more: the hub is being stopped");
-	const struct job *writer = job->is_foreign && plan_writes(job->spec)
+	const struct job *writer = job->is_foreign && jobplan_writes(job->spec)
 					   ? queue_writer(jobs, job->repository, job->vm, NULL)
 					   : NULL;
 	if (writer)
@@ -233,7 +233,7 @@ static int check_spec(const struct jobs *jobs, const json_t *spec, struct err *e
 	const char *name = json_string_value(json_object_get(spec, "repository"));
 	if (!json_is_object(spec))
 		return err_set(err, ERR_USAGE, "it is no object");
-	json_t *argv = plan_argv(spec, "", err);
+	json_t *argv = jobplan_argv(spec, "", err);
 	if (!argv)
 		return -1;
 	int rc = -1;

@@ -4,7 +4,7 @@
  */
 #include "job_internal.h"
 
-#include "plan.h"
+#include "jobplan.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -36,7 +36,7 @@ const struct job *queue_writer(
 {
 	for (const struct job *job = jobs->open; job; job = job->next)
 		if (job != but && (job->is_foreign || job->state != JOB_QUEUED) &&
-			plan_writes(job->spec) && same(job->vm, vm) &&
+			jobplan_writes(job->spec) && same(job->vm, vm) &&
 			same(job->repository, repository))
 			return job;
 	return NULL;
@@ -72,8 +72,9 @@ static void look(const struct jobs *jobs, struct job *job, unsigned nr_running)
 	}
 	for (const struct job *other = jobs->open; other; other = other->next)
 		here += queue_is_running(other) && strcmp(other->host, job->host) == 0;
-	const struct job *writer =
-		plan_writes(job->spec) ? queue_writer(jobs, job->repository, job->vm, job) : NULL;
+	const struct job *writer = jobplan_writes(job->spec)
+					   ? queue_writer(jobs, job->repository, job->vm, job)
+					   : NULL;
 	if (writer)
 		snprintf(job->waits_for, sizeof job->waits_for, "job %s (%s of the same machine)",
 			writer->id, writer->kind);

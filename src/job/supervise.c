@@ -7,7 +7,7 @@
  */
 #include "job_internal.h"
 
-#include "plan.h"
+#include "jobplan.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -72,7 +72,7 @@ static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct er
 			job->repository);
 		return NULL;
 	}
-	json_t *argv = plan_argv(job->spec, r->path, err);
+	json_t *argv = jobplan_argv(job->spec, r->path, err);
 	if (!argv)
 		return NULL;
 	bool stores = strcmp(job->kind, "backup") == 0;
@@ -291,7 +291,7 @@ static void start_fence(struct jobs *jobs, struct job *job)
 	char name[JOB_ID_BYTES + 8];
 	struct err why = ERR_INIT;
 	const struct job_repository *r = queue_repository(jobs, job->repository);
-	if (!r || !plan_writes(job->spec))
+	if (!r || !jobplan_writes(job->spec))
 		return;
 	snprintf(name, sizeof name, "%s-fence", job->id);
 	json_t *plan = json_pack("{s:s, s:[], s:{s:s, s:s}, s:{s:i}}", "job", job->id, "argv",

@@ -2,7 +2,7 @@
 #include "worker.h"
 
 #include "job_internal.h"
-#include "plan.h"
+#include "jobplan.h"
 #include "repository.h"
 
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #define LOG_BYTES_MOST (16 * MIB)
 #define WORK_BYTES MIB /* one of "work" ... */
@@ -61,7 +62,7 @@ void worker_close(struct worker *w)
 {
 	if (!w)
 		return;
-	plan_free(w->words);
+	jobplan_free(w->words);
 	json_decref(w->plan);
 	if (w->dir_fd >= 0)
 		close(w->dir_fd);
@@ -118,7 +119,7 @@ static int revoke_one(void *context, const struct repository_job *job)
 }
 
 /* Whatever that process holds in the repository. */
-static int revoke(const json_t *plan, const json_t *what, struct err *err)
+static int take_locks(const json_t *plan, const json_t *what, struct err *err)
 {
 	struct revoke r = {.pid = (int64_t)number_of(what, "pid")};
 	const char *path =
@@ -136,9 +137,9 @@ static int revoke(const json_t *plan, const json_t *what, struct err *err)
 char **worker_words(struct worker *w, struct err *err)
 {
 	const json_t *what = json_object_get(w->plan, "revoke");
-	if (what ? revoke(w->plan, what, err) < 0 : check_repository(w->plan, err) < 0)
+	if (what ? take_locks(w->plan, what, err) < 0 : check_repository(w->plan, err) < 0)
 		return NULL;
-	w->words = plan_words(w->plan, err);
+	w->words = jobplan_words(w->plan, err);
 	return w->words;
 }
 

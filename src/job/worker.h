@@ -1,7 +1,7 @@
 /*
  * worker: a worker's own side of its JOBDIR.
  *
- *   plan.json    what to do (plan.h)                              written by the hub
+ *   plan.json    what to do (jobplan.h)                              written by the hub
  *   log          lines of JSON: {"time","level","text"}           by the worker, at most 16 MiB
  *   status.json  {"heartbeat","stage","stage_since","work","progress","disks"}, replaced whole
  *   report.json  the command's report

@@ -1,5 +1,5 @@
 /*
- * plan: what a worker is to do, made of what was asked for (spec), kept in JOBDIR/plan.json.
+ * jobplan: what a worker is to do, made of what was asked for (spec), kept in JOBDIR/plan.json.
  *
  *   {"job": ID, "argv": ["backup", "--repo=/srv/r", "--vm=web1",
  *                        {"text": "--disk=2000=", "use": "source", "name": "raw:/srv/vm/a"}, ...],
@@ -9,20 +9,20 @@
  * Words that name disks are looked at when the job is added, and once more by the worker, just
  * before it uses them: what was a file yesterday may be a symbolic link today.
  */
-#ifndef SENDENSE_JOB_PLAN_H
-#define SENDENSE_JOB_PLAN_H
+#ifndef SENDENSE_JOB_JOBPLAN_H
+#define SENDENSE_JOB_JOBPLAN_H
 
 #include "job.h"
 
 /* The argv of a spec, without looking at any disk; ERR_USAGE names the field, ERR_UNSUPPORTED:
  * a kind that this build has not.  Gives a new array. */
-json_t *plan_argv(const json_t *spec, const char *repository_path, struct err *err);
+json_t *jobplan_argv(const json_t *spec, const char *repository_path, struct err *err);
 
-/* The words, with the disks as allow_check() found them; ended by NULL, free with plan_free(). */
-char **plan_words(const json_t *plan, struct err *err);
-void plan_free(char **words);
+/* The words, with the disks as allow_check() found them; ended by NULL, free with jobplan_free(). */
+char **jobplan_words(const json_t *plan, struct err *err);
+void jobplan_free(char **words);
 
 /* Whether it changes restore points of one machine. */
-bool plan_writes(const json_t *spec);
+bool jobplan_writes(const json_t *spec);
 
 #endif

@@ -1,5 +1,5 @@
-/* From what is asked for to the words of a command line; see plan.h. */
-#include "plan.h"
+/* From what is asked for to the words of a command line; see jobplan.h. */
+#include "jobplan.h"
 
 #include "allow.h"
 #include "repository.h"
@@ -354,7 +354,7 @@ static const struct {
 	{"reindex", "repo", "reindex", reindex_fields, reindex_argv},
 };
 
-json_t *plan_argv(const json_t *spec, const char *repository_path, struct err *err)
+json_t *jobplan_argv(const json_t *spec, const char *repository_path, struct err *err)
 {
 	const char *kind = text_of(spec, "kind");
 	if (!kind) {
@@ -381,7 +381,7 @@ json_t *plan_argv(const json_t *spec, const char *repository_path, struct err *e
 	return NULL;
 }
 
-bool plan_writes(const json_t *spec)
+bool jobplan_writes(const json_t *spec)
 {
 	const char *kind = text_of(spec, "kind");
 	return kind && text_of(spec, "vm") &&
@@ -427,7 +427,7 @@ static char *word_of(
 	return text;
 }
 
-char **plan_words(const json_t *plan, struct err *err)
+char **jobplan_words(const json_t *plan, struct err *err)
 {
 	const json_t *argv = json_object_get(plan, "argv"), *allow = json_object_get(plan, "allow");
 	const char **AUTO_FREE sources = list_of(json_object_get(allow, "source"));
@@ -444,14 +444,14 @@ char **plan_words(const json_t *plan, struct err *err)
 	{
 		words[i] = word_of(word, sources, targets, err);
 		if (!words[i]) {
-			plan_free(words);
+			jobplan_free(words);
 			return NULL;
 		}
 	}
 	return words;
 }
 
-void plan_free(char **words)
+void jobplan_free(char **words)
 {
 	for (size_t i = 0; words && words[i]; i++)
 		free(words[i]);
