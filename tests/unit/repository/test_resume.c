@@ -74,7 +74,8 @@ static int copy(struct repository_backup *backup, struct source *source, struct 
 {
 	struct copy_options options = {.nr_lanes = 1, .piece_bytes = 256 * KIB};
 	struct block *from, *to;
-	source->backup = backup;
+	source->disk.read_bytes = 0;
+	source->read_bytes = 0;
 	source->disk.read_bytes = 0;
 	if (repository_backup_copy(backup, 0, &source->disk.block, &options, &from, &to, err) < 0)
 		return -1;
