@@ -128,6 +128,11 @@ static bool is_named(const struct command *command, const char *first, const cha
 /* 2 or 1 words of argv are its name; NULL when none is. */
 static const struct command *find_command(int argc, const char *const *argv, int *nr_words)
 {
+	for (size_t i = 0; i < cli_nr_hidden_commands; i++) {
+		*nr_words = 1;
+		if (strcmp(cli_hidden_commands[i]->name, argv[0]) == 0)
+			return cli_hidden_commands[i];
+	}
 	for (size_t i = 0; i < cli_nr_commands; i++) {
 		*nr_words = 2;
 		if (argc > 1 && is_named(cli_commands[i], argv[0], argv[1]))

@@ -56,6 +56,9 @@ struct command {
 /* All commands, in the order of --help. */
 extern const struct command *const cli_commands[];
 extern const size_t cli_nr_commands;
+/* What the program starts itself as: not told of anywhere.  One word each. */
+extern const struct command *const cli_hidden_commands[];
+extern const size_t cli_nr_hidden_commands;
 
 extern const struct option_spec cli_common_options[];
 extern const size_t cli_nr_common_options;

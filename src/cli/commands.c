@@ -20,3 +20,8 @@ const struct command *const cli_commands[] = {
 	&command_completion,
 };
 const size_t cli_nr_commands = ARRAY_LENGTH(cli_commands);
+
+const struct command *const cli_hidden_commands[] = {
+	&command_nbd_service,
+};
+const size_t cli_nr_hidden_commands = ARRAY_LENGTH(cli_hidden_commands);

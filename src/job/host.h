@@ -18,7 +18,8 @@
  * ..., "disk"?: KEY}}.  One request at a time on a connection, any number of connections (at most
  * 64).  Unknown verbs and members are ERR_USAGE, unknown ids ERR_NOT_FOUND.
  *
- *   status          -> {instance, pid, software, since, mode, listen: {address, port}?,
+ *   status          -> {instance, pid, software, since, config (SHA-256 of nbd.json), tls, mode,
+ *                      listen: {address, port}?,
  *                      port_range?, connections, max_connections, sessions: [SESSION],
  *                      serves: [SERVE]}
  *   session-open    {session, repository: PATH, repository_id?, vm, source?: SOURCE, mode?:
@@ -67,7 +68,8 @@
  *                   lease_left_s, exports: [{key, connections, read_bytes, requests}]}
  *   serve-renew     {serve} -> {lease_left_s}
  *   serve-close     {serve} -> {}
- *   reload          {config: CONFIG} -> {}: what can be changed while it runs (certificate, key)
+ *   reload          {config?} -> {}: reads certificate, key and CA again; all else needs a new
+ *                   process
  *   stop            {} -> {}: leaves all sessions, closes all serves, ends
  *
  * A session whose service died is not known any more: whether it is committed tells the
