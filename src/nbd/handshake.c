@@ -350,8 +350,11 @@ static enum step demand_tls(struct handshake *h, struct err *err)
 	err_set(&why, ERR_DENIED,
 		"this server is to be reached with TLS only (nbds:// and the credentials that "
 		"belong to it)");
-	if (h->option != NBD_OPT_EXPORT_NAME)
-		return refuse(h, NBD_REP_ERR_TLS_REQD, &why, err);
+	/* No warning: whoever looks whether the server is there is told so each time. */
+	if (h->option != NBD_OPT_EXPORT_NAME) {
+		log_info("client %s: refused without TLS", h->connection->peer);
+		return reply_text(h, NBD_REP_ERR_TLS_REQD, why.text, err);
+	}
 	err_copy(err, &why);
 	return STEP_FAILED;
 }

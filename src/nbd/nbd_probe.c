@@ -77,9 +77,9 @@ int nbd_probe(const char *uri, struct deadline until, struct err *err)
 		failed(err, uri);
 		goto out;
 	}
-	if (drive(nbd, uri, until, err) < 0 || ask(nbd, uri, until, err) < 0)
+	if (drive(nbd, uri, until, err) < 0)
 		goto out;
-	rc = 0;
+	rc = ask(nbd, uri, until, err);
 	/* A clean end; how the server takes it says nothing about serving. */
 	(void)nbd_aio_opt_abort(nbd);
 	while (nbd_aio_is_closed(nbd) == 0 && nbd_aio_is_dead(nbd) == 0 && !deadline_passed(until))

@@ -30,6 +30,7 @@ struct tls_session {
 	char identity[TLS_IDENTITY_BYTES];
 	char why[256]; /* what callbacks found, for the handshake's error */
 	const struct deadline *until; /* of the handshake; NULL afterwards */
+	bool is_ready; /* the handshake is over, and good */
 
 	/* The receiver's. */
 	const char *receive_what;
@@ -413,11 +414,15 @@ int stream_tls_start(
 	tls->receive_what = tls->send_what = "TLS";
 	stream->tls = tls;
 	int rc = set_up(tls);
-	if (rc < 0)
+	if (rc < 0) {
+		tls->until = NULL;
 		return err_set(err, ERR_IO, "cannot start TLS: %s", gnutls_strerror(rc));
-	if (handshake(tls, err) < 0)
-		return err_context(err, "TLS handshake");
+	}
+	rc = handshake(tls, err);
 	tls->until = NULL;
+	if (rc < 0)
+		return err_context(err, "TLS handshake");
+	tls->is_ready = true;
 	note_identity(tls);
 	return 0;
 }
@@ -446,7 +451,7 @@ void stream_tls_text(const struct stream *stream, char text[TLS_TEXT_BYTES])
 void stream_tls_finish(struct stream *stream)
 {
 	struct tls_session *tls = stream->tls;
-	if (tls->send_err.code || !tls->session)
+	if (tls->send_err.code || !tls->is_ready)
 		return;
 	(void)gnutls_bye(tls->session, GNUTLS_SHUT_WR);
 	(void)send(stream->fd, tls->out, tls->out_used, MSG_NOSIGNAL | MSG_DONTWAIT);

@@ -4,6 +4,10 @@
  * to standard error, stops at SIGTERM.
  *
  *   nbd_serve null:SIZE|raw:PATH (SOCKET|tcp) [OPTION=VALUE...]
+ *
+ * tls-dir=DIR takes the certificate and the keys that make_pki put there, and with
+ * clients=1 or 2 asks for certificates or demands them.  secret=NAME is a second,
+ * hidden export, for identity=WHO alone.
  */
 #include "nbd.h"
 
@@ -34,12 +38,37 @@ static bool set_number(const char *argument, const char *name, unsigned *value)
 	return true;
 }
 
+static bool set_text(const char *argument, const char *name, const char **value)
+{
+	size_t n = strlen(name);
+	if (strncmp(argument, name, n) != 0 || argument[n] != '=')
+		return false;
+	*value = argument + n + 1;
+	return true;
+}
+
+static struct tls_server *load_tls(const char *folder, unsigned clients, struct err *err)
+{
+	char certificate[512], key[512], ca[512], psk[512];
+	snprintf(certificate, sizeof certificate, "%s/server-cert.pem", folder);
+	snprintf(key, sizeof key, "%s/server-key.pem", folder);
+	snprintf(ca, sizeof ca, "%s/ca-cert.pem", folder);
+	snprintf(psk, sizeof psk, "%s/keys.psk", folder);
+	struct tls_server_options options = {.certificate = certificate,
+		.key = key,
+		.clients_ca = ca,
+		.clients = clients,
+		.psk_file = psk};
+	return tls_server_new(&options, err);
+}
+
 int main(int argc, char **argv)
 {
 	struct err err = ERR_INIT;
 	struct nbd_server_options options = {.once = false};
 	struct listener listener;
-	unsigned budget = 0, read_only = 0, once = 0;
+	unsigned budget = 0, read_only = 0, once = 0, tls = NBD_TLS_OFF, clients = 0;
+	const char *tls_dir = NULL, *secret = NULL, *identity = NULL;
 	if (argc < 3)
 		return 2;
 	for (int i = 3; i < argc; i++)
@@ -50,10 +79,15 @@ int main(int argc, char **argv)
 			!set_number(argv[i], "slow-ms", &options.slow_ms) &&
 			!set_number(argv[i], "budget", &budget) &&
 			!set_number(argv[i], "read-only", &read_only) &&
-			!set_number(argv[i], "once", &once))
+			!set_number(argv[i], "once", &once) && !set_number(argv[i], "tls", &tls) &&
+			!set_number(argv[i], "clients", &clients) &&
+			!set_text(argv[i], "tls-dir", &tls_dir) &&
+			!set_text(argv[i], "secret", &secret) &&
+			!set_text(argv[i], "identity", &identity))
 			return 2;
 	options.budget_bytes = budget;
 	options.once = once;
+	options.tls = tls;
 	log_set_sink(log_to_stderr, NULL, LOG_LEVEL_DEBUG);
 	struct block *block = NULL;
 	if (strncmp(argv[1], "null:", 5) == 0)
@@ -61,6 +95,8 @@ int main(int argc, char **argv)
 	else if (strncmp(argv[1], "raw:", 4) == 0)
 		block = block_raw_open(argv[1] + 4, read_only, &err);
 	if (!block)
+		goto fail;
+	if (tls_dir && !(options.tls_server = load_tls(tls_dir, clients, &err)))
 		goto fail;
 	server = nbd_server_new(&options, &err);
 	if (!server)
@@ -75,6 +111,10 @@ int main(int argc, char **argv)
 			     : transport_listen_unix(&listener, argv[2], &err);
 	if (rc < 0 || nbd_server_add_export(server, &export, &err) < 0)
 		goto fail;
+	struct nbd_export hidden = {
+		.name = secret, .block = block, .hidden = true, .tls_identity = identity};
+	if (secret && nbd_server_add_export(server, &hidden, &err) < 0)
+		goto fail;
 	printf("ready %u\n", listener.port);
 	fflush(stdout);
 	if (nbd_server_run(server, &listener, &err) < 0)
@@ -82,6 +122,7 @@ int main(int argc, char **argv)
 	if (!nbd_server_free(server))
 		return 1;
 	server = NULL;
+	tls_server_free(options.tls_server);
 	rc = block_close(block, &err);
 	block = NULL;
 	if (rc == 0)
