@@ -79,68 +79,72 @@ static int post_prune(void *context, struct rest_request *request, struct err *e
 /* --- listed
  * ----------------------------------------------------------------------------------------- */
 
-struct listing {
-	struct hub *hub;
-	const struct rest_actor *actor;
-	char (*ids)[JOB_ID_BYTES];
-	unsigned nr, limit;
-	bool more;
-};
-
-static int note_id(void *context, const struct state_job *job)
+/* A token for backups sees those of its machines alone. */
+static bool may_see(const struct rest_actor *actor, const json_t *job)
 {
-	struct listing *l = context;
-	if (l->actor->scope == REST_BACKUP && (!job->vm || !rest_actor_may(l->actor, job->vm)))
-		return 0;
-	if (l->nr == l->limit) {
-		l->more = true;
-		return 1;
-	}
-	snprintf(l->ids[l->nr++], JOB_ID_BYTES, "%s", job->id);
+	const char *vm = json_string_value(json_object_get(job, "vm"));
+	return actor->scope != REST_BACKUP || (vm && rest_actor_may(actor, vm));
+}
+
+/* Appends what the token may see, page by page, until there are `limit`; more: there are others
+ * behind the last one. */
+static int collect(struct hub *hub, const struct rest_actor *actor, struct state_job_filter *filter,
+	unsigned limit, json_t *items, bool *more, struct err *err)
+{
+	char before[JOB_ID_BYTES];
+	do {
+		unsigned most = limit - (unsigned)json_array_size(items);
+		json_t *page = jobs_list(hub->jobs, filter, most, more, err);
+		if (!page)
+			return -1;
+		size_t i;
+		json_t *job;
+		json_array_foreach(page, i, job)
+		{
+			if (may_see(actor, job))
+				json_array_append(items, job);
+			snprintf(before, sizeof before, "%s",
+				json_string_value(json_object_get(job, "id")));
+			filter->before = before;
+		}
+		json_decref(page);
+	} while (*more && json_array_size(items) < limit);
+	filter->before = NULL;
 	return 0;
 }
 
 static int get_jobs(void *context, struct rest_request *request, struct err *err)
 {
-	struct hub *hub = context;
-	struct listing l = {.hub = hub, .actor = rest_actor(request)};
+	unsigned limit;
 	const char *after = NULL;
-	if (rest_page(request, &l.limit, &after, err) < 0)
+	bool more = false;
+	if (rest_page(request, &limit, &after, err) < 0)
 		return -1;
-	const struct state_job_filter filter = {
+	struct state_job_filter filter = {
 		.state = rest_query(request, "state"),
 		.kind = rest_query(request, "kind"),
 		.vm = rest_query(request, "vm"),
 		.repository = rest_query(request, "repository"),
 		.before = after,
 	};
-	l.ids = calloc(l.limit, sizeof *l.ids);
 	json_t *items = json_array();
-	int rc = l.ids && items ? 0 : err_errno(err, ENOMEM, "cannot list jobs");
-	if (rc == 0)
-		rc = state_jobs(hub->state, &filter, note_id, &l, err);
-	for (unsigned i = 0; rc == 0 && i < l.nr; i++) {
-		/* One that was forgotten meanwhile is left out. */
-		json_t *job = jobs_get(hub->jobs, l.ids[i], NULL);
-		if (job)
-			json_array_append_new(items, job);
-	}
-	if (rc == 0)
-		rc = rest_reply_page(
-			request, items, l.more && l.nr > 0 ? l.ids[l.nr - 1] : NULL, err);
-	else
+	if (collect(context, rest_actor(request), &filter, limit, items, &more, err) < 0) {
 		json_decref(items);
-	free(l.ids);
-	return rc;
+		return -1;
+	}
+	size_t nr = json_array_size(items);
+	const char *last =
+		nr > 0 && more
+			? json_string_value(json_object_get(json_array_get(items, nr - 1), "id"))
+			: NULL;
+	return rest_reply_page(request, items, last, err);
 }
 
 /* The call's job, when the token may see it. */
 static json_t *job_of(struct hub *hub, struct rest_request *request, struct err *err)
 {
-	const struct rest_actor *actor = rest_actor(request);
 	json_t *job = jobs_get(hub->jobs, rest_param(request, "id"), err);
-	const char *vm = json_string_value(json_object_get(job, "vm"));
-	if (job && actor->scope == REST_BACKUP && (!vm || !rest_actor_may(actor, vm))) {
+	if (job && !may_see(rest_actor(request), job)) {
 		json_decref(job);
 		err_set(err, ERR_DENIED, "the token is not for this job");
 		return NULL;
@@ -255,21 +259,10 @@ static int post_cancel(void *context, struct rest_request *request, struct err *
 	json_t *job = job_of(hub, request, err);
 	if (!job)
 		return -1;
-	const char *kind = json_string_value(json_object_get(job, "kind"));
-	bool is_push = kind && strcmp(kind, "push") == 0;
 	json_decref(job);
 	snprintf(why, sizeof why, "cancelled by %s", hub_actor_text(rest_actor(request), who));
-	if (is_push) {
-		/* The NBD service has it: the session's end becomes the job's. */
-		json_t *answer =
-			hub_host_call(hub, "session-abort", json_pack("{s:s}", "session", id), err);
-		if (!answer)
-			return -1;
-		json_decref(answer);
-		hub_sessions_wake(hub);
-	} else if (jobs_cancel(hub->jobs, id, why, err) < 0) {
+	if (jobs_cancel(hub->jobs, id, why, err) < 0)
 		return -1;
-	}
 	job = jobs_get(hub->jobs, id, err);
 	return job ? rest_reply(request, 202, job, err) : -1;
 }

@@ -102,17 +102,8 @@ static int check_body(
 static int check_repository(struct hub *hub, const char *name, struct err *err)
 {
 	const struct job_repository *r = hub_config_repository(hub_config(hub), name);
-	struct repository *repo = hub_repository_open(hub, name, true, err);
-	struct repository_info info;
-	int rc = repo ? repository_info(repo, &info, err) : -1;
-	repository_close(repo);
-	if (rc == 0 && r->stop_free_bytes > 0 && info.free_bytes < r->stop_free_bytes)
-		rc = err_set(err, ERR_NO_SPACE,
-			"repository %s: %llu MiB are free, and [repository %s] stop-free asks for "
-			"%llu MiB",
-			name, (unsigned long long)(info.free_bytes / MIB), name,
-			(unsigned long long)(r->stop_free_bytes / MIB));
-	return rc;
+	return r ? job_repository_check(r, 0, err)
+		 : err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
 }
 
 /* --- opening -----------------------------------------------------------------------------------

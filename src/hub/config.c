@@ -6,6 +6,7 @@
  */
 #include "config_internal.h"
 
+#include "allow.h"
 #include "file.h"
 #include "log.h"
 
@@ -225,6 +226,17 @@ static void list_settings(const char *section, char *out, size_t bytes)
 				config_settings[i].name);
 }
 
+/* What jobs may read and write is understood by the room that runs them. */
+static int check_rule(const struct config_setting *setting, const char *text, struct err *err)
+{
+	if (strcmp(setting->section, "allow") != 0)
+		return 0;
+	enum allow_use use = strcmp(setting->name, "source") == 0   ? ALLOW_SOURCE
+			     : strcmp(setting->name, "target") == 0 ? ALLOW_TARGET
+								    : ALLOW_WEBHOOK;
+	return allow_check_rule(text, use, err);
+}
+
 static void set(struct loading *l, const char *section, const char *name, const char *text,
 	void *base, unsigned *lines)
 {
@@ -246,7 +258,7 @@ static void set(struct loading *l, const char *section, const char *name, const 
 	struct err why = ERR_INIT;
 	if (!text[0])
 		err_set(&why, ERR_USAGE, "there is no value (leave the line out for the default)");
-	else if (config_set(setting, base, text, &why) == 0)
+	else if (check_rule(setting, text, &why) == 0 && config_set(setting, base, text, &why) == 0)
 		return;
 	err_context(&why, "[%s] %s", section, name);
 	wrong(l, l->line, &why);

@@ -113,6 +113,8 @@ void hub_sessions_stop(struct hub *hub);
 /* Something was opened or asked for: the service is looked at now. */
 void hub_sessions_wake(struct hub *hub);
 unsigned hub_sessions_open(struct hub *hub);
+/* A jobs_options.cancel_foreign; context is the hub. */
+void hub_sessions_cancel(void *context, const char *id, const char *why);
 /* One call to the NBD service; verb and id ("session" or "serve") are put into request, which is
  * taken.  The answer without "ok"; the caller's. */
 json_t *hub_host_call(struct hub *hub, const char *verb, json_t *request, struct err *err);

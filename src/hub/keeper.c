@@ -57,25 +57,11 @@ static void copy_state(struct hub *hub)
 	hub->keeper->has_copied = all;
 }
 
-static void drop_log(void *context, const char *id)
-{
-	const struct hub *hub = context;
-	static const char *const files[] = {"log", "report.json", "plan.json", "exit.json"};
-	char path[4096 + 128];
-	for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
-		snprintf(path, sizeof path, "%s/jobs/%s/%s", hub_config(hub)->state_dir, id,
-			files[i]);
-		unlink(path);
-	}
-	snprintf(path, sizeof path, "%s/jobs/%s", hub_config(hub)->state_dir, id);
-	rmdir(path);
-}
-
 static void forget(struct hub *hub)
 {
 	struct err err = ERR_INIT;
 	int64_t before = time(NULL) - (int64_t)hub_config(hub)->keep_jobs_s;
-	if (state_jobs_forget(hub->state, before, drop_log, hub, &err) < 0)
+	if (jobs_forget(hub->jobs, before, &err) < 0)
 		log_warning("old jobs are not forgotten: %s", err.text);
 }
 

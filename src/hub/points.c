@@ -14,7 +14,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
 struct change {
 	struct change *next;
@@ -35,47 +34,24 @@ struct hub_points {
 
 /* --- repositories ----------------------------------------------------------------------------- */
 
-static int check_mount(const struct job_repository *r, struct err *err)
-{
-	char parent[4096 + 4];
-	struct stat own, above;
-	snprintf(parent, sizeof parent, "%s/..", r->path);
-	if (stat(r->path, &own) < 0 || stat(parent, &above) < 0)
-		return err_errno(err, errno, "cannot look at %s", r->path);
-	if (own.st_dev == above.st_dev)
-		return err_set(err, ERR_NOT_FOUND,
-			"nothing is mounted at %s (mount it, or take require-mount out)", r->path);
-	return 0;
-}
-
 struct repository *hub_repository_open(
 	struct hub *hub, const char *name, bool to_write, struct err *err)
 {
 	const struct job_repository *r = hub_config_repository(hub_config(hub), name);
-	struct repository_info info;
 	if (!r) {
 		err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
 		return NULL;
 	}
-	if (r->require_mount && check_mount(r, err) < 0)
-		goto bad;
+	/* Space is asked for by those who need some. */
+	struct job_repository there = *r;
+	there.stop_free_bytes = 0;
+	if (job_repository_check(&there, 0, err) < 0)
+		return NULL;
 	struct repository *repo =
 		repository_open(r->path, to_write ? REPOSITORY_WRITE : REPOSITORY_READ, err);
 	if (!repo)
-		goto bad;
-	if (r->id && (repository_info(repo, &info, err) < 0 || strcmp(info.id, r->id) != 0)) {
-		if (err && err->code == ERR_NONE)
-			err_set(err, ERR_DENIED,
-				"%s has the id %s, the configuration says %s (another disk is "
-				"mounted there)",
-				r->path, info.id, r->id);
-		repository_close(repo);
-		goto bad;
-	}
+		err_context(err, "repository %s", name);
 	return repo;
-bad:
-	err_context(err, "repository %s", name);
-	return NULL;
 }
 
 int hub_points_refresh(struct hub *hub, const char *name, const char *vm, struct err *err)

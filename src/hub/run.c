@@ -182,6 +182,7 @@ static int start_jobs(struct running *r, struct err *err)
 		.most_per_source = c->most_jobs_per_source,
 		.memory_bytes = c->memory_per_job_bytes,
 		.changed = hub_points_job_changed,
+		.cancel_foreign = hub_sessions_cancel,
 		.context = &r->hub,
 	};
 	r->hub.jobs = jobs_start(&options, err);

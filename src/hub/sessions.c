@@ -40,6 +40,8 @@ struct hub_sessions {
 	_Atomic unsigned nr_open;
 	struct seen *seen;
 	size_t nr_seen;
+	char (*cancelled)[JOB_ID_BYTES]; /* that the supervisor wants to end; nr_cancelled */
+	size_t nr_cancelled;
 };
 
 static const char *text_of(const json_t *object, const char *name)
@@ -320,8 +322,22 @@ static void forget_unmet(struct hub_sessions *s)
 	s->nr_seen = kept;
 }
 
+/* The next that is to be cancelled; false: none. */
+static bool take_cancelled(struct hub_sessions *s, char id[JOB_ID_BYTES])
+{
+	WITH_LOCK(&s->mutex);
+	if (s->nr_cancelled == 0)
+		return false;
+	memcpy(id, s->cancelled[--s->nr_cancelled], JOB_ID_BYTES);
+	return true;
+}
+
 static void look(struct hub *hub)
 {
+	char id[JOB_ID_BYTES];
+	while (take_cancelled(hub->sessions, id))
+		json_decref(hub_host_call(
+			hub, "session-abort", json_pack("{s:s}", "session", id), NULL));
 	struct round round = {.hub = hub};
 	struct err err = ERR_INIT;
 	/* The notes first: what is opened meanwhile is in the service's answer then. */
@@ -367,6 +383,23 @@ void hub_sessions_wake(struct hub *hub)
 	pthread_cond_signal(&s->woken);
 }
 
+void hub_sessions_cancel(void *context, const char *id, const char *why)
+{
+	struct hub *hub = context;
+	struct hub_sessions *s = hub->sessions;
+	if (!s)
+		return; /* not yet, or not any more: it is asked again */
+	log_info("session %s: %s", id, why);
+	WITH_LOCK(&s->mutex);
+	char(*more)[JOB_ID_BYTES] = reallocarray(s->cancelled, s->nr_cancelled + 1, sizeof *more);
+	if (!more)
+		return;
+	s->cancelled = more;
+	snprintf(more[s->nr_cancelled++], JOB_ID_BYTES, "%s", id);
+	s->wake = true;
+	pthread_cond_signal(&s->woken);
+}
+
 unsigned hub_sessions_open(struct hub *hub)
 {
 	return hub->sessions ? atomic_load(&hub->sessions->nr_open) : 0;
@@ -400,6 +433,7 @@ void hub_sessions_stop(struct hub *hub)
 	pthread_join(s->thread, NULL);
 	pthread_cond_destroy(&s->woken);
 	pthread_mutex_destroy(&s->mutex);
+	free(s->cancelled);
 	free(s->seen);
 	free(s);
 	hub->sessions = NULL;
