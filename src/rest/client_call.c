@@ -247,6 +247,20 @@ static void set_call(struct running *running, const char *url, struct curl_slist
 	curl_easy_setopt(easy, CURLOPT_XFERINFODATA, running);
 }
 
+static int not_trusted(const struct rest_client *client, const char *why, struct err *err)
+{
+	const char *files = strstr(why, ". CAfile: ");
+	int length = files ? (int)(files - why) : (int)strlen(why);
+	err_set(err, ERR_DENIED, "calling %s: its certificate is not trusted: %.*s", client->base,
+		length, why);
+	if (client->ca_file)
+		return err_hint(err,
+			"%s must be the CA of this hub, and its certificate be for this name",
+			client->ca_file);
+	return err_hint(
+		err, "give the hub's CA, the ca.crt that \"sendense hub init\" made, by --ca-file");
+}
+
 static int tell(struct running *running, CURLcode code, const char *detail)
 {
 	const struct rest_client *client = running->client;
@@ -258,16 +272,7 @@ static int tell(struct running *running, CURLcode code, const char *detail)
 		return err_context(err, "calling %s", client->base);
 	switch (code) {
 	case CURLE_PEER_FAILED_VERIFICATION:
-		err_set(err, ERR_DENIED, "calling %s: its certificate is not trusted: %s",
-			client->base, why);
-		if (client->ca_file)
-			return err_hint(err,
-				"%s must be the CA of this hub, and its certificate be "
-				"for this name",
-				client->ca_file);
-		return err_hint(err,
-			"give the hub's CA, the ca.pem that \"sendense hub init\" made, "
-			"by --ca-file");
+		return not_trusted(client, why, err);
 	case CURLE_SSL_CACERT_BADFILE:
 		return err_set(err, ERR_FORMAT, "calling %s: %s is no PEM certificate",
 			client->base,

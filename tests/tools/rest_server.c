@@ -3,7 +3,9 @@
  * can be held to it: rest_server [CERTIFICATE KEY [CLIENTS-CA]].  Prints its port; ends when its
  * input ends; "reload" on its input reads the certificate anew.
  * Tokens: "read", "backup" (VMs web*), "operate", "admin", "expired".
- * Environment: REST_CONNECTIONS, REST_IDLE_MS, REST_WRONG (limits), REST_LOG (log to stderr).
+ * Environment: REST_CONNECTIONS, REST_IDLE_MS, REST_WRONG (limits), REST_ADDRESS,
+ * REST_PORT, REST_WAIT_MS, REST_LOG (log to
+ * stderr).
  */
 #include "rest.h"
 
@@ -192,7 +194,8 @@ static int get_octets(void *context, struct rest_request *request, struct err *e
 static int wait_open(void *context, struct rest_request *request, struct err *err)
 {
 	struct world *world = context;
-	struct deadline until = deadline_after_ms(20000);
+	const char *most = getenv("REST_WAIT_MS");
+	struct deadline until = deadline_after_ms(most ? atoi(most) : 20000);
 	WITH_LOCK(&world->mutex);
 	world->nr_waiting++;
 	world->nr_made++;
@@ -240,16 +243,17 @@ static int problem(void *context, struct rest_request *request, struct err *err)
  * --------------------------------------------------------------------------------------- */
 
 struct counter {
-	uint64_t at, last;
+	uint64_t at, last, cut; /* silent after so many; 0: not */
 };
 
 static int next_count(
 	void *context, struct deadline until, const char **event, uint64_t *id, json_t **data)
 {
 	struct counter *counter = context;
-	if (counter->at >= counter->last) {
-		if (counter->last < 1000)
-			return 0;
+	bool is_over = counter->at >= counter->last;
+	if (is_over && counter->last < 1000)
+		return 0;
+	if (is_over || (counter->cut && counter->at == counter->cut)) {
 		cancel_sleep(NULL, until, NULL);
 		return 2;
 	}
@@ -263,14 +267,16 @@ static int get_events(void *context, struct rest_request *request, struct err *e
 {
 	(void)context;
 	const char *seen = rest_header(request, "Last-Event-ID");
-	uint64_t last;
-	if (rest_query_number(request, "last", 0, 1000000, 10, &last, err))
+	uint64_t last, cut;
+	if (rest_query_number(request, "last", 0, 1000000, 10, &last, err) ||
+		rest_query_number(request, "cut", 0, 1000000, 0, &cut, err))
 		return -1;
 	struct counter *counter = calloc(1, sizeof *counter);
 	if (!counter)
 		return err_set(err, ERR_NO_MEMORY, "no memory");
 	counter->at = seen ? strtoull(seen, NULL, 10) : 0;
 	counter->last = last;
+	counter->cut = seen ? 0 : cut;
 	if (last >= 1000) /* that never ends: silent at once */
 		counter->at = last;
 	return rest_reply_stream(request, next_count, free, counter, err);
@@ -387,7 +393,9 @@ static void clear_world(void)
 int main(int argc, char **argv)
 {
 	const struct rest_route *tables[] = {routes, rest_document_routes, NULL};
-	struct rest_server_options options = {.address = "127.0.0.1",
+	struct rest_server_options options = {
+		.address = getenv("REST_ADDRESS") ? getenv("REST_ADDRESS") : "127.0.0.1",
+		.port = number_of("REST_PORT"),
 		.certificate_file = argc > 2 ? argv[1] : NULL,
 		.key_file = argc > 2 ? argv[2] : NULL,
 		.clients_ca_file = argc > 3 ? argv[3] : NULL,
