@@ -271,8 +271,22 @@ static int check_machine(struct backup *b, int rc, struct err *err)
 	return err_copy(err, &why);
 }
 
-/* Copies and commits; -1 with *lost: a source is to be opened again, and this tried anew. */
-static int try_point(struct backup *b, bool *lost, struct err *err)
+/* What was lost on the way, so that this is tried anew. */
+enum loss { LOSS_NONE, LOSS_SOURCE, LOSS_HUB };
+
+static enum loss find_loss(
+	const struct backup *b, const struct store_backup *backup, const struct err *err)
+{
+	if (b->nr_losses == AGAIN_MOST)
+		return LOSS_NONE;
+	if (store_backup_is_lost(backup, err))
+		return LOSS_HUB;
+	return err->code == ERR_DISCONNECTED && backup_sources_may_change(b) ? LOSS_SOURCE
+									     : LOSS_NONE;
+}
+
+/* Copies and commits; -1 with *loss: the backup was left, to be gone on with. */
+static int try_point(struct backup *b, enum loss *loss, struct err *err)
 {
 	assert(b->offers && b->nr_disks > 0);
 	struct store_backup *backup = begin(b, err);
@@ -287,14 +301,16 @@ static int try_point(struct backup *b, bool *lost, struct err *err)
 	if (rc == 0)
 		rc = copy(b, backup, err);
 	rc = check_machine(b, rc, err);
-	*lost = rc < 0 && err->code == ERR_DISCONNECTED && b->nr_losses < AGAIN_MOST &&
-		backup_sources_may_change(b);
-	if (*lost) {
+	*loss = rc < 0 ? find_loss(b, backup, err) : LOSS_NONE;
+	if (rc == 0) {
+		rc = store_backup_commit(backup, err);
+		if (rc < 0 && store_backup_is_lost(backup, err) && b->nr_losses < AGAIN_MOST)
+			*loss = LOSS_HUB;
+	}
+	if (*loss != LOSS_NONE) {
 		store_backup_leave(backup);
 		return -1;
 	}
-	if (rc == 0)
-		rc = store_backup_commit(backup, err);
 	if (b->qemu && (rc == 0 || store_backup_is_committed(backup)))
 		qemu_source_commit(b->qemu);
 	return rc == 0 ? 0 : give_up(b, backup, err);
@@ -304,8 +320,6 @@ static int try_point(struct backup *b, bool *lost, struct err *err)
 static int open_again(struct backup *b, struct err *err)
 {
 	struct deadline until = deadline_after_ms(AGAIN_WAIT_MS);
-	progress_begin_again(b->progress);
-	memset(b->copies, 0, b->nr_disks * sizeof *b->copies);
 	for (unsigned pause_ms = AGAIN_PAUSE_FIRST_MS;;
 		pause_ms = pause_ms * 2 < AGAIN_PAUSE_MOST_MS ? pause_ms * 2
 							      : AGAIN_PAUSE_MOST_MS) {
@@ -326,17 +340,20 @@ static int open_again(struct backup *b, struct err *err)
 static int make_point(struct backup *b, struct err *err)
 {
 	for (;;) {
-		bool lost = false;
-		if (try_point(b, &lost, err) == 0)
+		enum loss loss = LOSS_NONE;
+		if (try_point(b, &loss, err) == 0)
 			return 0;
-		if (!lost)
+		if (loss == LOSS_NONE)
 			return -1;
 		b->nr_losses++;
-		log_warning("%s; the source may have changed: it is read again, and compared with "
-			    "what is stored",
-			err->text);
+		log_warning("%s; %s", err->text,
+			loss == LOSS_HUB ? "beginning again, with what the hub has stored"
+					 : "the source may have changed: it is read again, and "
+					   "compared with what is stored");
 		err_clear(err);
-		if (open_again(b, err) < 0)
+		progress_begin_again(b->progress);
+		memset(b->copies, 0, b->nr_disks * sizeof *b->copies);
+		if (loss == LOSS_SOURCE && open_again(b, err) < 0)
 			return hint_kept(b, err);
 	}
 }

@@ -203,6 +203,11 @@ static int run(struct cli *cli, const void *values, struct err *err)
 		cli, &v->store, v->dry_run ? REPOSITORY_READ : REPOSITORY_WRITE, err);
 	if (!store)
 		return -1;
+	if (disks_refuse_remote(store, v->wait.given ? "--wait" : NULL,
+		    "the hub's own jobs wait for each other", err) < 0) {
+		store_close(store);
+		return -1;
+	}
 	if (cli->common.json)
 		p.points = json_array();
 	int rc = prune(&p, store, v, err);

@@ -222,22 +222,69 @@ static int tell_info(struct cli *cli, struct repository *repo, struct err *err)
 	return cli_print_json(object, err);
 }
 
+/* The repository is the argument, not an option. */
+struct info_values {
+	struct store_values store;
+};
+
+static const struct option_spec info_options[] = {HUB_OPTION_ROWS(struct info_values)};
+
+static const char *told_text(const json_t *info, const char *name)
+{
+	const char *text = json_string_value(json_object_get(info, name));
+	return text ? text : "-";
+}
+
+static uint64_t told_bytes(const json_t *info, const char *name)
+{
+	json_int_t bytes = json_integer_value(json_object_get(info, name));
+	return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
+/* What a hub tells of it; its folder is the hub's own business. */
+static int tell_remote(struct cli *cli, struct store *store, struct err *err)
+{
+	char size[SIZE_TEXT_BYTES], total[SIZE_TEXT_BYTES];
+	unsigned nr_vms = 0;
+	json_t *info = store_info_json(store, err);
+	if (!info || store_list_vms(store, count_vm, &nr_vms, err) < 0) {
+		json_decref(info);
+		return -1;
+	}
+	if (cli->common.json) {
+		json_object_set_new(info, "vms", json_integer(nr_vms));
+		return cli_print_json(info, err);
+	}
+	printf("Repository %s at %s\n", store_repository(store), store_name(store));
+	printf("  id               %s\n", told_text(info, "id"));
+	printf("  state            %s\n", told_text(info, "state"));
+	printf("  space            %s free of %s\n", cli_size_text(told_bytes(info, "free"), size),
+		cli_size_text(told_bytes(info, "total"), total));
+	printf("  machines         %u\n", nr_vms);
+	json_decref(info);
+	return cli_flush(err);
+}
+
 static int run_info(struct cli *cli, const void *values, struct err *err)
 {
-	(void)values;
-	struct repository *repo =
-		disks_open_repository(cli->arguments.items[0], REPOSITORY_READ, err);
-	if (!repo)
+	struct store_values where = ((const struct info_values *)values)->store;
+	where.repo = cli->arguments.items[0];
+	struct store *store = disks_open_store(cli, &where, REPOSITORY_READ, err);
+	if (!store)
 		return -1;
-	int rc = tell_info(cli, repo, err);
-	repository_close(repo);
+	int rc = store_local(store) ? tell_info(cli, store_local(store), err)
+				    : tell_remote(cli, store, err);
+	store_close(store);
 	return rc;
 }
 
 const struct command command_repo_info = {
 	.name = "repo info",
-	.arguments = "DIR",
+	.arguments = "DIR|URL",
 	.summary = "Show a repository's settings, its space, and jobs that run or did not finish",
+	.details = "Of a hub's repository it shows what the hub tells: its id, state and space.",
+	COMMAND_OPTIONS(info_options),
+	.values_bytes = sizeof(struct info_values),
 	.common = COMMON_JSON,
 	.min_arguments = 1,
 	.max_arguments = 1,

@@ -8,13 +8,14 @@
 
 struct values {
 	struct service_options service;
-	const char *repo, *disk, *scratch;
+	struct store_values store;
+	const char *disk, *scratch;
 	struct option_number scratch_limit;
 	bool writable;
 };
 
 static const struct option_spec option_table[] = {
-	REPO_OPTION_ROW(struct values, repo),
+	STORE_OPTION_ROWS(struct values),
 	{.name = "disk",
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct values, disk),
@@ -41,7 +42,7 @@ static const struct option_spec option_table[] = {
 };
 
 struct served {
-	struct repository_disk *source;
+	struct store_disk *source;
 	struct block *overlay; /* NULL without --writable */
 	char *description;
 };
@@ -49,7 +50,7 @@ struct served {
 struct serve {
 	struct cli *cli;
 	const struct values *values;
-	struct repository *repo;
+	struct store *store;
 	struct repository_point *point;
 	struct served *disks;
 	struct nbd_export *exports; /* as many as disks, and the default one */
@@ -74,12 +75,11 @@ static int open_disk(struct serve *s, const char *key, struct err *err)
 	const struct values *v = s->values;
 	struct served *disk = &s->disks[s->nr_disks];
 	struct repository_disk_options options = {.verify = true};
-	disk->source =
-		repository_disk_open(s->repo, s->point->vm, s->point->id, key, &options, err);
+	disk->source = store_disk_open(s->store, s->point->vm, s->point->id, key, &options, err);
 	if (!disk->source)
 		return -1;
 	s->nr_disks++;
-	struct block *block = repository_disk_block(disk->source);
+	struct block *block = store_disk_block(disk->source);
 	if (v->writable) {
 		const char *folder = scratch_folder(v);
 		if (repository_path_guard(folder, err) < 0)
@@ -89,7 +89,7 @@ static int open_disk(struct serve *s, const char *key, struct err *err)
 			return -1;
 		block = disk->overlay;
 	}
-	const struct repository_disk_info *info = repository_disk_info(disk->source);
+	const struct repository_disk_info *info = store_disk_info(disk->source);
 	if (asprintf(&disk->description, "%s@%s disk %s", s->point->vm, s->point->id, info->key) <
 		0) {
 		disk->description = NULL;
@@ -139,10 +139,10 @@ static int serve(struct serve *s, struct err *err)
 	if (check_options(s->values, err) < 0 ||
 		repository_name_split(s->cli->arguments.items[0], vm, point, err) < 0)
 		return -1;
-	s->repo = disks_open_repository(s->values->repo, REPOSITORY_READ, err);
-	if (!s->repo)
+	s->store = disks_open_store(s->cli, &s->values->store, REPOSITORY_READ, err);
+	if (!s->store)
 		return -1;
-	s->point = repository_point_load(s->repo, vm, point, err);
+	s->point = store_point_load(s->store, vm, point, err);
 	if (!s->point || open_disks(s, err) < 0)
 		return err_context(err, "cannot serve %s", s->cli->arguments.items[0]);
 	return service_run(s->cli, &s->values->service, s->exports, s->nr_exports, err);
@@ -154,13 +154,13 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	int rc = serve(&s, err);
 	for (size_t i = 0; i < s.nr_disks; i++) {
 		block_close(s.disks[i].overlay, NULL);
-		repository_disk_close(s.disks[i].source);
+		store_disk_close(s.disks[i].source);
 		free(s.disks[i].description);
 	}
 	free(s.exports);
 	free(s.disks);
 	repository_point_free(s.point);
-	repository_close(s.repo);
+	store_close(s.store);
 	return rc;
 }
 
@@ -175,7 +175,8 @@ const struct command command_serve = {
 		   "error that the log names. With --writable the restore point stays untouched. "
 		   "When\n"
 		   "it is ready it prints its URI in one line and stays until SIGTERM. It listens\n"
-		   "on --socket or --port.",
+		   "on --socket or --port. What a hub holds is read through the hub, and served "
+		   "here.",
 	COMMAND_OPTIONS(option_table),
 	.common = COMMON_JSON,
 	.min_arguments = 1,

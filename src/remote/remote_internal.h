@@ -5,7 +5,8 @@
  *   hub.c       a hub's URL, its client, what is asked of it
  *   session.c   a push: the session, its lease, its end
  *   push.c      one disk of a session: what is copied and what the hub holds already
- *   audit.c     an audit of a push
+ *   sample.c    an audit of a push
+ *   keeper.c    a lease, renewed
  *   ranges.c    digests that the hub holds, fetched ahead in windows
  *   told.c      the record of leaves that were told, on a temporary file
  *   serve.c     what a hub serves, and disks read through it
@@ -19,15 +20,16 @@
 #include "store.h"
 
 #define REMOTE_PATH_BYTES 2048 /* of a URL's path */
+#define REMOTE_ID_BYTES 65 /* of a job, a session, a serve */
 
 struct store {
 	char *name, *software;
 	struct cancel *cancel;
 	struct repository *repo; /* of a folder; NULL: a hub */
 	struct rest_client *client; /* of a hub */
+	struct rest_client *closing; /* the same, for what is given back after a cancel */
 	char *repository; /* its name there */
 	char *build; /* ours */
-	char *ca_file; /* NULL: the system's */
 };
 
 struct session;
@@ -47,6 +49,9 @@ struct store_disk {
 
 int hub_open(struct store *store, const struct store_options *options, struct err *err);
 void hub_close(struct store *store);
+/* Parts in turn of a path as it is and of a name, ended by NULL. */
+int hub_path(char path[REMOTE_PATH_BYTES], struct err *err, const char *const *parts);
+#define HUB_PATH(path, err, ...) hub_path(path, err, (const char *const[]){__VA_ARGS__, NULL})
 int hub_info(struct store *store, struct repository_info *info, struct err *err);
 json_t *hub_info_json(struct store *store, struct err *err);
 int hub_list_vms(
@@ -57,6 +62,38 @@ struct repository_point *hub_point_load(
 	struct store *store, const char *vm, const char *point, struct err *err);
 int hub_protect(struct store *store, const char *vm, const char *point, bool off, int64_t until,
 	struct err *err);
+
+/* --- follow.c ------------------------------------------------------------- */
+
+/* Told the job as it is, again and again. */
+typedef void hub_tell(void *context, const json_t *job);
+
+/* Adds a job (body NULL: out of memory), and gives its id. */
+int hub_add_job(struct store *store, const char *path, const json_t *body, char id[REMOTE_ID_BYTES],
+	struct err *err);
+/* Until it has ended: 0, or -1 with its error.  *job is what it was last, the caller's; NULL:
+ * not known.  cancels: on cancel it is cancelled, and its end waited for. */
+int hub_follow(struct store *store, const char *id, bool cancels, hub_tell *tell, void *context,
+	json_t **job, struct err *err);
+void hub_tell_figures(const json_t *job, struct copy_progress *figures);
+enum err_code hub_err_code(const char *name);
+
+/* --- keeper.c ------------------------------------------------------------- */
+
+struct keeper;
+
+/* Posts to path/heartbeat; what: for messages. */
+struct keeper *keeper_start(
+	struct store *store, const char *path, const char *what, unsigned lease_s, struct err *err);
+/* The hub does not know it any more. */
+bool keeper_is_gone(struct keeper *keeper);
+/* NULL is harmless. */
+void keeper_stop(struct keeper *keeper);
+
+/* --- session.c ------------------------------------------------------------ */
+
+/* What a session or a serve tells of the repository's digests. */
+int session_parse_key(const json_t *digest, struct digest_key *key, struct err *err);
 
 /* --- jobs.c --------------------------------------------------------------- */
 

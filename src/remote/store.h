@@ -148,26 +148,6 @@ int store_disk_check(struct store_disk *disk, struct err *err);
 void store_disk_explain(struct store_disk *disk, struct err *err);
 void store_disk_close(struct store_disk *disk);
 
-/* --- what a hub serves --------------------------------------------------------------------- */
-
-struct store_serve; /* of a hub alone; its lease is renewed until it is closed */
-
-struct store_export {
-	char key[REPOSITORY_KEY_BYTES];
-	char *uri;
-	uint64_t size_bytes;
-	char *tls_identity, *tls_psk_hex; /* NULL: no TLS */
-};
-
-/* key NULL: all disks; point NULL or "": the latest. */
-struct store_serve *store_serve_open(
-	struct store *store, const char *vm, const char *point, const char *key, struct err *err);
-const struct store_export *store_serve_exports(const struct store_serve *serve, size_t *nr);
-const char *store_serve_point(const struct store_serve *serve);
-/* Waits until cancel: 0, or -1 when the hub ended it before. */
-int store_serve_wait(struct store_serve *serve, struct cancel *cancel, struct err *err);
-void store_serve_close(struct store_serve *serve);
-
 /* --- verify and prune ------------------------------------------------------------------------ */
 
 int store_verify(struct store *store, const struct repository_verify_options *options,

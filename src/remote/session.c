@@ -1,0 +1,527 @@
+/*
+ * A push: a session of the hub, from its begin to its end.
+ *
+ *   POST /sessions ─► (lease renewed by a thread) ─► disks copied (push.c) ─► POST commit ─► its
+ *   job followed ─► a restore point
+ *                └─► DELETE (keep: what was stored can be gone on with)
+ *
+ * The hub decides, the client believes nothing of it but what the digests show at the end.
+ */
+#include "session_internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A client that was killed blocks the machine's next backup for so long. */
+#define LEASE_S 90
+/* A hub whose NBD service is just being started again. */
+#define BEGIN_WAIT_MS 60000
+#define BEGIN_PAUSE_MS 1000
+/* A client that lives connects sooner than that, and is connected from then on. */
+#define DESERTED_S 5
+
+/* --- the request ----------------------------------------------------------------------- */
+
+static void put_text(json_t *object, const char *name, const char *text)
+{
+	if (text)
+		json_object_set_new(object, name, json_string(text));
+}
+
+static json_t *source_json(const struct repository_source *source)
+{
+	json_t *identity = json_object();
+	for (size_t i = 0; i < source->nr_identity; i++)
+		put_text(identity, source->identity[i].name, source->identity[i].value);
+	return json_pack("{s:s, s:s, s:o}", "kind", source->kind, "label", source->label,
+		"identity", identity);
+}
+
+static json_t *disk_json(const struct store_backup_disk *disk)
+{
+	const struct repository_offer *offer = &disk->offer;
+	json_t *object = json_pack("{s:s, s:I, s:o, s:s}", "key", offer->key, "size_bytes",
+		(json_int_t)offer->size_bytes, "source", source_json(&offer->source), "change",
+		repository_change_name(offer->change));
+	put_text(object, "from", offer->from);
+	put_text(object, "bitmap", offer->bitmap);
+	put_text(object, "change_id", disk->change_id);
+	put_text(object, "new_bitmap", disk->bitmap);
+	put_text(object, "source_state", disk->source_state);
+	put_text(object, "unusable", offer->unusable);
+	return object;
+}
+
+static json_t *request_json(const struct store *store, const struct store_backup_options *options)
+{
+	static const char *const resumes[] = {
+		[REPOSITORY_RESUME_AUTO] = "auto",
+		[REPOSITORY_RESUME_NEVER] = "never",
+		[REPOSITORY_RESUME_MUST] = "must",
+	};
+	json_t *disks = json_array();
+	for (size_t i = 0; i < options->nr_disks; i++)
+		json_array_append_new(disks, disk_json(&options->disks[i]));
+	json_t *request = json_pack("{s:s, s:s, s:o, s:o, s:s, s:s, s:s, s:i, s:{s:s, s:s, s:i}}",
+		"repository", store->repository, "vm", options->vm, "source",
+		source_json(&options->source), "disks", disks, "mode", options->wish, "resume",
+		resumes[options->resume], "digest", "required", "lease_s", LEASE_S, "client",
+		"software", store->software, "build", store->build, "protocol", REST_PROTOCOL);
+	put_text(request, "consistency", options->consistency);
+	put_text(request, "consistency_reason", options->consistency_reason);
+	return request;
+}
+
+/* --- the answer --------------------------------------------------------------------------- */
+
+static int bad_answer(const char *what, struct err *err)
+{
+	return err_set(err, ERR_PROTOCOL, "the hub's answer has no good \"%s\"", what);
+}
+
+static const char *text_of(const json_t *object, const char *name)
+{
+	return json_string_value(json_object_get(object, name));
+}
+
+static int copy_text(
+	const json_t *object, const char *name, char *out, size_t out_bytes, struct err *err)
+{
+	const char *text = text_of(object, name);
+	if (!text || strlen(text) >= out_bytes)
+		return bad_answer(name, err);
+	snprintf(out, out_bytes, "%s", text);
+	return 0;
+}
+
+int session_parse_key(const json_t *digest, struct digest_key *key, struct err *err)
+{
+	uint8_t seed[DIGEST_SEED_BYTES] = {0};
+	enum digest_algorithm algorithm;
+	const char *name = text_of(digest, "algorithm"), *hex = text_of(digest, "seed");
+	if (!name || !digest_algorithm_parse(name, &algorithm))
+		return bad_answer("digest.algorithm", err);
+	if (algorithm == DIGEST_XXH3_128 && (!hex || !digest_unhex(hex, seed, sizeof seed)))
+		return bad_answer("digest.seed", err);
+	if (json_integer_value(json_object_get(digest, "chunk_bytes")) != DIGEST_CHUNK_BYTES)
+		return err_set(err, ERR_UNSUPPORTED, "the hub's chunks are not of %u bytes",
+			DIGEST_CHUNK_BYTES);
+	digest_key_init(key, algorithm, seed);
+	explicit_bzero(seed, sizeof seed);
+	return 0;
+}
+
+static int parse_decision(
+	const json_t *object, struct repository_decision *decision, struct err *err)
+{
+	const char *mode = text_of(object, "mode"), *parent = text_of(object, "parent");
+	const char *reason = text_of(object, "reason"), *change = text_of(object, "change");
+	memset(decision, 0, sizeof *decision);
+	if (!mode || (strcmp(mode, "full") != 0 && strcmp(mode, "incremental") != 0))
+		return bad_answer("mode", err);
+	decision->mode = mode[0] == 'f' ? REPOSITORY_FULL : REPOSITORY_INCREMENTAL;
+	decision->fallback = json_is_true(json_object_get(object, "fallback"));
+	snprintf(decision->reason, sizeof decision->reason, "%s", reason ? reason : "");
+	if (decision->mode == REPOSITORY_FULL)
+		return 0;
+	if (!parent || !repository_name_is_point(parent))
+		return bad_answer("parent", err);
+	snprintf(decision->parent, sizeof decision->parent, "%s", parent);
+	for (enum repository_change c = REPOSITORY_CHANGE_COMPARE;
+		change && c <= REPOSITORY_CHANGE_EXTENTS; c++)
+		if (strcmp(change, repository_change_name(c)) == 0)
+			decision->change = c;
+	return decision->change == REPOSITORY_CHANGE_NONE ? bad_answer("change", err) : 0;
+}
+
+static char *copy_of(const char *text)
+{
+	return text ? strdup(text) : NULL;
+}
+
+static int parse_disk(struct session_disk *disk, const json_t *object,
+	struct repository_decision *decision, struct err *err)
+{
+	static const char *const resumed[] = {
+		[REPOSITORY_FRESH] = "fresh",
+		[REPOSITORY_RESUMED] = "resumed",
+		[REPOSITORY_COMPARED] = "compared",
+	};
+	const json_t *export = json_object_get(object, "export");
+	const json_t *tls = json_object_get(export, "tls");
+	const char *how = text_of(object, "resumed");
+	json_int_t kept = json_integer_value(json_object_get(object, "kept_bytes"));
+	if (parse_decision(object, decision, err) < 0)
+		return err_context(err, "disk %s", disk->key);
+	disk->mode = decision->mode;
+	disk->change = decision->change;
+	disk->kept_bytes = kept > 0 ? (uint64_t)kept : 0;
+	for (unsigned i = 0; how && i < ARRAY_LENGTH(resumed); i++)
+		if (strcmp(how, resumed[i]) == 0)
+			disk->resumed = i;
+	disk->uri = copy_of(text_of(export, "uri"));
+	disk->tls_identity = copy_of(text_of(tls, "identity"));
+	disk->tls_psk = copy_of(text_of(tls, "psk"));
+	if (!disk->uri || (json_is_object(tls) && (!disk->tls_identity || !disk->tls_psk)))
+		return bad_answer("export", err);
+	return 0;
+}
+
+static const json_t *find_disk(const json_t *disks, const char *key)
+{
+	const json_t *disk;
+	size_t i;
+	json_array_foreach(disks, i, disk)
+	{
+		const char *name = text_of(disk, "key");
+		if (name && strcmp(name, key) == 0)
+			return disk;
+	}
+	return NULL;
+}
+
+/* One export for each disk, and each disk another one. */
+static int check_exports(const struct session *session, struct err *err)
+{
+	for (size_t i = 0; i < session->nr_disks; i++)
+		for (size_t k = 0; k < i; k++)
+			if (strcmp(session->disks[i].uri, session->disks[k].uri) == 0)
+				return err_set(err, ERR_REFUSED,
+					"the hub gave disks %s and %s the same export",
+					session->disks[k].key, session->disks[i].key);
+	return 0;
+}
+
+static int parse_answer(struct session *session, const struct store_backup_options *options,
+	const json_t *answer, struct repository_decision *decisions, struct err *err)
+{
+	json_int_t lease = json_integer_value(json_object_get(answer, "lease_s"));
+	if (copy_text(answer, "id", session->id, sizeof session->id, err) < 0 ||
+		HUB_PATH(session->path, err, "/api/v1/sessions/", session->id) < 0)
+		return -1;
+	session->lease_s = lease > 3 && lease <= 86400 ? (unsigned)lease : LEASE_S;
+	if (copy_text(answer, "point", session->point, sizeof session->point, err) < 0 ||
+		session_parse_key(json_object_get(answer, "digest"), &session->key, err) < 0)
+		return -1;
+	for (size_t i = 0; i < options->nr_disks; i++) {
+		const struct repository_offer *offer = &options->disks[i].offer;
+		struct session_disk *disk = &session->disks[session->nr_disks++];
+		const json_t *object = find_disk(json_object_get(answer, "disks"), offer->key);
+		disk->session = session;
+		disk->size_bytes = offer->size_bytes;
+		snprintf(disk->key, sizeof disk->key, "%s", offer->key);
+		snprintf(
+			disk->label, sizeof disk->label, "the hub's export for disk %s", disk->key);
+		if (!object)
+			return bad_answer("disks", err);
+		if (parse_disk(disk, object, &decisions[i], err) < 0)
+			return -1;
+	}
+	return check_exports(session, err);
+}
+
+/* --- begin ---------------------------------------------------------------------------------- */
+
+static void session_free(struct session *session)
+{
+	keeper_stop(session->keeper);
+	for (size_t i = 0; i < session->nr_disks; i++)
+		push_close(&session->disks[i]);
+	explicit_bzero(&session->key, sizeof session->key);
+	free(session->disks);
+	free(session);
+}
+
+static bool is_state(const json_t *object, const char *state)
+{
+	const char *text = text_of(object, "state");
+	return text && strcmp(text, state) == 0;
+}
+
+/* A session whose client is gone: open for a while, and nobody is connected. */
+static bool is_deserted(const json_t *session)
+{
+	const json_t *disk;
+	size_t i;
+	json_array_foreach(json_object_get(session, "disks"), i, disk)
+	{
+		if (json_integer_value(json_object_get(disk, "connections")) > 0)
+			return false;
+	}
+	json_int_t lease = json_integer_value(json_object_get(session, "lease_s"));
+	json_int_t left = json_integer_value(json_object_get(session, "lease_left_s"));
+	return is_state(session, "open") && lease - left >= DESERTED_S;
+}
+
+/* A client that was killed left it open until its lease ends; its machine's next backup need not
+ * wait for that.  What it stored is kept.  True when there was one. */
+static bool let_go_of_deserted(struct store *store, const char *vm)
+{
+	json_t *list = NULL, *item;
+	size_t i;
+	bool found = false;
+	if (rest_call(store->closing, "GET", "/api/v1/sessions?limit=1000", NULL, &list, NULL) < 0)
+		return false;
+	json_array_foreach(json_object_get(list, "items"), i, item)
+	{
+		const char *of = text_of(item, "vm"), *id = text_of(item, "id");
+		const char *in = text_of(item, "repository");
+		char path[REMOTE_PATH_BYTES], keep[REMOTE_PATH_BYTES];
+		json_t *session = NULL;
+		if (!of || !id || !in || strcmp(of, vm) != 0 ||
+			strcmp(in, store->repository) != 0 ||
+			HUB_PATH(path, NULL, "/api/v1/sessions/", id) < 0 ||
+			rest_call(store->closing, "GET", path, NULL, &session, NULL) < 0)
+			continue;
+		snprintf(keep, sizeof keep, "%.2000s?keep=true", path);
+		if (is_deserted(session) &&
+			rest_call(store->closing, "DELETE", keep, NULL, NULL, NULL) == 0) {
+			log_warning("an earlier backup of %s whose program is gone is ended", vm);
+			found = true;
+		}
+		json_decref(session);
+	}
+	json_decref(list);
+	return found;
+}
+
+/* Of this machine, or of all. */
+static bool prune_runs(struct store *store, const char *vm)
+{
+	json_t *list = NULL, *item;
+	size_t i;
+	bool runs = false;
+	rest_call(store->closing, "GET", "/api/v1/jobs?kind=prune&state=running&limit=1000", NULL,
+		&list, NULL);
+	json_array_foreach(json_object_get(list, "items"), i, item)
+	{
+		const char *of = text_of(item, "vm");
+		runs |= !of || strcmp(of, vm) == 0;
+	}
+	json_decref(list);
+	return runs;
+}
+
+static int post(struct store *store, const struct store_backup_options *options,
+	const json_t *request, json_t **answer, struct err *err)
+{
+	struct deadline until = deadline_after_ms(BEGIN_WAIT_MS);
+	struct deadline prune_until = deadline_after_ms(options->wait_ms);
+	struct deadline desert_until = deadline_after_ms(2 * DESERTED_S * 1000);
+	for (;;) {
+		struct err why = ERR_INIT;
+		if (rest_call(store->client, "POST", "/api/v1/sessions", request, answer, &why) ==
+			0)
+			return 0;
+		bool again = why.code == ERR_DISCONNECTED && !deadline_passed(until);
+		if (why.code == ERR_BUSY)
+			again = (let_go_of_deserted(store, options->vm) &&
+					!deadline_passed(desert_until)) ||
+				(!deadline_passed(prune_until) && prune_runs(store, options->vm));
+		if (!again)
+			return err_copy(err, &why);
+		log_info("%s; trying again", why.text);
+		if (cancel_sleep(store->cancel, deadline_after_ms(BEGIN_PAUSE_MS), err) < 0)
+			return -1;
+	}
+}
+
+static struct session *session_new(
+	struct store *store, const struct store_backup_options *options, struct err *err)
+{
+	struct session *session = calloc(1, sizeof *session);
+	if (session)
+		session->disks = calloc(options->nr_disks, sizeof *session->disks);
+	if (!session || !session->disks) {
+		free(session);
+		err_errno(err, ENOMEM, "cannot back up %s", options->vm);
+		return NULL;
+	}
+	session->store = store;
+	session->stage = options->stage;
+	session->stage_context = options->context;
+	snprintf(session->vm, sizeof session->vm, "%s", options->vm);
+	return session;
+}
+
+struct session *session_begin(struct store *store, const struct store_backup_options *options,
+	struct repository_decision *decisions, struct err *err)
+{
+	struct session *session = session_new(store, options, err);
+	json_t *request = session ? request_json(store, options) : NULL, *answer = NULL;
+	if (!session)
+		return NULL;
+	session_stage(session, REPOSITORY_STAGE_BEGIN);
+	int rc = request ? post(store, options, request, &answer, err)
+			 : err_errno(err, ENOMEM, "cannot back up %s", options->vm);
+	json_decref(request);
+	if (rc < 0) {
+		session_free(session);
+		return NULL;
+	}
+	rc = parse_answer(session, options, answer, decisions, err);
+	json_decref(answer);
+	if (rc == 0)
+		session->keeper = keeper_start(
+			store, session->path, "the session at the hub", session->lease_s, err);
+	if (session->keeper)
+		return session;
+	session_end(session, false);
+	return NULL;
+}
+
+const char *session_point(const struct session *session)
+{
+	return session->point;
+}
+
+void session_stage(struct session *session, const char *stage)
+{
+	if (session->stage)
+		session->stage(session->stage_context, stage);
+}
+
+enum repository_resumed session_resumed(
+	const struct session *session, size_t disk, uint64_t *kept_bytes)
+{
+	if (kept_bytes)
+		*kept_bytes = session->disks[disk].kept_bytes;
+	return session->disks[disk].resumed;
+}
+
+void session_figures(struct session *session, size_t disk, const struct repository_figures *figures)
+{
+	session->disks[disk].figures = *figures;
+}
+
+int session_config(struct session *session, const char *name, const void *bytes, size_t length,
+	struct err *err)
+{
+	char path[REMOTE_PATH_BYTES];
+	if (HUB_PATH(path, err, "/api/v1/sessions/", session->id, "/config/", name) < 0)
+		return -1;
+	return rest_call_octets(
+		session->store->client, "PUT", path, bytes, length, NULL, NULL, 0, err);
+}
+
+/* --- end ------------------------------------------------------------------------------------- */
+
+/* Stages of the commit, as literals. */
+static void take_stage(void *context, const json_t *job)
+{
+	static const char *const stages[] = {"settle", "compare", "commit", REPOSITORY_STAGE_FILL,
+		REPOSITORY_STAGE_SYNC_DATA, REPOSITORY_STAGE_CLOSE_DATA, REPOSITORY_STAGE_SYNC_SUMS,
+		REPOSITORY_STAGE_RENAME_DATA, REPOSITORY_STAGE_SYNC_FOLDERS,
+		REPOSITORY_STAGE_RENAME_MANIFEST, REPOSITORY_STAGE_LOG, REPOSITORY_STAGE_DROP_PLAN};
+	struct session *session = context;
+	const char *stage = text_of(job, "stage");
+	for (unsigned i = 0; stage && i < ARRAY_LENGTH(stages); i++)
+		if (strcmp(stages[i], stage) == 0)
+			session_stage(session, stages[i]);
+}
+
+static json_t *commit_json(struct session *session, struct err *err)
+{
+	json_t *disks = json_array();
+	for (size_t i = 0; i < session->nr_disks; i++) {
+		json_t *disk = push_digest(&session->disks[i], err);
+		if (!disk) {
+			json_decref(disks);
+			return NULL;
+		}
+		json_array_append_new(disks, disk);
+	}
+	return json_pack("{s:o}", "disks", disks);
+}
+
+/* Whether the restore point is there, whatever became of the answers. */
+static bool is_there(struct session *session)
+{
+	char path[REMOTE_PATH_BYTES];
+	json_t *point = NULL;
+	bool there = HUB_PATH(path, NULL, "/api/v1/repositories/", session->store->repository,
+			     "/vms/", session->vm, "/points/", session->point) == 0 &&
+		     rest_call(session->store->closing, "GET", path, NULL, &point, NULL) == 0 &&
+		     !json_object_get(point, "damage");
+	json_decref(point);
+	return there;
+}
+
+static int commit(struct session *session, struct err *err)
+{
+	char path[REMOTE_PATH_BYTES], job[REMOTE_ID_BYTES];
+	json_t *request = NULL, *ended = NULL;
+	/* Connected while it lasts: a session without connections counts as deserted. */
+	session_stage(session, "digest");
+	request = commit_json(session, err);
+	if (!request)
+		return -1;
+	for (size_t i = 0; i < session->nr_disks; i++)
+		if (push_finish(&session->disks[i], err) < 0) {
+			json_decref(request);
+			return err_context(err, "disk %s", session->disks[i].key);
+		}
+	session_stage(session, "commit");
+	int rc = HUB_PATH(path, err, "/api/v1/sessions/", session->id, "/commit");
+	if (rc == 0)
+		rc = hub_add_job(session->store, path, request, job, err);
+	json_decref(request);
+	if (rc == 0)
+		rc = hub_follow(session->store, job, false, take_stage, session, &ended, err);
+	json_decref(ended);
+	return rc;
+}
+
+int session_commit(struct session *session, struct err *err)
+{
+	struct err why = ERR_INIT;
+	if (commit(session, &why) < 0) {
+		session->committed = why.code != ERR_CORRUPT && is_there(session);
+		if (!session->committed) {
+			err_copy(err, &why);
+			return err_context(
+				err, "cannot commit the backup of VM \"%s\"", session->vm);
+		}
+		log_warning("the restore point was made, although: %s", why.text);
+	}
+	session_free(session);
+	return 0;
+}
+
+bool session_is_committed(const struct session *session)
+{
+	return session->committed;
+}
+
+void session_end(struct session *session, bool keep)
+{
+	struct err err = ERR_INIT;
+	if (!session)
+		return;
+	for (size_t i = 0; i < session->nr_disks; i++)
+		push_finish(&session->disks[i], NULL);
+	if (session->id[0] && !session->committed) {
+		char path[REMOTE_PATH_BYTES];
+		snprintf(path, sizeof path, "%.2000s%s", session->path, keep ? "?keep=true" : "");
+		if (rest_call(session->store->closing, "DELETE", path, NULL, NULL, &err) < 0 &&
+			err.code != ERR_NOT_FOUND)
+			log_warning("the hub was not told that the backup of %s has ended (it ends "
+				    "it by itself after %u s): %s",
+				session->vm, session->lease_s, err.text);
+	}
+	session_free(session);
+}
+
+bool session_is_lost(const struct session *session, const struct err *why)
+{
+	json_t *now = NULL;
+	if (why->code != ERR_DISCONNECTED && why->code != ERR_TIMEOUT &&
+		why->code != ERR_NOT_FOUND && why->code != ERR_REFUSED)
+		return false;
+	/* Where it stands the loss was the source's. */
+	bool stands =
+		rest_call(session->store->closing, "GET", session->path, NULL, &now, NULL) == 0 &&
+		is_state(now, "open");
+	json_decref(now);
+	return !stands;
+}
