@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define LEASE_S 3600
-#define LEASE_S_LEAST 10
+#define LEASE_S_LEAST 2
 #define LEASE_S_MOST (30 * 86400)
 #define CACHE_BYTES (4 * MIB)
 #define SERVES_MOST 64u

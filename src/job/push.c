@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define LEASE_S 300
-#define LEASE_S_LEAST 10
+#define LEASE_S_LEAST 2
 #define LEASE_S_MOST 86400
 #define DIGESTS_BYTES (1u << 20)
 #define WAIT_MS_MOST 60000

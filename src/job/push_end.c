@@ -20,13 +20,13 @@
 /* A disk that keeps a request cannot be closed: it is waited for, and told of. */
 static void remove_exports(struct push *session)
 {
-	if (session->group)
-		push_stage(session, "end-exports");
 	for (size_t i = 0; i < session->nr_disks; i++) {
 		struct push_disk *disk = &session->disks[i];
 		struct err err = ERR_INIT;
 		if (!disk->export)
 			continue;
+		if (i == 0)
+			push_stage(session, "end-exports");
 		while (export_remove(disk->export, &err) < 0) {
 			log_error("session %s waits: %s", session->id, err.text);
 			pthread_mutex_lock(&session->service->mutex);
