@@ -103,7 +103,7 @@ static int make_file(const char *path, struct err *err)
 
 static int connect_to(struct db *db, enum db_sync sync, struct err *err)
 {
-	if (make_file(db->path, err) < 0)
+	if (!db->in_memory && make_file(db->path, err) < 0)
 		return -1;
 	if (sqlite3_open_v2(db->path, &db->sqlite,
 		    SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
@@ -140,12 +140,13 @@ int db_open(struct db *db, const char *path, const char *what, enum db_sync sync
 	db->what = what;
 	db->hint = hint;
 	pthread_mutex_init(&db->mutex, NULL);
-	db->path = strdup(path);
+	db->in_memory = !path;
+	db->path = strdup(path ? path : ":memory:");
 	if (!db->path) {
-		err_errno(err, ENOMEM, "cannot open %s", path);
+		err_errno(err, ENOMEM, "cannot open %s", what);
 		goto fail;
 	}
-	if (take_lock(db, err) < 0 || connect_to(db, sync, err) < 0)
+	if ((!db->in_memory && take_lock(db, err) < 0) || connect_to(db, sync, err) < 0)
 		goto fail;
 	return 0;
 fail:
@@ -178,7 +179,9 @@ int db_remove(const char *path, struct err *err)
 int db_renew(struct db *db, enum db_sync sync, struct err *err)
 {
 	disconnect(db);
-	return db_remove(db->path, err) < 0 ? -1 : connect_to(db, sync, err);
+	if (!db->in_memory && db_remove(db->path, err) < 0)
+		return -1;
+	return connect_to(db, sync, err);
 }
 
 /* As a URI's path: all but letters, digits and a few marks as %XX. */

@@ -19,7 +19,8 @@
 struct db {
 	sqlite3 *sqlite;
 	pthread_mutex_t mutex;
-	char *path;
+	char *path; /* ":memory:" for one that is in memory alone */
+	bool in_memory;
 	const char *what; /* "the hub's state" */
 	/* Says behind an ERR_CORRUPT what to do about it. */
 	void (*hint)(const struct db *db, struct err *err);
@@ -36,8 +37,8 @@ enum db_sync {
 	DB_SYNC_NORMAL, /* the database does, its last changes may not */
 };
 
-/* path is copied.  Makes it, mode 0600, when it is not there.  ERR_BUSY: another process, or
- * another db, has it open. */
+/* path is copied; NULL: in memory alone.  Makes it, mode 0600, when it is not there.  ERR_BUSY:
+ * another process, or another db, has it open. */
 int db_open(struct db *db, const char *path, const char *what, enum db_sync sync,
 	void (*hint)(const struct db *db, struct err *err), struct err *err);
 void db_close(struct db *db);

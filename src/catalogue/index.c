@@ -73,7 +73,7 @@ struct index *index_open(const char *path, bool *is_new, struct err *err)
 	struct index *index = calloc(1, sizeof *index);
 	if (!index || open_db(&index->db, path, &why) < 0) {
 		if (!index)
-			err_errno(&why, ENOMEM, "cannot open %s", path);
+			err_errno(&why, ENOMEM, "cannot open an index");
 		free(index);
 		err_copy(err, &why);
 		return NULL;

@@ -20,7 +20,8 @@
 
 struct index;
 
-/* Opens or makes path.  *is_new (may be NULL): it is empty, and wants to be filled. */
+/* Opens or makes path; NULL: one in memory, gone when it is closed.  *is_new (may be NULL): it is
+ * empty, and wants to be filled. */
 struct index *index_open(const char *path, bool *is_new, struct err *err);
 void index_close(struct index *index);
 /* Empty from now on. */

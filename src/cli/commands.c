@@ -15,6 +15,7 @@ const struct command *const cli_commands[] = {
 	&command_repo_init,
 	&command_repo_info,
 	&command_repo_check,
+	&command_repo_reindex,
 	&command_hub_init,
 	&command_hub_run,
 	&command_hub_check_config,

@@ -54,7 +54,7 @@ struct repository *hub_repository_open(
 	return repo;
 }
 
-int hub_points_refresh(struct hub *hub, const char *name, const char *vm, struct err *err)
+static int refresh(struct hub *hub, const char *name, const char *vm, bool all, struct err *err)
 {
 	const struct hub_config *config = hub_config(hub);
 	const struct job_repository *r = hub_config_repository(config, name);
@@ -65,7 +65,7 @@ int hub_points_refresh(struct hub *hub, const char *name, const char *vm, struct
 	if (!repo)
 		return -1;
 	struct reindex_options options = {
-		.index = hub->index, .repository = repo, .name = name, .vm = vm};
+		.index = hub->index, .repository = repo, .name = name, .vm = vm, .all = all};
 	struct reindex_result result;
 	int rc;
 	if (nr < hub->points->nr_walking) {
@@ -76,6 +76,11 @@ int hub_points_refresh(struct hub *hub, const char *name, const char *vm, struct
 	}
 	repository_close(repo);
 	return rc;
+}
+
+int hub_points_refresh(struct hub *hub, const char *name, const char *vm, struct err *err)
+{
+	return refresh(hub, name, vm, false, err);
 }
 
 /* --- changes of jobs
@@ -96,9 +101,11 @@ static void work_off(struct hub *hub, struct change *change)
 	const char *repository = json_string_value(json_object_get(job, "repository"));
 	const char *kind = json_string_value(json_object_get(job, "kind"));
 	struct err err = ERR_INIT;
+	/* Whoever asks for it does not trust what the index holds. */
+	bool all = kind && strcmp(kind, "reindex") == 0;
 	if (job_state_is_end(change->state) && repository && changes_points(kind) &&
-		hub_points_refresh(
-			hub, repository, json_string_value(json_object_get(job, "vm")), &err) < 0)
+		refresh(hub, repository, json_string_value(json_object_get(job, "vm")), all, &err) <
+			0)
 		log_warning("the index does not know what the job %s changed: %s", change->id,
 			err.text);
 	hub_time_job_changed(hub, change->id, change->state, job);

@@ -336,9 +336,10 @@ static int prune_argv(json_t *argv, const json_t *spec, struct err *err)
 
 static int reindex_argv(json_t *argv, const json_t *spec, struct err *err)
 {
-	(void)argv;
 	(void)spec;
 	(void)err;
+	/* The index is the hub's, which reads what it needs when the job has ended. */
+	add(argv, "%s", "--dry-run");
 	return 0;
 }
 
@@ -371,7 +372,7 @@ json_t *jobplan_argv(const json_t *spec, const char *repository_path, struct err
 		if (kinds[i].second)
 			add(argv, "%s", kinds[i].second);
 		add(argv, "--json");
-		add(argv, "--repo=%s", repository_path);
+		add(argv, kinds[i].second ? "%s" : "--repo=%s", repository_path);
 		if (kinds[i].argv(argv, spec, err) == 0)
 			return argv;
 		json_decref(argv);

@@ -56,7 +56,7 @@ def test_help_is_on_stdout_and_ends_with_0():
 def test_help_of_a_word_that_many_commands_begin_with():
     asked = sendense("repo", "--help")
     assert asked.out.startswith("Usage: sendense repo COMMAND ")
-    assert re.findall(r"^  repo (\w+) ", asked.out, re.M) == ["init", "info", "check"]
+    assert re.findall(r"^  repo (\w+) ", asked.out, re.M) == ["init", "info", "check", "reindex"]
     assert sendense("repo", "-h").out == sendense("help", "repo").out == asked.out
     fails("repo", "--hepl", status=2, contains="no such command")
 
