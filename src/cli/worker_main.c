@@ -68,8 +68,9 @@ static void *tell_main(void *arg)
 	struct telling *t = arg;
 	WITH_LOCK(&t->mutex);
 	while (!t->ending) {
-		tell(t);
 		thread_cond_wait(&t->changed, &t->mutex, deadline_after_ms(TELL_MS));
+		if (t->stage)
+			tell(t);
 	}
 	return NULL;
 }
@@ -79,12 +80,13 @@ static void set_stage(struct telling *t, const char *stage)
 	WITH_LOCK(&t->mutex);
 	t->stage = stage;
 	clock_utc_text(time(NULL), t->stage_since);
-	pthread_cond_signal(&t->changed);
+	tell(t);
 }
 
 static int run(struct telling *t)
 {
 	const struct cli_hooks hooks = {log_to_worker, keep_error, t};
+	set_stage(t, "start");
 	set_stage(t, "check");
 	log_set_sink(log_to_worker, t, LOG_LEVEL_INFO);
 	char **words = worker_words(t->worker, &t->why);
@@ -130,11 +132,10 @@ static int fail(const struct err *err)
 int worker_main(const char *folder)
 {
 	struct err err = ERR_INIT;
-	struct telling t = {.stage = "start", .why = ERR_INIT};
+	struct telling t = {.why = ERR_INIT};
 	t.worker = worker_open(folder, &err);
 	if (!t.worker)
 		return fail(&err);
-	clock_utc_text(time(NULL), t.stage_since);
 	pthread_mutex_init(&t.mutex, NULL);
 	thread_cond_init(&t.changed);
 	int status = EXIT_FAILED;

@@ -170,11 +170,13 @@ static enum job_state decide(struct jobs *jobs, struct job *job, struct err *why
 int finish_job(struct jobs *jobs, struct job *job, int status, const struct err *failed)
 {
 	struct err why, trouble = ERR_INIT;
-	bool told = true;
-	if (failed)
+	bool told;
+	if (failed) {
 		why = *failed;
-	else
+		told = failed->code != ERR_DISCONNECTED; /* a worker that is gone */
+	} else {
 		told = judge(job, status, &why);
+	}
 	enum job_state state = decide(jobs, job, &why, told);
 	take_point(job);
 	keep_files(jobs, job);

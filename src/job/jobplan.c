@@ -249,7 +249,7 @@ static int backup_argv(json_t *argv, const json_t *spec, struct err *err)
 	add(argv, "--vm=%s", text_of(spec, "vm"));
 	if (text_of(spec, "mode"))
 		add(argv, "--mode=%s", text_of(spec, "mode"));
-	if (json_is_number(audit))
+	if (json_number_value(audit) > 0)
 		add(argv, "--audit=%.1f%%", json_number_value(audit));
 	add_number(argv, "limit-rate", spec, "limit_rate");
 	add_number(argv, "parallel", spec, "parallel");
