@@ -1,6 +1,7 @@
 /* Credentials; see tls.h. */
 #include "transport_internal.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <gnutls/x509.h>
@@ -85,12 +86,14 @@ static void free_secret(char *bytes, size_t length)
 
 /* --- pre-shared keys ------------------------------------------------------------------ */
 
-static bool parse_key(struct tls_key *key, const char *hex)
+static bool parse_key(struct tls_key *key, char *hex)
 {
 	size_t length = strlen(hex);
 	if (length % 2 != 0 || length < (size_t)2 * LEAST_KEY_BYTES ||
 		length > (size_t)2 * TLS_PSK_BYTES_MAX)
 		return false;
+	for (char *c = hex; *c; c++)
+		*c = (char)tolower((unsigned char)*c);
 	key->length = length / 2;
 	return digest_unhex(hex, key->bytes, key->length);
 }
