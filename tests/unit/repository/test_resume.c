@@ -75,6 +75,7 @@ static int copy(struct repository_backup *backup, struct source *source, struct 
 	struct block *from, *to;
 	source->backup = backup;
 	source->disk.read_bytes = 0;
+	source->read_bytes = 0;
 	if (repository_backup_copy(backup, 0, &source->disk.block, &options, &from, &to, err) < 0)
 		return -1;
 	return copy_run(from, to, &options, err);
