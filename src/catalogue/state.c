@@ -4,7 +4,7 @@
  *   PATH         the database (WAL)
  *   PATH.lock    held while it is open
  *   PATH.vN      what it was before a newer program brought it from version N up to date
- *   PATH.copies  where copies lie, one JSON object a line, the newest last
+ *   PATH.copies  where copies lie (JSON, the newest last)
  */
 #include "state_internal.h"
 

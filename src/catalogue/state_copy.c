@@ -36,7 +36,7 @@ static const char *member(const json_t *copy, const char *name)
 
 int state_copied(struct state *state, const char *where, struct err *err)
 {
-	char *AUTO_FREE name = NULL, *AUTO_FREE text = NULL;
+	char *AUTO_FREE name = NULL, *AUTO_FREE text = NULL, *AUTO_FREE lines = NULL;
 	char now[CLOCK_UTC_BYTES];
 	const char *path = state->db.path;
 	WITH_LOCK(&state->db.mutex);
@@ -52,9 +52,9 @@ int state_copied(struct state *state, const char *where, struct err *err)
 	json_array_append_new(copies, json_pack("{s:s, s:s}", "where", where, "at", now));
 	text = json_dumps(copies, JSON_INDENT(1));
 	json_decref(copies);
-	if (!text || asprintf(&name, "%s.copies", path) < 0)
+	if (!text || asprintf(&lines, "%s\n", text) < 0 || asprintf(&name, "%s.copies", path) < 0)
 		return err_errno(err, ENOMEM, "cannot note where a copy of %s lies", path);
-	return file_replace(AT_FDCWD, name, text, strlen(text), 0600, err);
+	return file_replace(AT_FDCWD, name, lines, strlen(lines), 0600, err);
 }
 
 void state_hint(const char *path, struct err *err)

@@ -5,7 +5,6 @@
 
 #include "config.h"
 #include "reindex.h"
-#include "rest.h"
 
 #include <errno.h>
 #include <string.h>
@@ -134,8 +133,9 @@ static int reindex_folder(
 	struct index *index = index_open(v->dry_run ? NULL : place.index, NULL, &why);
 	if (!index) {
 		if (why.code == ERR_BUSY)
-			err_hint(&why, "a hub that runs does it itself: sendense repo reindex "
-				       "http://HOST:PORT/NAME");
+			err_hint(&why,
+				"a hub that runs does it itself, when its URL is given instead of "
+				"the folder");
 		return err_copy(err, &why);
 	}
 	const struct reindex_options options = {.index = index,
@@ -152,33 +152,17 @@ static int reindex_folder(
 
 /* --- a hub --------------------------------------------------------------------------------- */
 
-static int note_end(void *context, const char *name, const json_t *data)
+static int reindex_hub(
+	struct cli *cli, const struct values *v, struct store *store, struct err *err)
 {
-	(void)context;
-	(void)data;
-	return strcmp(name, "end") == 0;
-}
-
-static int wait_for(struct rest_client *client, const char *id, json_t **job, struct err *err)
-{
-	char path[256];
-	snprintf(path, sizeof path, "/api/v1/jobs/%.64s/events", id);
-	if (rest_follow(client, path, note_end, NULL, err) < 0)
-		return -1;
-	snprintf(path, sizeof path, "/api/v1/jobs/%.64s", id);
-	return rest_call(client, "GET", path, NULL, job, err);
-}
-
-static int tell_job(struct cli *cli, const json_t *job, struct err *err)
-{
-	const char *state = json_string_value(json_object_get(job, "state"));
-	const char *text =
-		json_string_value(json_object_get(json_object_get(job, "error"), "text"));
-	const json_t *report = json_object_get(job, "report");
 	struct reindex_result result = {0};
-	if (!state || strcmp(state, "done") != 0)
-		return err_set(err, ERR_REFUSED, "the hub's job ended as %s: %s",
-			state ? state : "unknown", text ? text : "it does not say why");
+	json_t *report;
+	if (v->config || v->index || v->name || v->all || v->dry_run)
+		return err_set(err, ERR_USAGE,
+			"a hub knows its index (--config, --index, --name, --all and --dry-run are "
+			"for folders)");
+	if (store_reindex(store, &report, err) < 0)
+		return -1;
 	const struct {
 		const char *name;
 		unsigned *value;
@@ -188,34 +172,10 @@ static int tell_job(struct cli *cli, const json_t *job, struct err *err)
 	for (size_t i = 0; i < ARRAY_LENGTH(members); i++)
 		*members[i].value =
 			(unsigned)json_integer_value(json_object_get(report, members[i].name));
+	json_decref(report);
 	if (print_result(cli, &result, err) < 0)
 		return -1;
 	return result.nr_damaged ? EXIT_DAMAGE : 0;
-}
-
-static int reindex_hub(
-	struct cli *cli, const struct values *v, struct store *store, struct err *err)
-{
-	char path[1024] = "/api/v1/repositories/";
-	struct rest_client *client = store_client(store);
-	json_t *made = NULL, *job = NULL;
-	if (v->config || v->index || v->name || v->all || v->dry_run)
-		return err_set(err, ERR_USAGE,
-			"a hub knows its index (--config, --index, --name, --all and --dry-run are "
-			"for folders)");
-	if (rest_path_append(path, sizeof path, store_repository(store), err) < 0)
-		return -1;
-	snprintf(path + strlen(path), sizeof path - strlen(path), "/reindex");
-	if (rest_call(client, "POST", path, NULL, &made, err) < 0)
-		return -1;
-	const char *id = json_string_value(json_object_get(made, "id"));
-	int rc = id ? wait_for(client, id, &job, err)
-		    : err_set(err, ERR_PROTOCOL, "%s: the hub named no job", store_name(store));
-	if (rc == 0)
-		rc = tell_job(cli, job, err);
-	json_decref(job);
-	json_decref(made);
-	return rc;
 }
 
 static int run(struct cli *cli, const void *values, struct err *err)

@@ -188,3 +188,24 @@ int hub_prune(struct store *store, const struct repository_prune_options *option
 	json_decref(job);
 	return rc < 0 ? err_copy(err, &why) : 0;
 }
+
+/* --- reindex ------------------------------------------------------------------------------- */
+
+int hub_reindex(struct store *store, json_t **report, struct err *err)
+{
+	char path[REMOTE_PATH_BYTES];
+	json_t *job;
+	const json_t *told;
+	struct err why = ERR_INIT;
+	*report = NULL;
+	if (HUB_PATH(path, err, "/api/v1/repositories/", store->repository, "/reindex") < 0)
+		return -1;
+	int rc = run_job(store, path, json_object(), NULL, NULL, &job, &told, &why);
+	/* Damage is a report, and no failure. */
+	if (json_is_object(told) && count_of(told, "damaged") > 0 && why.code != ERR_CANCELLED)
+		rc = 0;
+	if (rc == 0)
+		*report = json_deep_copy(told);
+	json_decref(job);
+	return rc < 0 ? err_copy(err, &why) : 0;
+}

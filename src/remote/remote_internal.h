@@ -101,6 +101,7 @@ int hub_verify(struct store *store, const struct repository_verify_options *opti
 	struct repository_verify_result *result, struct err *err);
 int hub_prune(struct store *store, const struct repository_prune_options *options,
 	struct repository_prune_result *result, struct err *err);
+int hub_reindex(struct store *store, json_t **report, struct err *err);
 
 /* --- session.c, as the functions of store.h ------------------------------- */
 

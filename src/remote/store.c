@@ -441,3 +441,10 @@ void store_disk_close(struct store_disk *disk)
 	served_close(disk->served);
 	free(disk);
 }
+
+int store_reindex(struct store *store, json_t **report, struct err *err)
+{
+	if (!store_local(store))
+		return hub_reindex(store, report, err);
+	return err_set(err, ERR_USAGE, "%s is a folder, and has no index", store_name(store));
+}

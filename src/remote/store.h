@@ -155,4 +155,10 @@ int store_verify(struct store *store, const struct repository_verify_options *op
 int store_prune(struct store *store, const struct repository_prune_options *options,
 	struct repository_prune_result *result, struct err *err);
 
+/* --- the index ------------------------------------------------------------------------------- */
+
+/* Of a hub alone: it reads its index of the repository anew.  report: what the job tells, the
+ * caller's; NULL: nothing. */
+int store_reindex(struct store *store, json_t **report, struct err *err);
+
 #endif
