@@ -9,7 +9,8 @@
 struct source {
 	struct memory_disk disk;
 	struct repository_backup *backup;
-	uint64_t checkpoint_at, stop_at; /* bytes read; 0: never */
+	uint64_t read_bytes; /* by all lanes */
+	uint64_t checkpoint_at, stop_at; /* the same; 0: never */
 	bool kills, failed;
 };
 
@@ -17,9 +18,9 @@ static int source_read(
 	struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err)
 {
 	struct source *source = (struct source *)block;
-	uint64_t before = source->disk.read_bytes;
 	memory_read(block, buffer, length, offset, err);
-	uint64_t now = before + length;
+	uint64_t now = __atomic_add_fetch(&source->read_bytes, length, __ATOMIC_RELAXED);
+	uint64_t before = now - length;
 	if (source->checkpoint_at && before < source->checkpoint_at && now >= source->checkpoint_at)
 		source->failed |= checkpoint_now(source->backup, NULL) < 0;
 	if (source->stop_at == 0 || now < source->stop_at)
