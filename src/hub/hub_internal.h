@@ -145,6 +145,9 @@ int hub_build_check(const struct hub *hub, const char *build, const char *who, s
 extern const struct rest_route hub_health_routes[], hub_job_routes[], hub_session_routes[],
 	hub_serve_routes[], hub_repository_routes[], hub_token_routes[], hub_event_routes[];
 
+/* All of them, as the server gets them (run.c); docs/openapi.json describes each. */
+extern const struct rest_route *const hub_route_tables[];
+
 /* Whether new work is taken: ERR_BUSY while the hub stops. */
 int hub_takes_work(struct hub *hub, struct err *err);
 /* Adds the job to the queue and answers 202 with it; spec is taken. */

@@ -226,20 +226,21 @@ static void stop_keeper(struct running *r)
 	hub_keeper_stop(&r->hub);
 }
 
+const struct rest_route *const hub_route_tables[] = {
+	hub_health_routes,
+	rest_document_routes,
+	hub_repository_routes,
+	hub_job_routes,
+	hub_session_routes,
+	hub_serve_routes,
+	hub_token_routes,
+	hub_event_routes,
+	hub_time_routes,
+	NULL,
+};
+
 static int start_rest(struct running *r, struct err *err)
 {
-	static const struct rest_route *const tables[] = {
-		hub_health_routes,
-		rest_document_routes,
-		hub_repository_routes,
-		hub_job_routes,
-		hub_session_routes,
-		hub_serve_routes,
-		hub_token_routes,
-		hub_event_routes,
-		hub_time_routes,
-		NULL,
-	};
 	const struct hub_config *c = hub_config(&r->hub);
 	const struct rest_server_options options = {
 		.address = c->listen.host,
@@ -247,7 +248,7 @@ static int start_rest(struct running *r, struct err *err)
 		.certificate_file = c->certificate,
 		.key_file = c->key,
 		.clients_ca_file = c->clients == HUB_CLIENTS_REQUIRED ? c->ca : NULL,
-		.tables = tables,
+		.tables = hub_route_tables,
 		.context = &r->hub,
 		.authenticate = hub_authenticate,
 		.remembered = hub_remembered,
