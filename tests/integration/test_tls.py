@@ -43,7 +43,7 @@ class Pki:
         """As libnbd's programs want it."""
         if user is None:
             return f"{uri}?tls-certificates={folder or self.folder}"
-        return uri.replace("://", f"://{user}@") + f"?tls-psk-file={psk or self.psk}"
+        return uri.replace("://", f"://{user}@", 1) + f"?tls-psk-file={psk or self.psk}"
 
 
 @pytest.fixture(name="pki")
@@ -74,8 +74,8 @@ def test_libnbd_with_certificates(scratch, servers, pki, disk):
     assert run("nbdinfo", pki.uri(server.uri, pki.other), status=None).status != 0
     server.wait_err("TLS handshake")
     # Without TLS there is a text.
-    assert run("nbdinfo", server.uri.replace("nbds", "nbd"), status=None).status != 0
-    fails("copy", server.uri.replace("nbds", "nbd"), "null:8M",
+    assert run("nbdinfo", server.uri.replace("nbds", "nbd", 1), status=None).status != 0
+    fails("copy", server.uri.replace("nbds", "nbd", 1), "null:8M",
           case="an export that is served with TLS only, without it", contains="with TLS only")
 
 
@@ -85,7 +85,7 @@ def test_libnbd_with_keys(scratch, servers, pki, disk):
     for tcp in True, False:
         server = servers.export(f"raw:{copy}", *pki.psk_options, tcp=tcp)
         uri = server.uri if tcp else server.uri.replace("?", f"?tls-psk-file={pki.psk}&")
-        uri = pki.uri(uri, user="alice") if tcp else uri.replace("://", "://alice@")
+        uri = pki.uri(uri, user="alice") if tcp else uri.replace("://", "://alice@", 1)
         run("nbdcopy", "--connections=4", "--requests=16", "--request-size=1048576", disk, uri)
         assert filecmp.cmp(disk, copy, shallow=False)
         make_disk(copy, SIZE)
@@ -149,7 +149,7 @@ def test_client_with_nbdkit(scratch, servers, pki, disk):
           case="a server that knows another key", contains="TLS")
     fails("copy", psk.uri, "null:8M", *keys, "--tls-username", "carol",
           case="an identity that the file of keys does not have", contains="carol")
-    fails("copy", x509.uri.replace("nbds", "nbd"), "null:8M",
+    fails("copy", x509.uri.replace("nbds", "nbd", 1), "null:8M",
           case="a server that demands TLS, without it", contains="TLS")
     fails("copy", local.uri, "null:8M", "--tls-certificates", pki.folder, status=2,
           case="a certificate for a Unix socket", contains="of a host")
@@ -177,7 +177,7 @@ def test_certificate_of_another_host(servers, pki, disk):
 
 def test_server_without_tls(servers, pki, disk):
     server = servers.export(f"raw:{disk}", tcp=True)
-    fails("copy", server.uri.replace("nbd", "nbds"), "null:8M", "--tls-certificates", pki.folder,
+    fails("copy", server.uri.replace("nbd", "nbds", 1), "null:8M", "--tls-certificates", pki.folder,
           case="nbds:// of a server without TLS", contains="not configured on this server")
 
 
@@ -185,7 +185,7 @@ def test_a_lost_connection_is_made_again(scratch, servers, pki, disk):
     server = servers.export(f"raw:{disk}", *pki.psk_options, "--read-only")
     with Relay(scratch, "relay", server.uri.split("=")[1]) as relay:
         relay.at(2 * MIB, lambda: None)
-        result = sendense("copy", relay.uri.replace("nbd", "nbds"), f"raw:{scratch}/b",
+        result = sendense("copy", relay.uri.replace("nbd", "nbds", 1), f"raw:{scratch}/b",
                           "--tls-psk-file", pki.psk)
         assert "connecting again" in result.err
     assert filecmp.cmp(disk, f"{scratch}/b", shallow=False)
@@ -250,7 +250,7 @@ def test_optional(servers, pki, disk):
     server = servers.export(f"raw:{disk}", *pki.x509_options, "--tls-optional", tcp=True)
     assert server.uri.startswith("nbd://")
     assert "without TLS" in run("nbdinfo", server.uri).out
-    assert "with TLS" in run("nbdinfo", pki.uri(server.uri.replace("nbd", "nbds"))).out
+    assert "with TLS" in run("nbdinfo", pki.uri(server.uri.replace("nbd", "nbds", 1))).out
 
 
 # --- STARTTLS byte by byte ------------------------------------------------------------------------
@@ -392,15 +392,15 @@ SECRET = "5ec2e7c0ffee5ec2e7c0ffee5ec2e7c0"
 def test_export_of_one_key(servers, pki, disk, tls):
     need("nbdinfo")
     server = serve_tls(servers, disk, pki, f"secret={SECRET}", "identity=psk:alice", tls=tls)
-    uri = server.uri.replace("nbd", "nbds").replace("///", f"///{SECRET}")
+    uri = server.uri.replace("nbd", "nbds", 1).replace("///", f"///{SECRET}")
 
     def ask(user, *options):
-        with_keys = uri.replace("?", f"?tls-psk-file={pki.psk}&").replace("://", f"://{user}@")
+        with_keys = uri.replace("?", f"?tls-psk-file={pki.psk}&").replace("://", f"://{user}@", 1)
         return run("nbdinfo", *options, with_keys, status=None)
 
     assert "with TLS" in ask("alice").out
     assert ask("bob").status != 0
-    assert run("nbdinfo", uri.replace("nbds", "nbd"), status=None).status != 0
+    assert run("nbdinfo", uri.replace("nbds", "nbd", 1), status=None).status != 0
     for user in "alice", "bob":
         assert SECRET not in ask(user, "--list").out
     server.wait_err("uses a hidden export")
@@ -422,8 +422,8 @@ def test_ciphers(servers, pki, disk):
     """Keys get AES-GCM where the processor has AES, though peers would take another."""
     need("gnutls-cli", "nbdinfo")
     server = serve_tls(servers, disk, pki)
-    uri = server.uri.replace("nbd", "nbds").replace("?", f"?tls-psk-file={pki.psk}&")
-    run("nbdinfo", uri.replace("://", "://alice@"))
+    uri = server.uri.replace("nbd", "nbds", 1).replace("?", f"?tls-psk-file={pki.psk}&")
+    run("nbdinfo", uri.replace("://", "://alice@", 1))
     with open("/proc/cpuinfo", encoding="ascii") as file:
         has_aes = " aes " in file.read()
     cipher = "AES-128-GCM" if has_aes else "CHACHA20-POLY1305"
