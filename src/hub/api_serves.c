@@ -77,6 +77,28 @@ static int undo(struct hub *hub, const char *id, bool is_open)
 	return -1;
 }
 
+/* With what the digests are made, for who holds what is read against the restore point's record.
+ * The caller's. */
+static json_t *digest_json(struct repository *repo, struct err *err)
+{
+	struct repository_info info;
+	uint8_t seed[DIGEST_SEED_BYTES];
+	char hex[2 * DIGEST_SEED_BYTES + 1];
+	if (repository_info(repo, &info, err) < 0)
+		return NULL;
+	repository_seed(repo, seed);
+	digest_hex(seed, sizeof seed, hex);
+	enum digest_algorithm algorithm = info.settings.digest;
+	json_t *digest = json_pack("{s:s, s:s, s:i, s:i}", "algorithm",
+		digest_algorithm_name(algorithm), "seed", hex, "chunk_bytes",
+		(int)DIGEST_CHUNK_BYTES, "leaf_bytes", (int)digest_leaf_bytes(algorithm));
+	explicit_bzero(seed, sizeof seed);
+	explicit_bzero(hex, sizeof hex);
+	if (!digest)
+		err_errno(err, ENOMEM, "cannot serve");
+	return digest;
+}
+
 static int post_serve(void *context, struct rest_request *request, struct err *err)
 {
 	static const struct rest_field fields[] = {
@@ -98,18 +120,20 @@ static int post_serve(void *context, struct rest_request *request, struct err *e
 		repository_name_check_vm(text_of(body, "vm"), err) < 0)
 		return -1;
 	struct repository *repo = hub_repository_open(hub, text_of(body, "repository"), false, err);
-	if (!repo)
-		return -1;
+	json_t *digest = repo ? digest_json(repo, err) : NULL;
 	repository_close(repo);
-	if (note_serve(hub, request, body, id, err) < 0)
+	if (!digest || note_serve(hub, request, body, id, err) < 0) {
+		json_decref(digest);
 		return -1;
-	json_t *answer = ask_service(hub, request, body, id, err);
-	if (!answer)
-		return undo(hub, id, false);
-	if (note_open(hub, id, answer, err) < 0) {
-		json_decref(answer);
-		return undo(hub, id, true);
 	}
+	json_t *answer = ask_service(hub, request, body, id, err);
+	bool is_open = answer != NULL;
+	if (!is_open || note_open(hub, id, answer, err) < 0) {
+		json_decref(digest);
+		json_decref(answer);
+		return undo(hub, id, is_open);
+	}
+	json_object_set_new(answer, "digest", digest);
 	size_t i;
 	json_t *export;
 	json_array_foreach(json_object_get(answer, "exports"), i, export)

@@ -13,7 +13,9 @@
 
 #define PAGE "1000" /* entries of a list at once */
 #define RETRY_MS 120000u /* so long a hub may take to be started again */
+#define OPENING_RETRY_MS 2000u /* a name that is wrong is told at once */
 #define CLOSING_RETRY_MS 5000u
+#define SILENCE_MS 300000u /* a session may have to look at an interrupted job first */
 
 /* --- opening ------------------------------------------------------------------------ */
 
@@ -103,21 +105,45 @@ static int check_repository(struct store *store, struct err *err)
 	return info || why.code == ERR_DENIED ? 0 : err_copy(err, &why);
 }
 
-static int make_clients(
-	struct store *store, const struct store_options *options, const char *url, struct err *err)
+static int make_clients(struct store *store, const struct store_options *options, const char *url,
+	unsigned retry_ms, struct err *err)
 {
 	struct rest_client_options client = {
 		.url = url,
 		.token_file = options->token_file,
 		.ca_file = options->ca_file,
-		.retry_ms = RETRY_MS,
+		.silence_timeout_ms = SILENCE_MS,
+		.retry_ms = retry_ms,
 		.cancel = options->cancel,
 	};
 	store->client = rest_client_new(&client, err);
 	client.retry_ms = CLOSING_RETRY_MS;
+	client.silence_timeout_ms = 0;
 	client.cancel = NULL;
 	store->closing = store->client ? rest_client_new(&client, err) : NULL;
 	return store->closing ? 0 : -1;
+}
+
+static int say_hello(struct store *store, const struct store_options *options, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int rc = check_health(store, &why);
+	if (rc == 0)
+		rc = store->repository ? check_repository(store, &why)
+				       : pick_repository(store, &why);
+	if (rc == 0)
+		return 0;
+	if (why.code == ERR_DENIED && !options->token_file)
+		err_hint(&why, "--token-file, or SENDENSE_TOKEN_FILE, names the token's file");
+	err_copy(err, &why);
+	return err_context(err, "hub %s", options->name);
+}
+
+static void free_clients(struct store *store)
+{
+	rest_client_free(store->client);
+	rest_client_free(store->closing);
+	store->client = store->closing = NULL;
 }
 
 int hub_open(struct store *store, const struct store_options *options, struct err *err)
@@ -127,22 +153,17 @@ int hub_open(struct store *store, const struct store_options *options, struct er
 	if (!store->build)
 		return err_errno(err, ENOMEM, "cannot open %s", options->name);
 	if (split_url(store, options->name, &url, err) < 0 ||
-		make_clients(store, options, url, err) < 0)
+		make_clients(store, options, url, OPENING_RETRY_MS, err) < 0 ||
+		say_hello(store, options, err) < 0)
 		return -1;
-	if (check_health(store, err) < 0 || (store->repository ? check_repository(store, err)
-							       : pick_repository(store, err)) < 0) {
-		if (err && err->code == ERR_DENIED && !options->token_file)
-			err_hint(err,
-				"--token-file, or SENDENSE_TOKEN_FILE, names the token's file");
-		return err_context(err, "hub %s", options->name);
-	}
-	return 0;
+	/* It has been there: from here on it is waited for. */
+	free_clients(store);
+	return make_clients(store, options, url, RETRY_MS, err);
 }
 
 void hub_close(struct store *store)
 {
-	rest_client_free(store->client);
-	rest_client_free(store->closing);
+	free_clients(store);
 	free(store->repository);
 	free(store->build);
 }
@@ -165,6 +186,22 @@ int hub_path(char path[REMOTE_PATH_BYTES], struct err *err, const char *const *p
 		memcpy(path + used, parts[i], strlen(parts[i]) + 1);
 	}
 	return 0;
+}
+
+/* With TLS it names the identity for other people's clients; ours is told apart from the URI. */
+char *hub_export_uri(const json_t *export)
+{
+	const char *uri = json_string_value(json_object_get(export, "uri"));
+	const char *host = uri ? strstr(uri, "://") : NULL;
+	char *made = NULL;
+	if (!host)
+		return NULL;
+	host += 3;
+	size_t length = strcspn(host, "/?");
+	const char *at = memrchr(host, '@', length);
+	if (asprintf(&made, "%.*s%s", (int)(host - uri), uri, at ? at + 1 : host) < 0)
+		return NULL;
+	return made;
 }
 
 /* --- asking ---------------------------------------------------------------------------- */

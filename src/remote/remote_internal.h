@@ -52,6 +52,8 @@ void hub_close(struct store *store);
 /* Parts in turn of a path as it is and of a name, ended by NULL. */
 int hub_path(char path[REMOTE_PATH_BYTES], struct err *err, const char *const *parts);
 #define HUB_PATH(path, err, ...) hub_path(path, err, (const char *const[]){__VA_ARGS__, NULL})
+/* Of a session or a serve, allocated; NULL: it has none. */
+char *hub_export_uri(const json_t *export);
 int hub_info(struct store *store, struct repository_info *info, struct err *err);
 json_t *hub_info_json(struct store *store, struct err *err);
 int hub_list_vms(

@@ -46,20 +46,20 @@ static int bad_answer(const char *what, struct err *err)
 
 static int parse_export(const json_t *object, struct serve_export *export, struct err *err)
 {
-	const char *key = text_of(object, "key"), *uri = text_of(object, "uri");
+	const char *key = text_of(object, "key");
 	const json_t *tls = json_object_get(object, "tls");
 	const char *identity = text_of(tls, "identity"), *psk = text_of(tls, "psk");
 	json_int_t size = json_integer_value(json_object_get(object, "size_bytes"));
 	if (!key || repository_name_check_key(key, NULL) < 0)
 		return bad_answer("key", err);
-	if (!uri || size <= 0 || (json_is_object(tls) && (!identity || !psk)))
+	export->uri = hub_export_uri(object);
+	if (!export->uri || size <= 0 || (json_is_object(tls) && (!identity || !psk)))
 		return bad_answer("uri", err);
 	snprintf(export->key, sizeof export->key, "%s", key);
 	export->size_bytes = (uint64_t)size;
-	export->uri = strdup(uri);
 	export->tls_identity = identity ? strdup(identity) : NULL;
 	export->tls_psk_hex = psk ? strdup(psk) : NULL;
-	return export->uri ? 0 : err_errno(err, ENOMEM, "cannot serve");
+	return 0;
 }
 
 static int parse_answer(struct serve *serve, const json_t *answer, struct err *err)

@@ -19,6 +19,8 @@
 #define BEGIN_PAUSE_MS 1000
 /* A client that lives connects sooner than that, and is connected from then on. */
 #define DESERTED_S 5
+#define GONE_WAIT_MS 5000
+#define GONE_PAUSE_MS 100
 
 /* --- the request ----------------------------------------------------------------------- */
 
@@ -159,7 +161,7 @@ static int parse_disk(struct session_disk *disk, const json_t *object,
 	for (unsigned i = 0; how && i < ARRAY_LENGTH(resumed); i++)
 		if (strcmp(how, resumed[i]) == 0)
 			disk->resumed = i;
-	disk->uri = copy_of(text_of(export, "uri"));
+	disk->uri = hub_export_uri(export);
 	disk->tls_identity = copy_of(text_of(tls, "identity"));
 	disk->tls_psk = copy_of(text_of(tls, "psk"));
 	if (!disk->uri || (json_is_object(tls) && (!disk->tls_identity || !disk->tls_psk)))
@@ -253,6 +255,25 @@ static bool is_deserted(const json_t *session)
 	return is_state(session, "open") && lease - left >= DESERTED_S;
 }
 
+/* Ends it, and waits until the hub has noted that: its machine may be backed up again then. */
+static int delete_session(struct store *store, const char *session, bool keep, struct err *err)
+{
+	char path[REMOTE_PATH_BYTES];
+	struct deadline until = deadline_after_ms(GONE_WAIT_MS);
+	snprintf(path, sizeof path, "%.2000s%s", session, keep ? "?keep=true" : "");
+	if (rest_call(store->closing, "DELETE", path, NULL, NULL, err) < 0)
+		return -1;
+	while (!deadline_passed(until)) {
+		json_t *still = NULL;
+		int rc = rest_call(store->closing, "GET", session, NULL, &still, NULL);
+		json_decref(still);
+		if (rc < 0)
+			break;
+		cancel_sleep(NULL, deadline_after_ms(GONE_PAUSE_MS), NULL);
+	}
+	return 0;
+}
+
 /* A client that was killed left it open until its lease ends; its machine's next backup need not
  * wait for that.  What it stored is kept.  True when there was one. */
 static bool let_go_of_deserted(struct store *store, const char *vm)
@@ -266,16 +287,14 @@ static bool let_go_of_deserted(struct store *store, const char *vm)
 	{
 		const char *of = text_of(item, "vm"), *id = text_of(item, "id");
 		const char *in = text_of(item, "repository");
-		char path[REMOTE_PATH_BYTES], keep[REMOTE_PATH_BYTES];
+		char path[REMOTE_PATH_BYTES];
 		json_t *session = NULL;
 		if (!of || !id || !in || strcmp(of, vm) != 0 ||
 			strcmp(in, store->repository) != 0 ||
 			HUB_PATH(path, NULL, "/api/v1/sessions/", id) < 0 ||
 			rest_call(store->closing, "GET", path, NULL, &session, NULL) < 0)
 			continue;
-		snprintf(keep, sizeof keep, "%.2000s?keep=true", path);
-		if (is_deserted(session) &&
-			rest_call(store->closing, "DELETE", keep, NULL, NULL, NULL) == 0) {
+		if (is_deserted(session) && delete_session(store, path, true, NULL) == 0) {
 			log_warning("an earlier backup of %s whose program is gone is ended", vm);
 			found = true;
 		}
@@ -500,15 +519,12 @@ void session_end(struct session *session, bool keep)
 		return;
 	for (size_t i = 0; i < session->nr_disks; i++)
 		push_finish(&session->disks[i], NULL);
-	if (session->id[0] && !session->committed) {
-		char path[REMOTE_PATH_BYTES];
-		snprintf(path, sizeof path, "%.2000s%s", session->path, keep ? "?keep=true" : "");
-		if (rest_call(session->store->closing, "DELETE", path, NULL, NULL, &err) < 0 &&
-			err.code != ERR_NOT_FOUND)
-			log_warning("the hub was not told that the backup of %s has ended (it ends "
-				    "it by itself after %u s): %s",
-				session->vm, session->lease_s, err.text);
-	}
+	if (session->id[0] && !session->committed &&
+		delete_session(session->store, session->path, keep, &err) < 0 &&
+		err.code != ERR_NOT_FOUND)
+		log_warning("the hub was not told that the backup of %s has ended (it ends "
+			    "it by itself after %u s): %s",
+			session->vm, session->lease_s, err.text);
 	session_free(session);
 }
 

@@ -207,7 +207,9 @@ def test_bad_repositories(scratch, site):
     backup(f"{scratch}/none", case="a repository that is not there", contains="none")
     backup(scratch, case="a folder that is no repository", contains="repo")
     fails("backup", "--vm", "v", disk, status=2, case="no repository named", contains="--repo")
-    backup("https://hub.example/", case="a hub's URL in this version", contains="no hubs")
+    backup("http://127.0.0.1:9/", case="a hub that nobody is", contains="127.0.0.1:9")
+    backup("http://hub.example/", case="a hub in the clear", contains="https", status=2)
+    backup("https:///main", case="a hub's URL without a host", contains="URL", status=2)
     with open(f"{site.repo}/repository.json", encoding="utf-8") as file:
         text = file.read()
     newer = json.loads(text)
