@@ -103,6 +103,20 @@ def lists(folder):
             file.write(data)
 
 
+def rest(folder):
+    seeds = {
+        "body": b'{"name":"x","count":2,"on":null,"kind":"a","list":[{"name":"y"},[[1]]]}',
+        "deep": b"[" * 20 + b"]" * 20,
+        "texts": b'{"a":"\\u00e4\\n\\"[","b":-1.5e3,"c":true}',
+        "target": b"/a/web%2001/b/latest?x=1&y=%26+z&flag",
+        "dots": b"/a/%2e%2e/b/%2F?a=%00",
+        "events": b"retry: 1000\n\nid: 1\nevent: a\ndata: {}\n\n:\n\ndata:2\r\ndata\r\n\r\nid\rdata: 3\r\r",
+    }
+    for name, data in seeds.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+
+
 def dictionary(path, words):
     with open(path, "w", encoding="ascii") as file:
         for word in words:
@@ -112,7 +126,7 @@ def dictionary(path, words):
 def main():
     folder = sys.argv[1]
     for target, make in (("fuzz_qcow2_open", images), ("fuzz_nbd_server", clients),
-                         ("fuzz_changes", lists)):
+                         ("fuzz_changes", lists), ("fuzz_rest", rest)):
         os.mkdir(os.path.join(folder, target))
         make(os.path.join(folder, target))
     dictionary(os.path.join(folder, "fuzz_qcow2_open.dict"), (
@@ -130,6 +144,9 @@ def main():
         b'{"offset":', b',"length":', b'{"end":true,"count":', b',"bytes":', b"}\n", b"0",
         b'{"sendense-extents":1,"key":"', b'","size":', b',"from":"', b'","to":"',
         b"9223372036854775807", b"9223372036854775808", b"\\u0000", b"1.0", b"1e3", b"-1"))
+    dictionary(os.path.join(folder, "fuzz_rest.dict"), (
+        b'"name":', b'"list":[', b"\\u0000", b"\\ud800", b"%2f", b"%00", b"/a/", b"/b/", b"?a=",
+        b"data: ", b"event: ", b"id: ", b"\n\n", b"\r\n"))
 
 
 main()
