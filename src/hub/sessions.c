@@ -177,8 +177,10 @@ static void tell_progress(struct hub *hub, const struct state_object *noted, con
 	seen->state = state;
 	seen->moved_bytes = received + zeroed;
 	snprintf(seen->stage, sizeof seen->stage, "%s", stage);
-	json_t *progress = json_pack("{s:I, s:I, s:O?}", "logical", (json_int_t)(received + zeroed),
-		"sent", (json_int_t)received, "total", json_object_get(noted->value, "total"));
+	json_t *progress = json_pack("{s:I, s:I, s:O?, s:O?, s:O?}", "logical",
+		(json_int_t)(received + zeroed), "sent", (json_int_t)received, "total",
+		json_object_get(noted->value, "total"), "point", json_object_get(session, "point"),
+		"disks", json_object_get(session, "disks"));
 	struct err err = ERR_INIT;
 	if (jobs_tell(hub->jobs, noted->id, state, stage, progress, NULL, &err) < 0)
 		log_warning("the job %s is not up to date: %s", noted->id, err.text);

@@ -101,7 +101,8 @@ int jobs_add(struct jobs *jobs, const json_t *spec, const char *requested_by, ch
  * its owner goes on telling, or says what became of it. */
 int jobs_add_foreign(struct jobs *jobs, const json_t *spec, const char *requested_by,
 	char id[JOB_ID_BYTES], struct err *err);
-/* stage, progress, error: may be NULL.  ERR_REFUSED: it has ended, or is no foreign one. */
+/* stage, progress, error: may be NULL.  progress: the figures, and of the job itself "point" and
+ * "disks", where they are known.  ERR_REFUSED: it has ended, or is no foreign one. */
 int jobs_tell(struct jobs *jobs, const char *id, enum job_state state, const char *stage,
 	const json_t *progress, const struct err *error, struct err *err);
 

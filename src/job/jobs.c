@@ -297,15 +297,30 @@ static int not_open(struct jobs *jobs, const char *id, struct err *err)
 	return -1;
 }
 
+/* The figures; "point" and "disks" have places of their own. */
+static void take_progress(struct job *job, const json_t *progress)
+{
+	json_t *figures = json_deep_copy(progress), *disks = json_object_get(figures, "disks");
+	const char *point = json_string_value(json_object_get(figures, "point"));
+	if (point)
+		snprintf(job->point, sizeof job->point, "%s", point);
+	if (disks) {
+		json_decref(job->disks);
+		job->disks = json_incref(disks);
+	}
+	json_object_del(figures, "point");
+	json_object_del(figures, "disks");
+	json_decref(job->progress);
+	job->progress = figures;
+}
+
 static int tell(struct jobs *jobs, struct job *job, enum job_state state, const char *stage,
 	const json_t *progress, const struct err *error, struct err *err)
 {
 	if (!job->is_foreign)
 		return err_set(err, ERR_REFUSED, "job %s has a worker of its own", job->id);
-	if (progress) {
-		json_decref(job->progress);
-		job->progress = json_deep_copy(progress);
-	}
+	if (progress)
+		take_progress(job, progress);
 	bool is_new = state != job->state;
 	if (stage && strcmp(stage, job->stage) != 0) {
 		snprintf(job->stage, sizeof job->stage, "%s", stage);

@@ -1,0 +1,354 @@
+"""The hub as a daemon: settings, start, stop, kill, reload, what listens where, tokens, health."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+
+import pytest
+
+import hub
+import support
+from support import MIB, SENDENSE, fails, make_disk, run, sendense, wait_for
+
+
+@pytest.fixture
+def h(servers):
+    with hub.hub_in(servers) as made:
+        yield made
+
+
+# --- init, check-config ---------------------------------------------------------------
+
+
+def test_init_makes_all_that_is_missing_and_replaces_nothing(scratch):
+    words = ["hub", "init", "--config", f"{scratch}/hub.conf", "--state-dir", f"{scratch}/state",
+             "--runtime-dir", f"{scratch}/run", "--repository", f"main={scratch}/repo",
+             "--allow-source", "nbd://127.0.0.1:*/"]
+    first = sendense(*words)
+    for step in ("sendense hub check-config", "sendense hub run", "sendense ls --repo https://"):
+        assert step in first.out
+    secrets = ["admin.token", "tls/ca.key", "tls/server.key", "state.db"]
+    for name in secrets:
+        assert stat.S_IMODE(os.stat(f"{scratch}/state/{name}").st_mode) == 0o600, name
+    assert stat.S_IMODE(os.stat(f"{scratch}/state").st_mode) == 0o700
+    with open(f"{scratch}/state/admin.token", encoding="ascii") as file:
+        token = file.read().strip()
+    assert re.fullmatch(r"sdt_[A-Za-z0-9_-]{43}", token)
+    assert token not in first.out + first.err
+    with open(f"{scratch}/state/state.db", "rb") as file:
+        assert token.encode() not in file.read()
+    before = {}
+    for folder, _, names in os.walk(scratch):
+        for name in names:
+            path = os.path.join(folder, name)
+            if ".lock" not in name and not name.endswith(("-wal", "-shm")):
+                with open(path, "rb") as file:
+                    before[path] = file.read()
+    sendense(*words)
+    for path, content in before.items():
+        with open(path, "rb") as file:
+            assert file.read() == content, path
+    assert "is good" in sendense("hub", "check-config", "--config", f"{scratch}/hub.conf").out
+
+
+BAD = [
+    ("an unknown section", "[hup]\n", "[hup] is no section", True),
+    ("an unknown setting", "[limits]\njob = 1\n", 'no setting "job"', True),
+    ("beyond loopback without TLS", "LISTEN", "beyond loopback", True),
+    ("NBD beyond loopback without TLS", "NBD", "TLS is off", True),
+    ("an allowed source that is no rule", "[allow]\nsource = /etc\n", "[allow] source", True),
+    ("a repository that is not there", "[repository x]\npath = /nonexistent/x\n", "repository x", False),
+    ("a key that others may read", "KEYMODE", "chmod 600", False),
+    ("a key of another certificate", "OTHERKEY", "[tls]", False),
+    ("a state folder that is not there", "NOSTATE", "hub init", False),
+    ("another repository than meant", "ID", "ffffffff", False),
+    ("a secret that others may read", "SECRET", "chmod 600", False),
+    ("a zone that there is not", "ZONE", "time-zone", False),
+]
+
+
+@pytest.mark.parametrize("case, change, text, has_line", BAD, ids=[row[0] for row in BAD])
+def test_bad_settings_are_refused_by_line(h, scratch, case, change, text, has_line):
+    h.init()
+    with open(h.conf, encoding="utf-8") as file:
+        conf = file.read()
+    tls = f"{h.state}/tls"
+    if change == "LISTEN":
+        h.tls = False
+        h.write_config()
+        with open(h.conf, encoding="utf-8") as file:
+            conf = file.read().replace("listen = 127.0.0.1:0", "listen = 0.0.0.0:8080", 1)
+    elif change == "NBD":
+        conf = conf.replace("[nbd]\nlisten = 127.0.0.1:0\ntls = required",
+                            "[nbd]\nlisten = 0.0.0.0:0\ntls = off")
+    elif change == "KEYMODE":
+        os.chmod(f"{tls}/server.key", 0o644)
+    elif change == "OTHERKEY":
+        shutil.copy(f"{tls}/ca.key", f"{tls}/server.key")
+    elif change == "NOSTATE":
+        conf = conf.replace(f"state-dir = {h.state}", f"state-dir = {scratch}/nowhere")
+    elif change == "ID":
+        conf = conf.replace("[allow]", "id = " + "f" * 32 + "\n[allow]")
+    elif change == "SECRET":
+        with open(f"{scratch}/secret", "w", encoding="ascii") as file:
+            file.write("x" * 32)
+        os.chmod(f"{scratch}/secret", 0o640)
+        conf += f"[notify]\nwebhook = https://example.com/\nwebhook-secret-file = {scratch}/secret\n"
+    elif change == "ZONE":
+        conf = conf.replace("name = hub.test", "name = hub.test\ntime-zone = Mars/Olympus")
+    else:
+        conf += change
+    with open(h.conf, "w", encoding="utf-8") as file:
+        file.write(conf)
+    found = sendense("hub", "check-config", "--config", h.conf, "--json", status=2)
+    findings = json.loads(found.out.splitlines()[0])["findings"]
+    errors = [finding for finding in findings if finding["kind"] == "error"]
+    hit = [finding for finding in errors if text in finding["text"]]
+    assert hit, findings
+    assert ("line" in hit[0]) == has_line
+    support.bad_input(f"hub: {case}", hit[0]["text"])
+    if has_line:
+        line = conf.splitlines()[hit[0]["line"] - 1]
+        assert line.strip(), (line, hit)
+        fails("hub", "run", "--config", h.conf, status=2, contains=[f":{hit[0]['line']}: "])
+
+
+def test_the_guide_knows_every_setting(h):
+    h.init()
+    settings = sendense("hub", "check-config", "--config", h.conf, "--json").json["settings"]
+    with open(os.path.join(support.TOP, "docs", "hub.md"), encoding="utf-8") as file:
+        guide = file.read()
+    sections = dict(re.findall(r"^### `\[(\w+)[^`]*`\n(.*?)(?=^##|\Z)", guide, re.M | re.S))
+    assert set(sections) == set(settings)
+    for section, names in settings.items():
+        rows = dict(re.findall(r"^\| `([a-z-]+)` \| ([^|]*) \|", sections[section], re.M))
+        assert set(rows) == set(names), section
+        for name, default in names.items():
+            if default is not None:
+                assert rows[name].strip().strip("`") == default, (section, name, rows[name])
+
+
+# --- start and stop ------------------------------------------------------------------------
+
+
+def test_starts_answers_stops_and_leaves_nothing(h):
+    h.start()
+    health = h.ask("GET", "health", token=None)
+    assert health.status == 200
+    build = sendense("version", "--json").json
+    assert health.body["build"] == build["commit"] and health.body["version"] == build["version"]
+    assert health.body["status"] == "ok" and health.body["protocol"] == 1
+    service = h.nbd_service()
+    assert service
+    log = h.stop()
+    assert "stopping" in log
+    wait_for(lambda: not hub.pids_of(h.runtime), "the NBD service to end")
+    left = [name for name in os.listdir(h.runtime) if name.endswith(".sock")]
+    assert left == []
+    actions = []
+    h.start()
+    actions = [event["action"] for event in h.all("events")]
+    assert actions == ["start", "stop", "start"]
+
+
+def test_one_hub_on_a_state_folder(h):
+    h.start()
+    again = fails("hub", "run", "--config", h.conf, contains=[f"pid {h.process.pid}", "another hub"])
+    support.bad_input("hub: a second one on the same folder", again.message)
+    assert h.get("health")["status"] == "ok"
+
+
+def test_killed_and_started_again_ten_times(h):
+    h.start()
+    first = None
+    for _ in range(10):
+        service = h.nbd_service()
+        h.kill()
+        assert hub.pids_of(h.runtime) == [service]
+        h.start()
+        # Found again, not started twice.
+        assert h.nbd_service() == service
+        h.get("jobs")
+        now = (h.descriptors(), h.threads())
+        first = first or now
+        assert now[0] <= first[0] + 2 and now[1] <= first[1] + 2, (first, now)
+    assert h.get("health")["status"] == "ok"
+
+
+def test_the_nbd_service_is_started_again_and_all_else_goes_on(h, scratch):
+    disk = make_disk(f"{scratch}/d.raw", 8 * MIB, [(0, MIB, "random")])
+    h.start()
+    before = h.nbd_service()
+    os.kill(before, signal.SIGKILL)
+    h.backup("web01", {"2000": f"raw:{disk}"})
+    wait_for(lambda: h.nbd_service() not in (None, before), "the NBD service")
+    wait_for(lambda: h.get("health")["status"] == "ok", "health")
+    h.push("web02", {"2000": disk})
+    assert hub.compare(h.point_images("web02")["2000"], disk)
+    assert any(event["action"] == "nbd-service.restart" for event in h.all("events"))
+
+
+def test_tells_systemd(h, scratch):
+    path = f"{scratch}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(path)
+        listener.settimeout(support.TIMEOUT)
+        h.start(env={**os.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "300000",
+                     "JOURNAL_STREAM": "1:1"})
+        assert listener.recv(100) == b"READY=1"
+        assert listener.recv(100) == b"WATCHDOG=1"
+        h.reload()
+        said = []
+        while b"RELOADING=1" not in said or said[-1] != b"READY=1":
+            said.append(listener.recv(100))
+        h.stop()
+        while said[-1] != b"STOPPING=1":
+            said.append(listener.recv(100))
+
+
+def test_logs_for_the_journal_and_as_json(h):
+    h.init()
+    with open(h.conf, encoding="utf-8") as file:
+        conf = file.read()
+    for kind, shape in (("journal", r"<[3467]>"), ("json", r"\{")):
+        with open(h.conf, "w", encoding="utf-8") as file:
+            file.write(conf.replace("log = text", f"log = {kind}"))
+        h.start()
+        log = h.stop()
+        lines = log.splitlines()
+        assert lines and all(re.match(shape, line) for line in lines), log
+        if kind == "json":
+            assert {"time", "level", "text"} == set(json.loads(lines[0]))
+
+
+# --- reload ----------------------------------------------------------------------------------
+
+
+def test_reload_takes_what_can_change_and_keeps_the_old_when_it_is_wrong(h):
+    h.start()
+    with open(h.conf, encoding="utf-8") as file:
+        conf = file.read()
+    with open(h.conf, "a", encoding="utf-8") as file:
+        file.write("[builds]\nallow = none-of-these\n")
+    assert "settings were read again" in h.reload()
+    with pytest.raises(hub.Refused) as refused:
+        h.open_session("web01", {"2000": MIB})
+    assert refused.value.status == 409 and "build" in refused.value.detail
+    with open(h.conf, "a", encoding="utf-8") as file:
+        file.write("[hub]\nlog = loud\n")
+    said = h.reload()
+    assert "old settings stay" in said and ":" in said
+    with pytest.raises(hub.Refused):
+        h.open_session("web01", {"2000": MIB})
+    with open(h.conf, "w", encoding="utf-8") as file:
+        file.write(conf.replace("stop-timeout = 10s", "stop-timeout = 5s\ntime-zone = UTC")
+                   .replace("[allow]", "[limits]\njobs = 7\n[allow]"))
+    said = h.reload()
+    assert "[hub] time-zone" in said and "[limits] jobs" in said and "stop-timeout" not in said
+    session = h.open_session("web01", {"2000": MIB})
+    h.call("DELETE", f"sessions/{session['id']}")
+
+
+def test_reload_takes_a_new_certificate(h, scratch):
+    import ssl  # pylint: disable=import-outside-toplevel
+    h.start()
+    port = int(h.url.rsplit(":", 1)[1])
+    before = ssl.get_server_certificate(("127.0.0.1", port))
+    tls = f"{h.state}/tls"
+    for name in ("server.crt", "server.key"):
+        os.rename(f"{tls}/{name}", f"{scratch}/{name}")
+    sendense("hub", "init", "--config", h.conf, "--state-dir", h.state, "--quiet")
+    h.reload()
+    assert ssl.get_server_certificate(("127.0.0.1", port)) != before
+    assert h.get("health")["status"] == "ok"
+
+
+# --- what listens where -------------------------------------------------------------------------
+
+
+LISTENS = [
+    ("loopback, no TLS", False, False, {}),
+    ("loopback, TLS", True, True, {}),
+    ("all addresses, TLS", True, True, {"listen": "0.0.0.0"}),
+]
+
+
+@pytest.mark.parametrize("case, tls, nbd_tls, change", LISTENS, ids=[row[0] for row in LISTENS])
+def test_what_listens_where(servers, case, tls, nbd_tls, change):
+    with hub.hub_in(servers, tls=tls, nbd_tls=nbd_tls) as h:
+        h.init()
+        if change:
+            with open(h.conf, encoding="utf-8") as file:
+                conf = file.read()
+            with open(h.conf, "w", encoding="utf-8") as file:
+                file.write(conf.replace("listen = 127.0.0.1:0", f"listen = {change['listen']}:0"))
+        h.start()
+        h.url = h.url.replace("0.0.0.0", "127.0.0.1")
+        address = change.get("listen", "127.0.0.1")
+        found = h.listening()
+        rest = int(h.url.rsplit(":", 1)[1])
+        assert [(name, where) for name, where, _ in found] == [
+            ("hub", address), ("nbd-service", address)], (case, found)
+        assert found[0][2] == rest
+        # A session and a serve open no port of their own.
+        session = h.open_session("web01", {"2000": MIB})
+        assert h.listening() == found
+        h.call("DELETE", f"sessions/{session['id']}")
+        # REST speaks TLS where it should, and nothing else.
+        with socket.create_connection(("127.0.0.1", rest), timeout=support.TIMEOUT) as plain:
+            plain.sendall(b"GET /api/v1/health HTTP/1.0\r\n\r\n")
+            answer = plain.recv(4096)
+        assert (b"200" in answer) == (not tls)
+
+
+# --- tokens ----------------------------------------------------------------------------------------
+
+
+def test_tokens_are_told_once_held_to_their_scope_and_revoked_at_once(h):
+    h.start()
+    made = h.post("tokens", {"name": "night", "scope": "backup", "vms": ["web*"]})
+    token = made["token"]
+    listed = h.all("tokens")
+    assert {item["name"] for item in listed} == {"admin", "night"}
+    assert "token" not in str(listed[1].keys()) and "hash" not in str(listed)
+    assert h.ask("GET", "tokens", token=token).status == 403
+    assert h.ask("POST", "sessions", {"repository": "main", "vm": "db01", "disks": [
+        {"key": "2000", "size_bytes": MIB}], "client": {"software": "t"}}, token=token).status == 403
+    assert h.get("repositories", token=token)["items"][0]["name"] == "main"
+    assert "path" not in h.get("repositories", token=token)["items"][0]
+    h.call("DELETE", f"tokens/{made['id']}")
+    assert h.ask("GET", "repositories", token=token).status == 401
+    short = h.post("tokens", {"name": "short", "scope": "read", "expires_in_s": 1})
+    wait_for(lambda: h.ask("GET", "jobs", token=short["token"]).status == 401, "the token to expire")
+    for body, status in (({"name": "x"}, 422), ({"name": "x", "scope": "root"}, 422),
+                         ({"name": "x", "scope": "backup"}, (400, 422)),
+                         ({"name": "x", "scope": "read", "vms": ["a"]}, (400, 422)),
+                         ({"name": "x", "scope": "read", "more": 1}, 422)):
+        answer = h.ask("POST", "tokens", body)
+        assert answer.status in (status if isinstance(status, tuple) else (status,)), answer.body
+    actions = [(event["action"], event["actor"]) for event in h.all("events")]
+    assert ("createToken", "token admin") in actions and ("revokeToken", "token admin") in actions
+
+
+def test_systemd_unit_is_sandboxed(scratch):
+    support.need("systemd-analyze")
+    unit = os.path.join(support.TOP, "packaging", "sendense-hub.service")
+    shutil.copy(unit, f"{scratch}/sendense-hub.service")
+    result = run("systemd-analyze", "security", "--offline=true", "--no-pager",
+                 f"{scratch}/sendense-hub.service", status=None)
+    if "Unknown" in result.err or "Failed" in result.err:
+        pytest.skip(result.err.strip())
+    figure = re.search(r"exposure level[^:]*: ([0-9.]+)", result.out)
+    assert figure and float(figure.group(1)) <= 2.0, result.out[-2000:]
+
+
+def test_unprivileged_memory_and_binary(h):
+    """What an idle hub takes."""
+    h.start()
+    if not support.under_sanitizer():
+        assert h.process.peak_kib() < 64 * 1024
+    assert SENDENSE
