@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define CALL_MS 600000
+#define CLOSE_MS 10000
 #define DIGESTS_MOST (1u << 20)
 
 /* --- what may be said ----------------------------------------------------------------------- */
@@ -79,7 +80,7 @@ static int check_client(struct hub *hub, const json_t *client, struct err *err)
 	if (rest_check_in("client", client, client_fields, err) < 0)
 		return -1;
 	if (protocol && json_integer_value(protocol) != REST_PROTOCOL)
-		return err_set(err, ERR_UNSUPPORTED,
+		return err_set(err, ERR_REFUSED,
 			"client.protocol: this hub speaks %d, the client %lld (bring both to one "
 			"version)",
 			REST_PROTOCOL, (long long)json_integer_value(protocol));
@@ -368,17 +369,22 @@ static int post_heartbeat(void *context, struct rest_request *request, struct er
 
 static int delete_session(void *context, struct rest_request *request, struct err *err)
 {
+	struct hub *hub = context;
 	const char *keep = rest_query(request, "keep");
 	if (keep && strcmp(keep, "true") != 0 && strcmp(keep, "false") != 0)
 		return err_set(err, ERR_USAGE, "keep: must be true or false");
-	if (check_session(context, request, err) < 0)
+	if (check_session(hub, request, err) < 0)
 		return -1;
 	json_t *told = request_for(request);
 	if (keep && strcmp(keep, "true") == 0)
 		json_object_set_new(told, "keep", json_true());
-	int rc = pass(context, request, "session-abort", told, 204, err);
-	hub_sessions_wake(context);
-	return rc;
+	json_t *answer = hub_host_call(hub, "session-abort", told, err);
+	if (!answer)
+		return -1;
+	json_decref(answer);
+	/* Whoever asks next may want to begin anew. */
+	hub_sessions_wait(hub, rest_param(request, "id"), deadline_after_ms(CLOSE_MS));
+	return rest_reply(request, 204, NULL, err);
 }
 
 static int get_digests(void *context, struct rest_request *request, struct err *err)

@@ -112,6 +112,8 @@ int hub_sessions_start(struct hub *hub, struct err *err);
 void hub_sessions_stop(struct hub *hub);
 /* Something was opened or asked for: the service is looked at now. */
 void hub_sessions_wake(struct hub *hub);
+/* Until that session, which is about to end, is not open any more, and its job knows. */
+void hub_sessions_wait(struct hub *hub, const char *id, struct deadline until);
 unsigned hub_sessions_open(struct hub *hub);
 /* A jobs_options.cancel_foreign; context is the hub. */
 void hub_sessions_cancel(void *context, const char *id, const char *why);

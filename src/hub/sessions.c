@@ -21,6 +21,7 @@
 #include <string.h>
 
 #define LOOK_MS 500
+#define SOON_MS 25 /* while one is about to end */
 #define IDLE_MS 60000
 #define CALL_MS 600000 /* an interrupted job may have to be looked at */
 
@@ -36,8 +37,11 @@ struct hub_sessions {
 	pthread_t thread;
 	pthread_mutex_t mutex;
 	pthread_cond_t woken;
+	pthread_cond_t looked; /* a round is over */
 	bool wake, ends;
+	unsigned nr_waiting; /* for an end */
 	_Atomic unsigned nr_open;
+	unsigned nr_ending; /* met in this round: it will not be long */
 	struct seen *seen;
 	size_t nr_seen;
 	char (*cancelled)[JOB_ID_BYTES]; /* that the supervisor wants to end; nr_cancelled */
@@ -190,6 +194,9 @@ static void tell_progress(struct hub *hub, const struct state_object *noted, con
 static void follow(struct hub *hub, const struct state_object *noted, const json_t *session)
 {
 	const char *name = text_of(session, "state"), *stage = text_of(session, "stage");
+	hub->sessions->nr_ending += strcmp(name, "open") != 0;
+	if (strcmp(name, "ending") == 0)
+		return; /* what it ends as is told in a moment */
 	for (size_t i = 0; i < ARRAY_LENGTH(states); i++) {
 		if (strcmp(states[i].name, name) != 0)
 			continue;
@@ -342,6 +349,7 @@ static void look(struct hub *hub)
 			hub, "session-abort", json_pack("{s:s}", "session", id), NULL));
 	struct round round = {.hub = hub};
 	struct err err = ERR_INIT;
+	hub->sessions->nr_ending = 0;
 	/* The notes first: what is opened meanwhile is in the service's answer then. */
 	if (state_list(hub->state, "session", NULL, note, &round, &err) < 0 || round.failed)
 		log_error("sessions are not looked at: %s", err.text);
@@ -359,7 +367,10 @@ static void look(struct hub *hub)
 static bool wait_for_round(struct hub_sessions *s)
 {
 	WITH_LOCK(&s->mutex);
-	struct deadline until = deadline_after_ms(atomic_load(&s->nr_open) > 0 ? LOOK_MS : IDLE_MS);
+	pthread_cond_broadcast(&s->looked);
+	struct deadline until = deadline_after_ms(s->nr_ending + s->nr_waiting > 0 ? SOON_MS
+						  : atomic_load(&s->nr_open) > 0   ? LOOK_MS
+										   : IDLE_MS);
 	while (!s->ends && !s->wake && thread_cond_wait(&s->woken, &s->mutex, until))
 		;
 	s->wake = false;
@@ -383,6 +394,34 @@ void hub_sessions_wake(struct hub *hub)
 	WITH_LOCK(&s->mutex);
 	s->wake = true;
 	pthread_cond_signal(&s->woken);
+}
+
+static bool is_noted(struct hub *hub, const char *id)
+{
+	struct state_object noted = {0};
+	bool found = state_get(hub->state, "session", id, &noted, NULL) == 0;
+	state_object_clear(&noted);
+	return found;
+}
+
+void hub_sessions_wait(struct hub *hub, const char *id, struct deadline until)
+{
+	struct hub_sessions *s = hub->sessions;
+	pthread_mutex_lock(&s->mutex);
+	s->nr_waiting++;
+	s->wake = true;
+	pthread_cond_signal(&s->woken);
+	bool in_time = true;
+	while (in_time && !s->ends) {
+		pthread_mutex_unlock(&s->mutex);
+		bool open = is_noted(hub, id);
+		pthread_mutex_lock(&s->mutex);
+		if (!open)
+			break;
+		in_time = thread_cond_wait(&s->looked, &s->mutex, until);
+	}
+	s->nr_waiting--;
+	pthread_mutex_unlock(&s->mutex);
 }
 
 void hub_sessions_cancel(void *context, const char *id, const char *why)
@@ -414,6 +453,7 @@ int hub_sessions_start(struct hub *hub, struct err *err)
 		return err_errno(err, ENOMEM, "cannot look after sessions");
 	pthread_mutex_init(&s->mutex, NULL);
 	thread_cond_init(&s->woken);
+	thread_cond_init(&s->looked);
 	hub->sessions = s;
 	if (thread_start(&s->thread, "sessions", watch, hub, err) == 0)
 		return 0;
@@ -433,6 +473,7 @@ void hub_sessions_stop(struct hub *hub)
 		pthread_cond_signal(&s->woken);
 	}
 	pthread_join(s->thread, NULL);
+	pthread_cond_destroy(&s->looked);
 	pthread_cond_destroy(&s->woken);
 	pthread_mutex_destroy(&s->mutex);
 	free(s->cancelled);

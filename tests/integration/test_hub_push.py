@@ -127,12 +127,14 @@ def test_a_wrong_digest_is_refused_by_its_disk(h, scratch):
 
 def test_a_client_that_vanished(h, scratch):
     disk = make_disk(f"{scratch}/a.raw", 4 * MIB, [(0, 2 * MIB, "random")])
-    session = h.open_session("web01", {"2000": 4 * MIB}, lease_s=10)
+    one = {"key": "2000", "size_bytes": 4 * MIB, "source_state": "frozen 1"}
+    session = h.open_session("web01", {"2000": one}, lease_s=10)
     h.write(session["disks"][0]["export"], disk)
     job = h.wait(session["job"], "failed", timeout=60)
     assert job["error"]["code"] == "timeout" and "lease" in job["error"]["text"]
-    again = h.open_session("web01", {"2000": 4 * MIB})
-    assert again["disks"][0]["resumed"] in ("resumed", "compared")
+    # (Who sends no digest has to say that he means to go on.)
+    again = h.open_session("web01", {"2000": one}, resume="auto")
+    assert again["disks"][0]["resumed"] == "resumed" and again["disks"][0]["kept_bytes"] > 0
     h.write(again["disks"][0]["export"], disk)
     h.commit(again)
     assert hub.compare(h.point_images("web01")["2000"], disk)

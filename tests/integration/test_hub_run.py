@@ -164,7 +164,9 @@ def test_one_hub_on_a_state_folder(h):
 
 def test_killed_and_started_again_ten_times(h):
     h.start()
-    first = None
+    # What the start still has to do (the index, copies of the state) comes to its end first.
+    h.get("repositories/main/vms")
+    most = h.descriptors() + 2, h.threads() + 2
     for _ in range(10):
         service = h.nbd_service()
         h.kill()
@@ -173,9 +175,8 @@ def test_killed_and_started_again_ten_times(h):
         # Found again, not started twice.
         assert h.nbd_service() == service
         h.get("jobs")
-        now = (h.descriptors(), h.threads())
-        first = first or now
-        assert now[0] <= first[0] + 2 and now[1] <= first[1] + 2, (first, now)
+        wait_for(lambda: h.descriptors() <= most[0] and h.threads() <= most[1],
+                 f"at most {most} descriptors and threads")
     assert h.get("health")["status"] == "ok"
 
 
@@ -336,8 +337,10 @@ def test_tokens_are_told_once_held_to_their_scope_and_revoked_at_once(h):
 
 def test_systemd_unit_is_sandboxed(scratch):
     support.need("systemd-analyze")
-    unit = os.path.join(support.TOP, "packaging", "sendense-hub.service")
-    shutil.copy(unit, f"{scratch}/sendense-hub.service")
+    with open(os.path.join(support.TOP, "packaging", "sendense-hub.service.in"), encoding="utf-8") as file:
+        unit = file.read().replace("@BINDIR@", "/usr/bin")
+    with open(f"{scratch}/sendense-hub.service", "w", encoding="utf-8") as file:
+        file.write(unit)
     result = run("systemd-analyze", "security", "--offline=true", "--no-pager",
                  f"{scratch}/sendense-hub.service", status=None)
     if "Unknown" in result.err or "Failed" in result.err:
