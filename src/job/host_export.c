@@ -425,6 +425,7 @@ struct export_one *export_add(struct export_group *group, const char *label, str
 	snprintf(identity, sizeof identity, "psk:%s", group->identity);
 	const struct nbd_export export = {
 		.name = one->name,
+		.description = one->block.label, /* for the log, which does not show the name */
 		.block = &one->block,
 		.read_only = read_only,
 		.hidden = true,
