@@ -121,7 +121,10 @@ static void print_disk(const struct repository_disk_info *disk, unsigned length)
 	if (disk->bitmap)
 		printf("    bitmap   %s\n", disk->bitmap);
 	printf("    source   %s\n", disk->source.label);
-	printf("    digest   %s\n", disk->root_hex);
+	printf("    digest   %s%s\n", disk->root_hex,
+		!disk->checked                         ? ""
+		: strcmp(disk->checked, "absent") == 0 ? " (its client gave none to compare)"
+						       : " (as its client's)");
 	printf("    image    %s\n", disk->image);
 }
 
@@ -130,6 +133,8 @@ static void print_point(const struct repository_point *point, struct chains *cha
 	printf("Restore point %s@%s\n", point->vm, point->id);
 	printf("  started    %s\n  finished   %s\n", point->started, point->finished);
 	printf("  made by    %s\n", point->software);
+	if (point->client)
+		printf("  sent by    %s\n", point->client);
 	printf("  mode       %s\n", point_json_mode(point));
 	if (point->consistency)
 		printf("  consistent %s%s%s\n",

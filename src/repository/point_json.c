@@ -64,6 +64,7 @@ json_t *point_json_disk(const struct repository_disk_info *disk)
 	put_text(object, "bitmap", disk->bitmap);
 	put_text(object, "backing", disk->backing);
 	put_number(object, "audited", disk->audited_bytes);
+	put_text(object, "checked", disk->checked);
 	return object;
 }
 
@@ -88,6 +89,7 @@ json_t *point_json(const struct repository_point *point)
 	put_text(object, "consistency", point->consistency);
 	put_text(object, "consistency_reason", point->consistency_reason);
 	put_text(object, "software", point->software);
+	put_text(object, "client", point->client);
 	put_text(object, "job", point->job);
 	json_object_set_new(object, "disks", disks);
 	return object;
@@ -192,6 +194,7 @@ static int parse_disk(const json_t *object, struct repository_disk_info *disk, s
 	disk->change = change_of(text_of(object, "changed_by"));
 	disk->bitmap = text_of(object, "bitmap");
 	disk->backing = text_of(object, "backing");
+	disk->checked = text_of(object, "checked");
 	disk->image = text_of(object, "image") ? text_of(object, "image") : "";
 	return parse_identity(object, &disk->source, err);
 }
@@ -240,6 +243,7 @@ static int parse_point(const json_t *object, struct repository_point *point, str
 	point->is_protected = json_is_true(json_object_get(object, "protected"));
 	point->consistency = text_of(object, "consistency");
 	point->consistency_reason = text_of(object, "consistency_reason");
+	point->client = text_of(object, "client");
 	point->software = text_of(object, "software") ? text_of(object, "software") : "";
 	point->job = text_of(object, "job") ? text_of(object, "job") : "";
 	return parse_disks(json_object_get(object, "disks"), point, err);

@@ -4,10 +4,11 @@
  *
  *   {"vm","point","started","finished","mode":"full|incremental|mixed","stored",
  *    "verified":"never|good|damaged","verified_at"?,"protected","protected_until"?,
- *    "consistency"?,"consistency_reason"?,"software","job",
+ *    "consistency"?,"consistency_reason"?,"software","client"?,"job",
  *    "disks":[{"key","size","root","stored","image","source_kind","source","source_identity":{},
  *              "logical","read","sent","zeros_skipped","mode","reason","parent"?,"changed_by"?,
- *              "change_id"?,"bitmap"?,"backing"?,"audited"}]}
+ *              "change_id"?,"bitmap"?,"backing"?,"audited",
+ *              "checked"?}]}
  *   {"vm","point","damage"} of one whose manifest cannot be used
  */
 #ifndef SENDENSE_POINT_JSON_H

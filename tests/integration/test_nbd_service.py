@@ -128,6 +128,10 @@ def test_any_client_writes_a_session(running, repo, scratch):
     assert running.commit("s", {"a": None})["state"] == "committed"
     facts = manifest(repo, opened["point"])
     assert facts["disks"][0]["checked"] == "absent" and facts["client"] == "nbdcopy (1.14)"
+    told = sendense("ls", "--repo", repo, f"web@{opened['point']}", "--json").json
+    assert told["client"] == "nbdcopy (1.14)" and told["disks"][0]["checked"] == "absent"
+    shown = sendense("ls", "--repo", repo, f"web@{opened['point']}").out
+    assert "sent by    nbdcopy (1.14)" in shown and "gave none" in shown
     expect_point(repo, opened["point"], data)
     expect_clean(repo, 1)
 
