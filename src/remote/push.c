@@ -25,6 +25,8 @@
 /* Zeros are asked for in runs; so many chunks of data at most are passed over in one. */
 #define DATA_RUN_MOST 4096u
 #define LEAVES_AT_ONCE 64u
+/* An NBD service that was started again has other exports: a new session goes on sooner. */
+#define RECONNECT_MS 15000u
 
 /* --- what is there already -------------------------------------------------------------- */
 
@@ -159,6 +161,7 @@ static int open_ranges(struct session_disk *disk, struct err *err)
 static int open_target(struct session_disk *disk, struct err *err)
 {
 	struct nbd_client_options options = {
+		.reconnect_timeout_ms = RECONNECT_MS,
 		.label = disk->label,
 		.tls_username = disk->tls_identity,
 		.tls_psk_hex = disk->tls_psk,

@@ -19,6 +19,7 @@
 #define BEGIN_PAUSE_MS 1000
 /* A client that lives connects sooner than that, and is connected from then on. */
 #define DESERTED_S 5
+#define DESERT_WAIT_MS 20000
 #define GONE_WAIT_MS 5000
 #define GONE_PAUSE_MS 100
 
@@ -240,8 +241,8 @@ static bool is_state(const json_t *object, const char *state)
 	return text && strcmp(text, state) == 0;
 }
 
-/* A session whose client is gone: open for a while, and nobody is connected. */
-static bool is_deserted(const json_t *session)
+/* Nobody is connected: its client is gone, or has not come yet. */
+static bool is_lonely(const json_t *session)
 {
 	const json_t *disk;
 	size_t i;
@@ -250,9 +251,15 @@ static bool is_deserted(const json_t *session)
 		if (json_integer_value(json_object_get(disk, "connections")) > 0)
 			return false;
 	}
+	return is_state(session, "open");
+}
+
+/* For so long that it cannot be coming. */
+static bool is_deserted(const json_t *session)
+{
 	json_int_t lease = json_integer_value(json_object_get(session, "lease_s"));
 	json_int_t left = json_integer_value(json_object_get(session, "lease_left_s"));
-	return is_state(session, "open") && lease - left >= DESERTED_S;
+	return is_lonely(session) && lease - left >= DESERTED_S;
 }
 
 /* Ends it, and waits until the hub has noted that: its machine may be backed up again then. */
@@ -275,7 +282,7 @@ static int delete_session(struct store *store, const char *session, bool keep, s
 }
 
 /* A client that was killed left it open until its lease ends; its machine's next backup need not
- * wait for that.  What it stored is kept.  True when there was one. */
+ * wait for that.  What it stored is kept.  True while it may come to that. */
 static bool let_go_of_deserted(struct store *store, const char *vm)
 {
 	json_t *list = NULL, *item;
@@ -294,10 +301,9 @@ static bool let_go_of_deserted(struct store *store, const char *vm)
 			HUB_PATH(path, NULL, "/api/v1/sessions/", id) < 0 ||
 			rest_call(store->closing, "GET", path, NULL, &session, NULL) < 0)
 			continue;
-		if (is_deserted(session) && delete_session(store, path, true, NULL) == 0) {
+		found |= is_lonely(session);
+		if (is_deserted(session) && delete_session(store, path, true, NULL) == 0)
 			log_warning("an earlier backup of %s whose program is gone is ended", vm);
-			found = true;
-		}
 		json_decref(session);
 	}
 	json_decref(list);
@@ -326,7 +332,7 @@ static int post(struct store *store, const struct store_backup_options *options,
 {
 	struct deadline until = deadline_after_ms(BEGIN_WAIT_MS);
 	struct deadline prune_until = deadline_after_ms(options->wait_ms);
-	struct deadline desert_until = deadline_after_ms(2 * DESERTED_S * 1000);
+	struct deadline desert_until = deadline_after_ms(DESERT_WAIT_MS);
 	for (;;) {
 		struct err why = ERR_INIT;
 		if (rest_call(store->client, "POST", "/api/v1/sessions", request, answer, &why) ==
