@@ -10,7 +10,7 @@
 #define RECORD_BYTES 5u /* kind, be32 number */
 #define SENT_FLAG 0x10u
 /* How many chunks are asked for: all that an answer holds, or what one change may need. */
-#define ASK_AHEAD (1u << 20)
+#define ASK_AHEAD (1u << 24)
 #define ASK_HERE 2048u
 
 struct run {

@@ -1,0 +1,412 @@
+"""A hub in place of a folder: the same commands do the same.  What is pushed is compared with its
+source by qemu-img, what is read back with what was backed up; clients, hub and NBD service are
+killed in the middle.
+"""
+
+import json
+import os
+import random
+import signal
+
+import pytest
+
+import hub
+import support
+from chains import write_extents
+from support import KIB, MIB, SENDENSE, fails, make_disk, need, run, sendense, wait_for
+
+CHUNK = 64 * KIB
+
+
+class Site:
+    """A hub, and a disk on this side of it."""
+
+    def __init__(self, servers, size=24 * MIB, **kwargs):
+        self.servers, self.folder, self.size = servers, servers.folder, size
+        self.disk = make_disk(f"{self.folder}/disk.raw", size,
+                              [(0, 3 * MIB, "random"), (9 * MIB, 2 * MIB, "random"), (size - 300, 300, "random")])
+        self.hub = hub.Hub(servers, **kwargs).start()
+        self.rng = random.Random(4)
+
+    def words(self, command, *words, store=None):
+        return [command, "--repo", store or f"{self.hub.url}/main", "--token-file", self.hub.token_file,
+                *(["--ca-file", self.hub.ca_file] if self.hub.tls else []), *words]
+
+    def run(self, *words, **kwargs):
+        return sendense(*self.words(*words), **kwargs)
+
+    def start(self, *words, **kwargs):
+        return self.servers.start(SENDENSE, *self.words(*words), name=words[0], **kwargs)
+
+    def fails(self, *words, **kwargs):
+        return fails(*self.words(*words), **kwargs)
+
+    def backup(self, *words, vm="web", disk=None, **kwargs):
+        """Its report, the only disk's beside."""
+        result = self.run("backup", "--vm", vm, "--json", f"--disk=2000={disk or 'raw:' + self.disk}",
+                          *words, **kwargs)
+        report = result.json
+        report["disk"] = report["disks"][0]
+        report["err"] = result.err
+        return report
+
+    def write(self, *offsets, length=CHUNK):
+        with open(self.disk, "r+b") as file:
+            for offset in offsets:
+                file.seek(offset)
+                file.write(self.rng.randbytes(length))
+
+    def image(self, vm="web", point=None, key="2000"):
+        return self.hub.point_images(vm, point)[key]
+
+    def check(self, vm="web", source=None):
+        """The newest point is the disk, and nothing is left open."""
+        need("qemu-img")
+        assert hub.compare(self.image(vm), source or self.disk)
+        assert self.hub.get("sessions")["items"] == []
+        assert self.hub.open_jobs() == []
+
+
+@pytest.fixture
+def site(servers):
+    made = Site(servers)
+    try:
+        yield made
+    finally:
+        made.hub.clean_up()
+
+
+# --- backup -----------------------------------------------------------------------------
+
+
+def test_full_then_increments_by_compare_and_by_extents(site):
+    first = site.backup()
+    disk = first["disk"]
+    assert (disk["mode"], disk["reason"]) == ("full", "first backup")
+    assert disk["sent"] == 5 * MIB + CHUNK and disk["logical"] == site.size
+    site.check()
+
+    site.write(10 * MIB, 20 * MIB + 5, site.size - 300, length=300)
+    second = site.backup()
+    disk = second["disk"]
+    assert (disk["mode"], disk["parent"], disk["changed_by"]) == ("incremental", first["point"], "compare")
+    assert disk["sent"] == 3 * CHUNK
+    site.check()
+
+    site.write(1 * MIB)
+    changes = write_extents(f"{site.folder}/changes", "2000", site.size, "s1", "s2", [(1 * MIB, CHUNK)])
+    third = site.backup("--changed-by", f"extents:{changes}")
+    assert third["disk"]["mode"] == "full"  # the parent has no change id
+    site.write(2 * MIB)
+    changes = write_extents(f"{site.folder}/changes", "2000", site.size, "s2", "s3", [(2 * MIB, CHUNK)])
+    fourth = site.backup("--changed-by", f"extents:{changes}", "--audit", "50%")
+    disk = fourth["disk"]
+    assert (disk["mode"], disk["changed_by"], disk["change_id"]) == ("incremental", "extents", "s3")
+    assert disk["read"] == disk["sent"] == CHUNK and disk["audited"] > 4 * MIB
+    site.check()
+    assert len(site.hub.points("web")) == 4
+
+
+# --- reading back -----------------------------------------------------------------------------
+
+
+def test_restore_serve_and_lists_are_those_of_a_folder(site):
+    need("qemu-img", "nbdcopy")
+    first = site.backup()["point"]
+    with open(site.disk, "rb") as file:
+        frozen = file.read()
+    site.write(5 * MIB)
+    site.backup()
+
+    for point, content in ((f"web@{first}", frozen), ("web", None)):
+        target = f"{site.folder}/out.raw"
+        report = site.run("restore", point, "--to", f"raw:{target}", "--force", "--json").json
+        assert report["disks"][0]["verified"] and report["disks"][0]["key"] == "2000"
+        if content is None:
+            assert support.same_content(target, "raw", site.disk, "raw")
+        else:
+            with open(target, "rb") as file:
+                assert file.read() == content
+    site.run("restore", "web", "--to", f"2000=qcow2:{site.folder}/out.qcow2")
+    assert support.same_content(f"{site.folder}/out.qcow2", "qcow2", site.disk, "raw")
+
+    repo = site.hub.repositories["main"]
+    for words in (["ls"], ["ls", "web"], ["ls", f"web@{first}"]):
+        there, here = (sendense(words[0], "--repo", repo, *words[1:], *end).out for end in ([], ["--json"]))
+        assert site.run(*words).out == there
+        assert json.loads(site.run(*words, "--json").out) == json.loads(here)
+
+    server = site.start("serve", "web", "--socket", f"{site.folder}/s.sock", pipe=True)
+    uri = support.read_line(server.popen.stdout, "serve").decode().strip()
+    run("nbdcopy", uri, f"{site.folder}/served.raw")
+    assert support.same_content(f"{site.folder}/served.raw", "raw", site.disk, "raw")
+    assert server.stop() == 0
+    assert site.hub.get("serves")["items"] == []
+
+
+def damage(path):
+    """One byte of the image's data is another one."""
+    with open(path, "r+b") as file:
+        file.seek(os.path.getsize(path) - 40000)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 0xff]))
+
+
+def test_verify_tells_damage_as_of_a_folder(site):
+    site.backup()
+    good = site.run("verify", "web", "--json").json
+    assert (good["good"], good["points_good"], good["findings"]) == (True, 1, [])
+    assert site.run("verify").out.startswith("1 restore point good, 0 damaged")
+    damage(site.image())
+    here = sendense("verify", "--repo", site.hub.repositories["main"], "--json", status=3).json
+    there = site.run("verify", "--json", status=3).json
+    for report in (here, there):
+        report.pop("seconds")
+    assert there == here and not there["good"] and there["findings"]
+    assert "what to do" in site.run("verify", "web", status=3).out
+    # And it is not restored, nor is anything left of that.
+    result = site.run("restore", "web", "--to", f"raw:{site.folder}/out.raw", "--json", status=3)
+    assert result.json["error"]["code"] == "corrupt"
+    assert not os.path.exists(f"{site.folder}/out.raw")
+    assert site.hub.get("serves")["items"] == []
+
+
+def test_prune_and_protect(site):
+    points = []
+    for i in range(4):
+        site.write(i * MIB)
+        points.append(site.backup()["point"])
+    site.run("protect", f"web@{points[0]}", "--until", "2030-01-01")
+    assert f"web@{points[0]}" in site.run("ls", f"web@{points[0]}").out
+    dry = site.run("prune", "web", "--keep-last", "1", "--dry-run", "--json").json
+    here = sendense("prune", "--repo", site.hub.repositories["main"], "web", "--keep-last", "1",
+                    "--dry-run", "--json").json
+    assert dry == here and [p["fate"] for p in dry["points"]] == ["keep", "prune", "prune", "keep"]
+    done = site.run("prune", "web", "--keep-last", "1", "--json").json
+    assert (done["kept"], done["pruned"], done["left"]) == (2, 2, 0)
+    site.run("protect", f"web@{points[0]}", "--off")
+    out = site.run("prune", "web", "--keep-last", "1").out
+    assert "pruned" in out and out.endswith("freed.\n")
+    assert [p["point"] for p in site.hub.points("web")] == points[-1:]
+    site.check()
+    site.fails("prune", "web", "--keep-last", "1", "--wait", "1m", status=2, contains="--wait")
+
+
+# --- what cannot be -----------------------------------------------------------------------------
+
+
+def test_refusals(site):
+    disk = f"raw:{site.disk}"
+    case = {"case": "a hub's repository that is not there"}
+    fails(*site.words("ls", store=f"{site.hub.url}/other"), contains="other", **case)
+    fails("ls", "--repo", site.hub.url, "--ca-file", site.hub.ca_file, contains="token")
+    fails("ls", "--repo", site.hub.url, "--token-file", site.hub.token_file,
+          case="a hub's certificate that nobody vouches for", contains="certificate")
+    fails("ls", "--repo", site.hub.repositories["main"], "--token-file", site.hub.token_file, status=2,
+          case="a token for a folder", contains="folder")
+    site.fails("backup", "--vm", "web", disk, "--mode", "incremental",
+               case="an increment without a parent, through a hub", contains="increment")
+    site.fails("backup", "--vm", "web", disk, "--resume", contains="no interrupted")
+    site.fails("restore", "web", "--to", f"raw:{site.folder}/x", contains="web")
+    fails("repo", "check", site.hub.url, case="repo check through a hub", contains="folder")
+    assert site.hub.all("repositories/main/vms") == []
+    info = sendense("repo", "info", f"{site.hub.url}/main", "--token-file", site.hub.token_file,
+                    "--ca-file", site.hub.ca_file, "--json").json
+    assert info["name"] == "main" and info["vms"] == 0
+
+
+def test_environment_and_a_token_for_one_machine(site):
+    token = site.hub.make_token("backup", vms=["web*"])
+    path = f"{site.folder}/token"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as file:
+        file.write(token + "\n")
+    known = {**os.environ, "SENDENSE_TOKEN_FILE": path, "SENDENSE_CA_FILE": site.hub.ca_file}
+    words = ["backup", "--repo", f"{site.hub.url}/main", f"--disk=2000=raw:{site.disk}", "--vm"]
+    sendense(*words, "web01", "--quiet", env=known)
+    fails(*words, "db", env=known, contains="token")
+    # Without the repository's name, as there is one.
+    listed = sendense("ls", "--repo", site.hub.url, "--json", env=known).json
+    assert [vm["vm"] for vm in listed["vms"]] == ["web01"]
+    site.check("web01")
+
+
+# --- what tells of changes -------------------------------------------------------------------------
+
+
+def test_dirty_bitmaps(site):
+    need("qemu-img", "qemu-nbd", "qemu-io")
+    image = f"{site.folder}/guest.qcow2"
+    run("qemu-img", "convert", "-O", "qcow2", site.disk, image)
+
+    def back_up(*words):
+        server = site.servers.start("qemu-nbd", "--socket", f"{site.folder}/q.sock", "--read-only",
+                                    "--persistent", "--shared=8", "-f", "qcow2", *words[:1], image, name="qemu-nbd")
+        wait_for(lambda: os.path.exists(f"{site.folder}/q.sock"), "qemu-nbd")
+        try:
+            return site.backup(*words[1:], vm="guest", disk=f"nbd+unix:///?socket={site.folder}/q.sock")["disk"]
+        finally:
+            server.stop()
+
+    run("qemu-img", "bitmap", "--add", image, "b1")
+    assert back_up("--discard=ignore", "--bitmap", "b1")["mode"] == "full"
+    run("qemu-io", "-c", "write -P 7 6M 192k", image)
+    run("qemu-img", "bitmap", "--add", image, "b2")
+    told = back_up("--bitmap=b1", "--changed-by", "bitmap:b1", "--bitmap", "b2")
+    assert (told["mode"], told["changed_by"], told["bitmap"]) == ("incremental", "bitmap", "b2")
+    assert told["read"] == told["sent"] == 3 * CHUNK
+    run("qemu-img", "convert", "-O", "raw", image, f"{site.folder}/now.raw")
+    site.check("guest", f"{site.folder}/now.raw")
+    # Another bitmap than the one that the point recorded.
+    again = back_up("--bitmap=b1", "--changed-by", "bitmap:b1", "--bitmap", "b1")
+    assert again["mode"] == "full" and again["fallback"]
+
+
+def test_an_audit_finds_a_list_that_lies(site):
+    site.backup("--change-id", "s1")
+    site.write(1 * MIB)
+    empty = write_extents(f"{site.folder}/changes", "2000", site.size, "s1", "s2", [])
+    site.fails("backup", "--vm", "web", f"--disk=2000=raw:{site.disk}", "--changed-by", f"extents:{empty}",
+               "--audit", "100%", case="a list of changes that lies, through a hub",
+               contains=["audit", str(1 * MIB)])
+    assert len(site.hub.points("web")) == 1
+    again = site.backup("--changed-by", f"extents:{empty}")["disk"]
+    assert again["mode"] == "full" and again["fallback"] and "audit" in again["reason"]
+    site.check()
+
+
+def test_several_disks_are_one_point(site):
+    other = make_disk(f"{site.folder}/other.raw", 7 * MIB + 512, [(MIB, MIB, "random")])
+    report = site.run("backup", "--vm", "two", "--json", f"--disk=a=raw:{site.disk}", f"--disk=b=raw:{other}").json
+    assert [d["key"] for d in report["disks"]] == ["a", "b"]
+    assert hub.compare(site.image("two", key="a"), site.disk) and hub.compare(site.image("two", key="b"), other)
+    alone = site.run("backup", "--vm", "two", "--json", f"--disk=a=raw:{site.disk}")
+    assert alone.json["missing_disks"] == ["b"] and "disk b" in alone.err
+    site.fails("restore", f"two@{report['point']}", "--to", f"raw:{site.folder}/x", status=2, contains="several")
+    site.run("restore", f"two@{report['point']}", "--to", f"b=raw:{site.folder}/x")
+    assert support.same_content(f"{site.folder}/x", "raw", other, "raw")
+
+
+# --- interruptions ---------------------------------------------------------------------------------
+
+
+RATE = "24MiB"
+BIG = 96 * MIB
+
+
+@pytest.fixture
+def big(servers):
+    made = Site(servers, size=BIG)
+    make_disk(made.disk, BIG, [(0, BIG - 12345, "random")])
+    try:
+        yield made
+    finally:
+        made.hub.clean_up()
+
+
+def start_slow(site, *words):
+    """A backup of which a part was sent, and is durable at the hub."""
+    process = site.start("backup", "--vm", "web", "--json", "--progress=json", f"--disk=2000=raw:{site.disk}",
+                         f"--limit-rate={RATE}", *words, pipe=True)
+
+    def sent():
+        assert process.running, process.err
+        for item in site.hub.get("sessions")["items"]:
+            disks = site.hub.get(f"sessions/{item['id']}").get("disks", [])
+            if sum(disk["received_bytes"] for disk in disks) > 40 * MIB:
+                return True
+        return False
+    wait_for(sent, "40 MiB to be sent")
+    return process
+
+
+def unfinished(site):
+    info = sendense("repo", "info", site.hub.repositories["main"], "--json").json
+    return [job["point"] for job in info["jobs"]]
+
+
+def report_of(process):
+    status = process.wait()
+    assert status == 0, process.err
+    return json.loads(process.popen.stdout.read().splitlines()[-1])
+
+
+def test_a_killed_client_is_gone_on_with(big):
+    process = start_slow(big)
+    process.signal(signal.SIGKILL)
+    process.wait()
+    report = big.backup()
+    disk = report["disk"]
+    assert disk["resumed"] == "resumed" and disk["kept"] > 0
+    assert disk["read"] <= BIG - disk["kept"]
+    big.check()
+    assert unfinished(big) == []
+    # What was kept counted on both sides; the root is that of a backup in one go.
+    assert big.backup("--mode", "full")["disk"]["root"] == disk["root"]
+
+
+def test_sigterm_leaves_it_and_ctrl_c_does_not(big):
+    process = start_slow(big)
+    support.interrupt(process, signal.SIGTERM)
+    assert process.wait() == 1 and "goes on with it" in process.err
+    [point] = unfinished(big)
+    assert big.hub.get("sessions")["items"] == []
+    # The source is another one since then: all is read, what is the same is not sent.
+    big.write(7 * MIB)
+    process = start_slow(big, "--resume")
+    support.interrupt(process, signal.SIGINT)
+    assert process.wait() == 1 and "deleted" in process.err
+    assert unfinished(big) == []
+    big.fails("ls", "web", contains="web")
+    assert big.hub.get("sessions")["items"] == []
+    report = big.backup()
+    assert report["disk"]["resumed"] == "no" and report["point"] != point
+    big.check()
+
+
+def test_compared_after_a_change_of_the_source(big):
+    process = start_slow(big)
+    support.interrupt(process, signal.SIGTERM)
+    process.wait()
+    big.write(7 * MIB, 90 * MIB)
+    disk = big.backup()["disk"]
+    assert disk["resumed"] == "compared" and disk["kept"] > 0
+    assert disk["read"] >= BIG - 2 * CHUNK and disk["sent"] <= BIG - disk["kept"] + 2 * CHUNK
+    big.check()
+
+
+def test_an_increment_is_gone_on_with(big):
+    big.backup("--change-id", "s1", "--limit-rate", "2GiB")
+    big.write(*range(0, 80 * MIB, MIB), length=MIB)
+    changes = write_extents(f"{big.folder}/changes", "2000", big.size, "s1", "s2", [(0, 80 * MIB)])
+    process = start_slow(big, "--changed-by", f"extents:{changes}")
+    process.signal(signal.SIGKILL)
+    process.wait()
+    disk = big.backup("--changed-by", f"extents:{changes}")["disk"]
+    assert (disk["mode"], disk["resumed"]) == ("incremental", "resumed") and disk["kept"] > 0
+    assert disk["read"] <= 80 * MIB - disk["kept"]
+    big.check()
+
+
+def test_the_nbd_service_is_killed_and_the_backup_ends_well(big):
+    process = start_slow(big)
+    os.kill(big.hub.nbd_service(), signal.SIGKILL)
+    report = report_of(process)
+    assert report["disks"][0]["resumed"] in ("resumed", "compared") and report["disks"][0]["kept"] > 0
+    assert "beginning again" in process.err
+    big.check()
+    assert unfinished(big) == []
+
+
+def test_the_hub_is_killed_and_started_again(big):
+    listen = f"listen = 127.0.0.1:{big.hub.url.rsplit(':', 1)[1]}"
+    process = start_slow(big)
+    big.hub.kill()
+    with open(big.hub.conf, encoding="utf-8") as file:
+        text = file.read()
+    with open(big.hub.conf, "w", encoding="utf-8") as file:
+        file.write(text.replace("listen = 127.0.0.1:0", listen, 1))
+    big.hub.start()
+    report = report_of(process)
+    assert report["disks"][0]["resumed"] == "no"
+    big.check()
