@@ -60,20 +60,22 @@ static int post_prune(void *context, struct rest_request *request, struct err *e
 	if (state_get(hub->state, "policy", policy, &object, err) < 0)
 		return err_context(err, "policy");
 	json_t *spec = json_deep_copy(body);
-	const json_t *keep = json_object_get(object.value, "keep");
-	const json_t *zone = json_object_get(object.value, "timezone");
+	json_t *keep = json_object_get(object.value, "keep");
+	json_t *zone = json_object_get(object.value, "time_zone");
+	bool says = json_is_object(keep);
+	if (!says)
+		err_set(err, ERR_USAGE, "the policy \"%s\" says nothing of what to keep", policy);
 	json_object_del(spec, "policy");
-	json_object_set(spec, "keep", (json_t *)keep);
-	if (zone && !json_object_get(spec, "timezone"))
-		json_object_set(spec, "timezone", (json_t *)zone);
+	if (says)
+		json_object_set(spec, "keep", keep);
+	if (json_is_string(zone) && !json_object_get(spec, "timezone"))
+		json_object_set(spec, "timezone", zone);
 	json_object_set_new(spec, "kind", json_string("prune"));
 	state_object_clear(&object);
-	if (!keep) {
-		json_decref(spec);
-		return err_set(
-			err, ERR_USAGE, "the policy \"%s\" says nothing of what to keep", policy);
-	}
-	return hub_reply_new_job(hub, request, spec, err);
+	if (says)
+		return hub_reply_new_job(hub, request, spec, err);
+	json_decref(spec);
+	return -1;
 }
 
 /* --- listed
