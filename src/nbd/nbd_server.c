@@ -121,12 +121,13 @@ bool nbd_server_free(struct nbd_server *server)
 	if (!server->is_unguarded)
 		pthread_join(server->guard, NULL);
 	server->is_unguarded = true;
-	reap(server);
 	pthread_mutex_lock(&server->mutex);
 	bool is_left = server->nr_connections > 0;
 	pthread_mutex_unlock(&server->mutex);
 	if (is_left)
 		return false;
+	/* Only now: the last one may have ended just before that look. */
+	reap(server);
 	while (server->exports) {
 		struct export *export = server->exports;
 		server->exports = export->next;
