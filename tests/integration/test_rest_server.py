@@ -354,16 +354,18 @@ def test_silence_gives_way(scratch):
 
 
 def test_refused_with_a_reason(scratch):
-    with serving(scratch, connections=2, wait_ms=1500) as server:
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            busy = [pool.submit(server.call, "POST", "/api/v1/wait") for _ in range(2)]
-            support.wait_for(lambda: "2 of 2" in server.call("GET", "/api/v1/health").bytes.decode(), "two calls")
-            answer = server.call("GET", "/api/v1/health")
-            assert "2 of 2 connections are in use (try again)" in answer.problem(503, "busy")
-            assert answer.headers["retry-after"] == "2"
-            server.stop()  # calls in progress get their time, then end
-            for call in busy:
-                call.result()
+    with serving(scratch, connections=2) as server:
+        busy = [connect(server) for _ in range(2)]
+        for connection in busy:  # let in, and in the middle of its body
+            connection.sendall(b"POST /api/v1/things HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer operate\r\n"
+                               b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+        support.wait_for(lambda: server.call("GET", "/api/v1/health").status == 503, "two calls")
+        answer = server.call("GET", "/api/v1/health")
+        assert "2 of 2 connections are in use (try again)" in answer.problem(503, "busy")
+        assert answer.headers["retry-after"] == "2"
+        for connection in busy:
+            connection.close()
+        support.wait_for(lambda: server.call("GET", "/api/v1/health").status == 200, "their places")
 
 
 def test_idle_connections_end(scratch):

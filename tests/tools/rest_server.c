@@ -4,7 +4,7 @@
  * input ends; "reload" on its input reads the certificate anew.
  * Tokens: "read", "backup" (VMs web*), "operate", "admin", "expired".
  * Environment: REST_CONNECTIONS, REST_IDLE_MS, REST_WRONG (limits), REST_ADDRESS,
- * REST_PORT, REST_WAIT_MS, REST_LOG (log to
+ * REST_PORT, REST_LOG (log to
  * stderr).
  */
 #include "rest.h"
@@ -86,7 +86,7 @@ static int make_thing(void *context, struct rest_request *request, struct err *e
 	thing->version = 1;
 	snprintf(location, sizeof location, "/api/v1/things/%s", thing->id);
 	rest_set_etag(request, thing->version);
-	return rest_reply_made(request, 201, location, json_incref(thing->value), err);
+	return rest_reply_made(request, 201, location, json_deep_copy(thing->value), err);
 }
 
 static int list_things(void *context, struct rest_request *request, struct err *err)
@@ -106,7 +106,7 @@ static int list_things(void *context, struct rest_request *request, struct err *
 			break;
 		}
 		last = world->things[i].id;
-		json_array_append(items, world->things[i].value);
+		json_array_append_new(items, json_deep_copy(world->things[i].value));
 	}
 	return rest_reply_page(request, items, next, err);
 }
@@ -119,7 +119,7 @@ static int get_thing(void *context, struct rest_request *request, struct err *er
 	if (!thing)
 		return -1;
 	rest_set_etag(request, thing->version);
-	return rest_reply(request, 200, json_incref(thing->value), err);
+	return rest_reply(request, 200, json_deep_copy(thing->value), err);
 }
 
 static int put_thing(void *context, struct rest_request *request, struct err *err)
@@ -134,7 +134,7 @@ static int put_thing(void *context, struct rest_request *request, struct err *er
 	json_object_update(thing->value, (json_t *)(uintptr_t)rest_body(request));
 	thing->version++;
 	rest_set_etag(request, thing->version);
-	return rest_reply(request, 200, json_incref(thing->value), err);
+	return rest_reply(request, 200, json_deep_copy(thing->value), err);
 }
 
 static int delete_thing(void *context, struct rest_request *request, struct err *err)
@@ -194,8 +194,7 @@ static int get_octets(void *context, struct rest_request *request, struct err *e
 static int wait_open(void *context, struct rest_request *request, struct err *err)
 {
 	struct world *world = context;
-	const char *most = getenv("REST_WAIT_MS");
-	struct deadline until = deadline_after_ms(most ? atoi(most) : 20000);
+	struct deadline until = deadline_after_ms(20000);
 	WITH_LOCK(&world->mutex);
 	world->nr_waiting++;
 	world->nr_made++;
@@ -339,7 +338,7 @@ static int remembered(void *context, const struct rest_actor *actor, const char 
 					"the Idempotency-Key was used for another call");
 			*found = true;
 			*status = world->kept[i].status;
-			*body = json_incref(world->kept[i].body);
+			*body = json_deep_copy(world->kept[i].body);
 		}
 	return 0;
 }
