@@ -49,10 +49,10 @@ static void open_index(struct bench *b)
 	must((b->index = index_open(b->index_path, NULL, &err)) != NULL);
 }
 
-static void walk(struct bench *b, const char *vm, bool all)
+static void walk(struct bench *b, const char *vm, bool quick)
 {
 	const struct reindex_options options = {
-		.index = b->index, .repository = b->repo, .name = "main", .vm = vm, .all = all};
+		.index = b->index, .repository = b->repo, .name = "main", .vm = vm, .quick = quick};
 	must(reindex_run(&options, &b->result, &err) == 0);
 }
 
@@ -73,6 +73,11 @@ static void start(struct bench *b)
 static void walk_all(struct bench *b)
 {
 	walk(b, NULL, false);
+}
+
+static void walk_quick(struct bench *b)
+{
+	walk(b, NULL, true);
 }
 
 static void walk_one(struct bench *b)
@@ -216,6 +221,7 @@ static void measure_index(struct bench *b)
 	measure("index: opened", start, b, ROUNDS);
 	open_index(b);
 	measure("index: the repository walked, nothing changed", walk_all, b, ROUNDS);
+	measure("index: the repository looked at before a list", walk_quick, b, ROUNDS);
 	measure("list: all restore points", ask_all, b, ROUNDS);
 	printf("restore points\t%u\n", b->nr);
 	measure("index: one machine after its backup", walk_one, b, ROUNDS);

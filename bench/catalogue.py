@@ -74,6 +74,9 @@ def point(rng, repo, repository, vm, number, parent):
         write(os.path.join(folder, "state.json"),
               {"protected": {"until": None} if rng.random() < 0.3 else None,
                "verified": {"at": utc(began + 7200), "result": "good", "chunks": 1 << 16}})
+    with open(os.path.join(repo, "vms", vm, "points.log"), "a", encoding="utf-8") as log:
+        log.write(canonical({"event": "committed", "facts_sha256": digest(facts), "job": job, "point": name,
+                             "time": utc(began + 300)}) + "\n")
     return name
 
 
@@ -88,8 +91,9 @@ def make(sendense, repo):
             parent = point(rng, repo, repository, f"vm-{i:03}", number, parent)
     # What was written within the last seconds counts as being written still.
     long_ago = time.time() - 3600
-    for folder, _, _ in os.walk(os.path.join(repo, "vms")):
-        os.utime(folder, (long_ago, long_ago))
+    for folder, _, files in os.walk(os.path.join(repo, "vms")):
+        for path in [folder] + [os.path.join(folder, file) for file in files]:
+            os.utime(path, (long_ago, long_ago))
 
 
 def run(options):

@@ -18,7 +18,7 @@
 static const char schema[] =
 	"CREATE TABLE repository (name TEXT PRIMARY KEY, id TEXT NOT NULL,"
 	" indexed INTEGER NOT NULL DEFAULT 0) STRICT;"
-	"CREATE TABLE vm (name TEXT NOT NULL, repository TEXT NOT NULL,"
+	"CREATE TABLE vm (name TEXT NOT NULL, repository TEXT NOT NULL, mark TEXT NOT NULL,"
 	" PRIMARY KEY (name, repository)) STRICT, WITHOUT ROWID;"
 	"CREATE TABLE point (repository TEXT NOT NULL, vm TEXT NOT NULL, id TEXT NOT NULL,"
 	" mark TEXT NOT NULL, time INTEGER NOT NULL, verified INTEGER NOT NULL,"
@@ -94,6 +94,12 @@ struct index *index_open(const char *path, bool *is_new, struct err *err)
 		return index;
 	index_close(index);
 	return NULL;
+}
+
+int index_check(struct index *index, struct err *err)
+{
+	WITH_LOCK(&index->db.mutex);
+	return db_check(index->db.sqlite, index->db.path, err);
 }
 
 int index_renew(struct index *index, struct err *err)
@@ -247,25 +253,27 @@ static int drop_point(struct index *index, const char *repository, const char *v
 	return db_run(&index->db, drop, err);
 }
 
-static int put_vm(struct index *index, const char *repository, const char *vm, struct err *err)
+static int put_vm(struct index *index, const char *repository, const char *vm, const char *mark,
+	struct err *err)
 {
-	sqlite3_stmt *add = db_statement(
-		&index->db, "INSERT OR IGNORE INTO vm (name, repository) VALUES (?, ?)", err);
+	sqlite3_stmt *add = db_statement(&index->db,
+		"INSERT OR REPLACE INTO vm (name, repository, mark) VALUES (?, ?, ?)", err);
 	if (!add)
 		return -1;
 	db_bind(add, 1, vm);
 	db_bind(add, 2, repository);
+	db_bind(add, 3, mark);
 	return db_run(&index->db, add, err);
 }
 
-int index_put(struct index *index, const char *repository, const char *vm,
+int index_put(struct index *index, const char *repository, const char *vm, const char *mark,
 	const struct index_point *points, size_t nr_points, const char *const *gone,
 	struct err *err)
 {
 	WITH_LOCK(&index->db.mutex);
 	if (db_begin(&index->db, err) < 0)
 		return -1;
-	int rc = put_vm(index, repository, vm, err);
+	int rc = put_vm(index, repository, vm, mark, err);
 	for (size_t i = 0; rc == 0 && i < nr_points; i++)
 		rc = put_point(index, repository, vm, &points[i], err);
 	for (; rc == 0 && gone && *gone; gone++)

@@ -24,6 +24,8 @@ struct index;
  * empty, and wants to be filled. */
 struct index *index_open(const char *path, bool *is_new, struct err *err);
 void index_close(struct index *index);
+/* ERR_CORRUPT when it is damaged. */
+int index_check(struct index *index, struct err *err);
 /* Empty from now on. */
 int index_renew(struct index *index, struct err *err);
 
@@ -115,10 +117,15 @@ int index_repositories(struct index *index,
 int index_repository_is(struct index *index, const char *name, const char *id, struct err *err);
 /* It was walked from end to end. */
 int index_repository_walked(struct index *index, const char *name, int64_t now, struct err *err);
+/* Each VM that is known, with the mark that it was put with last. */
+int index_marks(struct index *index, const char *repository,
+	int (*callback)(void *context, const char *vm, const char *mark), void *context,
+	struct err *err);
 /* Points that are new or changed, and ids of those that are gone (ended by NULL; may be NULL):
  * all or nothing.  repository and vm of the points are not looked at.  The VM is known
- * from then on, with points or without. */
-int index_put(struct index *index, const char *repository, const char *vm,
+ * from then on, with points or without.  mark: by which whoever fills the index knows a VM
+ * whose points are the same; "": none. */
+int index_put(struct index *index, const char *repository, const char *vm, const char *mark,
 	const struct index_point *points, size_t nr_points, const char *const *gone,
 	struct err *err);
 /* vm NULL: the whole repository. */

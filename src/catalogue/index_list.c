@@ -348,6 +348,25 @@ int index_vms(struct index *index, const struct index_vms_filter *filter,
 	return rc < 0 ? -1 : 0;
 }
 
+int index_marks(struct index *index, const char *repository,
+	int (*callback)(void *context, const char *vm, const char *mark), void *context,
+	struct err *err)
+{
+	int rc;
+	WITH_LOCK(&index->db.mutex);
+	sqlite3_stmt *list = db_statement(
+		&index->db, "SELECT name, mark FROM vm WHERE repository = ? ORDER BY name", err);
+	if (!list)
+		return -1;
+	db_bind(list, 1, repository);
+	while ((rc = db_step(&index->db, list, err)) > 0)
+		if (callback(context, text_of(list, 0), text_of(list, 1)) != 0) {
+			db_reset(list);
+			return 0;
+		}
+	return rc;
+}
+
 int index_repositories(struct index *index,
 	int (*callback)(void *context, const struct index_repository *repository), void *context,
 	struct err *err)

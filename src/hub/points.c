@@ -15,6 +15,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define WALK_MS (15 * 60 * 1000)
+
 struct change {
 	struct change *next;
 	char id[JOB_ID_BYTES];
@@ -54,7 +56,31 @@ struct repository *hub_repository_open(
 	return repo;
 }
 
-static int refresh(struct hub *hub, const char *name, const char *vm, bool all, struct err *err)
+enum care {
+	CARE_QUICK, /* what came or went */
+	CARE_CHANGES, /* what anybody changed */
+	CARE_ALL, /* the index is not trusted */
+};
+
+/* An index that is damaged gives way to a new one; the other repositories follow when they are
+ * asked for. */
+static int walk(struct hub *hub, const struct reindex_options *options, struct err *err)
+{
+	struct reindex_result result;
+	struct reindex_options whole = *options;
+	struct err why = ERR_INIT;
+	if (reindex_run(options, &result, &why) == 0)
+		return 0;
+	if (why.code != ERR_CORRUPT || index_check(hub->index, NULL) == 0)
+		return err_copy(err, &why);
+	log_warning("%s: the index is made anew", why.text);
+	whole.vm = NULL;
+	whole.quick = false;
+	return index_renew(hub->index, err) < 0 ? -1 : reindex_run(&whole, &result, err);
+}
+
+static int refresh(
+	struct hub *hub, const char *name, const char *vm, enum care care, struct err *err)
 {
 	const struct hub_config *config = hub_config(hub);
 	const struct job_repository *r = hub_config_repository(config, name);
@@ -64,23 +90,32 @@ static int refresh(struct hub *hub, const char *name, const char *vm, bool all, 
 	struct repository *repo = hub_repository_open(hub, name, false, err);
 	if (!repo)
 		return -1;
-	struct reindex_options options = {
-		.index = hub->index, .repository = repo, .name = name, .vm = vm, .all = all};
-	struct reindex_result result;
-	int rc;
-	if (nr < hub->points->nr_walking) {
-		WITH_LOCK(&hub->points->walking[nr]);
-		rc = reindex_run(&options, &result, err);
-	} else {
+	struct reindex_options options = {.index = hub->index,
+		.repository = repo,
+		.name = name,
+		.vm = vm,
+		.quick = care == CARE_QUICK && !vm,
+		.all = care == CARE_ALL};
+	int rc = 0;
+	if (nr >= hub->points->nr_walking)
 		rc = err_set(err, ERR_BUSY, "the repository %s counts after a restart", name);
+	else if (!options.quick)
+		pthread_mutex_lock(&hub->points->walking[nr]);
+	/* Who walks it now sees what came or went; a list need not wait for him. */
+	else if (pthread_mutex_trylock(&hub->points->walking[nr]) != 0)
+		goto out;
+	if (rc == 0) {
+		rc = walk(hub, &options, err);
+		pthread_mutex_unlock(&hub->points->walking[nr]);
 	}
+out:
 	repository_close(repo);
 	return rc;
 }
 
 int hub_points_refresh(struct hub *hub, const char *name, const char *vm, struct err *err)
 {
-	return refresh(hub, name, vm, false, err);
+	return refresh(hub, name, vm, CARE_QUICK, err);
 }
 
 /* --- changes of jobs
@@ -102,10 +137,10 @@ static void work_off(struct hub *hub, struct change *change)
 	const char *kind = json_string_value(json_object_get(job, "kind"));
 	struct err err = ERR_INIT;
 	/* Whoever asks for it does not trust what the index holds. */
-	bool all = kind && strcmp(kind, "reindex") == 0;
+	enum care care = kind && strcmp(kind, "reindex") == 0 ? CARE_ALL : CARE_CHANGES;
 	if (job_state_is_end(change->state) && repository && changes_points(kind) &&
-		refresh(hub, repository, json_string_value(json_object_get(job, "vm")), all, &err) <
-			0)
+		refresh(hub, repository, json_string_value(json_object_get(job, "vm")), care,
+			&err) < 0)
 		log_warning("the index does not know what the job %s changed: %s", change->id,
 			err.text);
 	hub_time_job_changed(hub, change->id, change->state, job);
@@ -113,12 +148,15 @@ static void work_off(struct hub *hub, struct change *change)
 	free(change);
 }
 
-static struct change *next_change(struct hub_points *points)
+/* NULL when the deadline passed before there was one, or with *ends. */
+static struct change *next_change(struct hub_points *points, struct deadline until, bool *ends)
 {
 	WITH_LOCK(&points->mutex);
-	while (!points->first && !points->ends)
-		thread_cond_wait(&points->changed, &points->mutex, deadline_after_ms(60000));
+	while (!points->first && !points->ends &&
+		thread_cond_wait(&points->changed, &points->mutex, until))
+		;
 	struct change *change = points->first;
+	*ends = points->ends && !change;
 	if (change) {
 		points->first = change->next;
 		if (!points->first)
@@ -132,7 +170,7 @@ static void refresh_all(struct hub *hub)
 	const struct hub_config *config = hub_config(hub);
 	for (size_t i = 0; i < config->nr_repositories; i++) {
 		struct err err = ERR_INIT;
-		if (hub_points_refresh(hub, config->repositories[i].name, NULL, &err) < 0)
+		if (refresh(hub, config->repositories[i].name, NULL, CARE_CHANGES, &err) < 0)
 			log_error("%s", err.text);
 	}
 }
@@ -140,10 +178,18 @@ static void refresh_all(struct hub *hub)
 static void *work(void *context)
 {
 	struct hub *hub = context;
-	struct change *change;
-	refresh_all(hub);
-	while ((change = next_change(hub->points)))
-		work_off(hub, change);
+	struct deadline next_walk = deadline_after_ms(0);
+	bool ends = false;
+	while (!ends) {
+		/* What was done beside the hub, from the command line, is seen in time. */
+		if (deadline_passed(next_walk)) {
+			refresh_all(hub);
+			next_walk = deadline_after_ms(WALK_MS);
+		}
+		struct change *change = next_change(hub->points, next_walk, &ends);
+		if (change)
+			work_off(hub, change);
+	}
 	return NULL;
 }
 

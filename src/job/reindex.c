@@ -24,6 +24,7 @@ struct item {
 };
 
 struct items {
+	char mark[REPOSITORY_MARK_BYTES]; /* of the VM, before it was looked at */
 	struct item *item; /* by id, which is by time */
 	size_t nr, room;
 	const char *vm; /* for messages */
@@ -272,22 +273,30 @@ static int put(const struct reindex_options *options, struct items *items,
 		points[nr_points++] = item->point;
 	}
 	result->nr_gone += (unsigned)nr_gone;
-	return index_put(options->index, options->name, items->vm, points, nr_points, gone, err);
+	return index_put(options->index, options->name, items->vm, items->mark, points, nr_points,
+		gone, err);
 }
 
-static int reindex_vm(const struct reindex_options *options, const char *vm,
+/* known_mark: of the VM, as the index has it. */
+static int reindex_vm(const struct reindex_options *options, const char *vm, const char *known_mark,
 	struct reindex_result *result, struct err *err)
 {
 	struct items items = {.vm = vm};
-	int rc = look(options, &items, err);
+	int rc = repository_vm_mark(options->repository, vm, items.mark, err);
+	if (rc == 0 && options->quick && items.mark[0] && strcmp(items.mark, known_mark) == 0)
+		return 0;
+	if (rc == 0)
+		rc = look(options, &items, err);
 	if (rc == 0)
 		rc = read_changed(options, &items, result, err);
-	bool changed = items.nr == 0; /* a VM without restore points is to be known, too */
+	/* A VM without restore points is to be known, too. */
+	bool changed = items.nr == 0 || strcmp(items.mark, known_mark) != 0;
+	bool points_changed = false;
 	for (size_t i = 0; i < items.nr; i++)
-		changed |= items.item[i].is_changed || !items.item[i].is_there;
-	if (rc == 0 && changed)
+		points_changed |= items.item[i].is_changed || !items.item[i].is_there;
+	if (rc == 0 && points_changed)
 		rc = follow_chains(options, &items, err);
-	if (rc == 0 && changed)
+	if (rc == 0 && (changed || points_changed))
 		rc = put(options, &items, result, err);
 	for (size_t i = 0; rc == 0 && i < items.nr; i++) {
 		result->nr_points += items.item[i].is_there;
@@ -300,10 +309,10 @@ static int reindex_vm(const struct reindex_options *options, const char *vm,
 /* --- all VMs -----------------------------------------------------------------------------------
  */
 
-/* Names of VMs as a JSON object's keys: what is left of it is gone. */
-static int note_vm_known(void *context, const struct index_vm *vm)
+/* Names of VMs as a JSON object's keys, with their marks: what is left of it is gone. */
+static int note_vm_known(void *context, const char *vm, const char *mark)
 {
-	json_object_set_new(context, vm->vm, json_true());
+	json_object_set_new(context, vm, json_string(mark));
 	return 0;
 }
 
@@ -316,13 +325,12 @@ static int note_vm_there(void *context, const char *vm)
 static int reindex_all(
 	const struct reindex_options *options, struct reindex_result *result, struct err *err)
 {
-	const struct index_vms_filter filter = {.repository = options->name};
 	json_t *known = json_object(), *there = json_array(), *name;
 	size_t i;
 	const char *vm;
 	int rc = known && there ? 0 : err_errno(err, ENOMEM, "cannot index a repository");
 	if (rc == 0)
-		rc = index_vms(options->index, &filter, note_vm_known, known, err);
+		rc = index_marks(options->index, options->name, note_vm_known, known, err);
 	if (rc == 0)
 		rc = repository_list_vms(options->repository, note_vm_there, there, err);
 	unsigned nr_vms = (unsigned)json_array_size(there);
@@ -332,7 +340,8 @@ static int reindex_all(
 		struct err why = ERR_INIT;
 		if (rc == 0)
 			rc = cancel_check(options->cancel, err);
-		if (rc == 0 && reindex_vm(options, vm, result, &why) < 0) {
+		const char *mark = json_string_value(json_object_get(known, vm));
+		if (rc == 0 && reindex_vm(options, vm, mark ? mark : "", result, &why) < 0) {
 			if (why.code == ERR_NOT_FOUND)
 				continue; /* it went while we were walking */
 			rc = err_copy(err, &why);
@@ -347,7 +356,7 @@ static int reindex_all(
 		if (rc == 0)
 			rc = index_forget(options->index, options->name, vm, err);
 	}
-	if (rc == 0)
+	if (rc == 0 && !options->quick)
 		rc = index_repository_walked(options->index, options->name, time(NULL), err);
 	json_decref(known);
 	json_decref(there);
@@ -367,7 +376,7 @@ int reindex_run(
 	if (!options->vm) {
 		rc = reindex_all(options, result, &why);
 	} else {
-		rc = reindex_vm(options, options->vm, result, &why);
+		rc = reindex_vm(options, options->vm, "", result, &why);
 		result->nr_vms = rc == 0;
 		if (rc < 0 && why.code == ERR_NOT_FOUND) {
 			err_clear(&why);

@@ -17,6 +17,8 @@ struct reindex_options {
 	struct repository *repository; /* open, REPOSITORY_READ is enough */
 	const char *name; /* of the repository in the index */
 	const char *vm; /* this one alone; NULL: all, and those that are gone are forgotten */
+	bool quick; /* pass over VMs whose points are the same: a verification, a protection that
+		       this hub did not order is not seen (two stat() a VM) */
 	bool all; /* trust nothing that the index holds: read every manifest */
 	struct cancel *cancel; /* may be NULL */
 	/* Each VM when it is done; may be NULL. */
@@ -25,7 +27,8 @@ struct reindex_options {
 };
 
 struct reindex_result {
-	unsigned nr_vms, nr_points; /* that the repository has */
+	unsigned nr_vms, nr_points; /* that the repository has; quick: points of those VMs that
+				       were looked at */
 	unsigned nr_read; /* manifests that were read */
 	unsigned nr_gone; /* restore points that the index forgot */
 	unsigned nr_damaged; /* manifests that cannot be used; they stand in the index */

@@ -158,13 +158,39 @@ int repository_list_points(struct repository *repo, const char *vm,
  * may change again without a trace. */
 #define YOUNG_S 3
 
+static bool is_young(const struct stat *st)
+{
+	return llabs((long long)time(NULL) - (long long)st->st_mtim.tv_sec) <= YOUNG_S;
+}
+
 static void make_mark(const struct stat *st, char mark[REPOSITORY_MARK_BYTES])
 {
 	mark[0] = '\0';
-	if (llabs((long long)time(NULL) - (long long)st->st_mtim.tv_sec) > YOUNG_S)
+	if (!is_young(st))
 		snprintf(mark, REPOSITORY_MARK_BYTES, "%llu %lld.%09ld",
 			(unsigned long long)st->st_ino, (long long)st->st_mtim.tv_sec,
 			st->st_mtim.tv_nsec);
+}
+
+/* Each commit and prune makes or removes a folder, and appends to the log; a merge appends. */
+int repository_vm_mark(
+	struct repository *repo, const char *vm, char mark[REPOSITORY_MARK_BYTES], struct err *err)
+{
+	char points[NAME_PATH_BYTES], log[NAME_PATH_BYTES];
+	struct stat folder, file;
+	mark[0] = '\0';
+	if (repository_name_check_vm(vm, err) < 0)
+		return -1;
+	path_point(vm, "", "", points);
+	path_vm_file(vm, "points.log", log);
+	if (fstatat(repo->dir_fd, points, &folder, AT_SYMLINK_NOFOLLOW) < 0 ||
+		fstatat(repo->dir_fd, log, &file, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : err_errno(err, errno, "cannot look at %s", points);
+	if (!is_young(&folder) && !is_young(&file))
+		snprintf(mark, REPOSITORY_MARK_BYTES, "%llu %lld %llu %lld",
+			(unsigned long long)folder.st_ino, (long long)folder.st_mtim.tv_sec,
+			(unsigned long long)file.st_size, (long long)file.st_mtim.tv_sec);
+	return 0;
 }
 
 int repository_list_marks(struct repository *repo, const char *vm,

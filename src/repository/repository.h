@@ -224,13 +224,18 @@ int repository_list_points(struct repository *repo, const char *vm,
 struct repository_point *repository_point_load(
 	struct repository *repo, const char *vm, const char *point, struct err *err);
 
-/* Each of a VM's restore points by time, without reading them.  mark (shorter than
- * REPOSITORY_MARK_BYTES) is another one as soon as anything about the point changed; "" when
- * its last change is so young that a next one might not show.  ERR_NOT_FOUND: no such VM. */
+/*
+ * Marks, for whoever keeps what it read: another one as soon as something changed, "" when the last
+ * change is so young that a next one might not show.  Of each of a VM's restore points, by time:
+ * anything about it.  Of a VM: points that came, went or were merged, and nothing else.
+ * ERR_NOT_FOUND: no such VM (its mark is "").
+ */
 #define REPOSITORY_MARK_BYTES 96
 int repository_list_marks(struct repository *repo, const char *vm,
 	int (*callback)(void *context, const char *point, const char *mark), void *context,
 	struct err *err);
+int repository_vm_mark(
+	struct repository *repo, const char *vm, char mark[REPOSITORY_MARK_BYTES], struct err *err);
 
 /*
  * Keeps a copy of a hub's own state as hub/NAME/state.db; the two before it stay as state.db.1

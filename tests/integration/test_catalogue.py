@@ -72,7 +72,7 @@ def test_follows_the_repository(scratch, repo):
     assert indexed(scratch) == listed(scratch)
     age(scratch)
     reindex(scratch)
-    for step in range(12):
+    for step in range(8):
         vm = rng.choice(vms)
         action = rng.choice(("backup", "prune", "verify", "protect", "unprotect", "nothing"))
         if action == "backup":
@@ -149,7 +149,7 @@ def test_killed(scratch, repo):
             backup(scratch, f"vm-{i}")
     age(scratch)
     command = [SENDENSE, "repo", "reindex", repo, "--index", f"{scratch}/i.db", "--name", "main", "--quiet"]
-    for round_ in range(8):
+    for round_ in range(5):
         for left in glob.glob(f"{scratch}/i.db*"):
             os.unlink(left)
         with subprocess.Popen(command) as process:

@@ -43,7 +43,7 @@ static void put_points(
 		if (i % 10 == 5)
 			json_object_set_new(value, "protected_until", json_string("2023"));
 		point.value = value;
-		SUPPORT_OK(index_put(index, repository, vm, &point, 1, NULL, &err), err);
+		SUPPORT_OK(index_put(index, repository, vm, "m", &point, 1, NULL, &err), err);
 		json_decref(value);
 	}
 }
@@ -57,7 +57,7 @@ static void fill(struct index *index)
 	for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
 		put_points(index, "main", names[i], 0, 20);
 	put_points(index, "far", "web-01", 0, 10);
-	SUPPORT_OK(index_put(index, "far", "new", NULL, 0, NULL, &err), err);
+	SUPPORT_OK(index_put(index, "far", "new", "m", NULL, 0, NULL, &err), err);
 }
 
 struct told {
@@ -226,7 +226,7 @@ static void test_points_one_by_one(void **context)
 	json_decref(value);
 	/* Gone points go, and the newest one is another. */
 	const char *const gone[] = {id, NULL};
-	SUPPORT_OK(index_put(index, "main", "web-01", NULL, 0, gone, &err), err);
+	SUPPORT_OK(index_put(index, "main", "web-01", "m", NULL, 0, gone, &err), err);
 	value = index_point(index, "main", "web-01", NULL, &err);
 	assert_int_equal(json_integer_value(json_object_get(value, "nr")), 18);
 	json_decref(value);
@@ -258,7 +258,7 @@ static void test_vms(void **context)
 	struct told all = {0}, some = {0}, one = {0};
 	fill(index);
 	const char *const gone[] = {"20250624T150640Z-000000", "20250623T150640Z-000000", NULL};
-	SUPPORT_OK(index_put(index, "far", "web-01", NULL, 0, gone, &err), err);
+	SUPPORT_OK(index_put(index, "far", "web-01", "m", NULL, 0, gone, &err), err);
 	SUPPORT_OK(index_vms(index, &(struct index_vms_filter){0}, note_vm, &all, &err), err);
 	/* The newest of far's web-01 is the damaged one now. */
 	assert_string_equal(all.text,
@@ -353,7 +353,17 @@ static void test_disposable(void **context)
 	write_file("i.db", 0, "this is no database at all, and never was one of ours");
 	index = open_index("i.db", true);
 	fill(index);
+	/* Damaged while it is open. */
+	SUPPORT_OK(index_check(index, &err), err);
+	sqlite3_exec(index->db.sqlite, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL);
+	assert_int_equal(stat("i.db", &st), 0);
+	sqlite3_db_release_memory(index->db.sqlite);
+	for (off_t at = 4096; at < st.st_size; at += 4096)
+		write_file("i.db", at, junk);
+	assert_int_equal(index_check(index, &err), -1);
+	err_clear(&err);
 	SUPPORT_OK(index_renew(index, &err), err);
+	SUPPORT_OK(index_check(index, &err), err);
 	assert_int_equal(COUNT(.limit = 0), 0);
 	fill(index);
 	assert_int_equal(COUNT(.limit = 0), 70);
