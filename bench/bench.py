@@ -21,6 +21,7 @@ import time
 
 import catalogue
 import chain
+import tls
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GIB = 1 << 30
@@ -229,14 +230,18 @@ def main():
     parser.add_argument("--chain", help="the program that makes and reads long chains")
     parser.add_argument("--depth", type=int, default=500, help="chain: how many images")
     parser.add_argument("--chain-mib", type=int, default=2048, help="chain: virtual size")
+    parser.add_argument("--make-pki", help="the program that makes certificates and keys")
     parser.add_argument("--catalogue", help="the program that measures the hub's catalogue")
     parser.add_argument("rows", nargs="*", help="only rows whose name holds one of these words; "
-                                                "chain: long chains, and nothing else; catalogue: the hub's catalogue, and nothing else")
+                                                "chain: long chains, and nothing else; tls [WORD...]: TLS beside plain TCP; catalogue: the hub's catalogue, and nothing else")
     options = parser.parse_args()
     if options.rows == ["catalogue"]:
         catalogue.run(options)
         return
     with tempfile.TemporaryDirectory(prefix="sendense-bench-", dir=options.scratch) as scratch:
+        if options.rows[:1] == ["tls"]:
+            tls.run(options, scratch, Bench.free_port)
+            return
         if options.rows == ["chain"]:
             chain.run(options, scratch)
             return

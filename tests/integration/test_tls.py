@@ -420,7 +420,7 @@ def test_export_of_one_certificate(servers, pki, disk):
 
 def test_ciphers(servers, pki, disk):
     """Keys get AES-GCM where the processor has AES, though peers would take another."""
-    need("gnutls-cli", "nbdinfo")
+    need("nbdinfo")
     server = serve_tls(servers, disk, pki)
     uri = server.uri.replace("nbd", "nbds", 1).replace("?", f"?tls-psk-file={pki.psk}&")
     run("nbdinfo", uri.replace("://", "://alice@", 1))
