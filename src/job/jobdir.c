@@ -54,10 +54,13 @@ static int append(int from_dir, const char *from, int to_dir, const char *to, st
 		openat(to_dir, to, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (out < 0)
 		return err_errno(err, errno, "cannot open %s", to);
-	ssize_t n;
-	while ((n = read(in, buffer, sizeof buffer)) > 0)
+	ssize_t n = 0;
+	size_t left = JOBDIR_FILE_MOST + MIB; /* a log has its bounds */
+	while (left > 0 && (n = read(in, buffer, min_size(left, sizeof buffer))) > 0) {
 		if (write(out, buffer, (size_t)n) != n)
 			return err_errno(err, errno, "cannot write %s", to);
+		left -= (size_t)n;
+	}
 	return n < 0 ? err_errno(err, errno, "cannot read %s", from) : 0;
 }
 

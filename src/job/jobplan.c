@@ -334,17 +334,18 @@ static int prune_argv(json_t *argv, const json_t *spec, struct err *err)
 	return 0;
 }
 
+/* The hub alone writes its index: a worker reads everything, and tells what there is. */
 static int reindex_argv(json_t *argv, const json_t *spec, struct err *err)
 {
 	(void)spec;
 	(void)err;
-	/* The index is the hub's, which reads what it needs when the job has ended. */
-	add(argv, "%s", "--dry-run");
+	add(argv, "--dry-run");
 	return 0;
 }
 
 static const struct {
-	const char *kind, *command, *second; /* words of the command */
+	const char *kind, *command, *second; /* words of the command; with the second one the
+						repository is an argument */
 	const struct field *fields;
 	int (*argv)(json_t *argv, const json_t *spec, struct err *err);
 } kinds[] = {
@@ -372,8 +373,14 @@ json_t *jobplan_argv(const json_t *spec, const char *repository_path, struct err
 		if (kinds[i].second)
 			add(argv, "%s", kinds[i].second);
 		add(argv, "--json");
-		add(argv, kinds[i].second ? "%s" : "--repo=%s", repository_path);
-		if (kinds[i].argv(argv, spec, err) == 0)
+		if (!kinds[i].second)
+			add(argv, "--repo=%s", repository_path);
+		int rc = kinds[i].argv(argv, spec, err);
+		if (kinds[i].second) {
+			add(argv, "--");
+			add(argv, "%s", repository_path);
+		}
+		if (rc == 0)
 			return argv;
 		json_decref(argv);
 		return NULL;

@@ -70,6 +70,19 @@ static int check_rules(const struct jobs_options *o, struct err *err)
 	return 0;
 }
 
+/* What is kept would be put behind itself, and then removed. */
+static int check_folders(const struct jobs *jobs, struct err *err)
+{
+	struct stat a, b;
+	if (fstat(jobs->runtime_fd, &a) < 0 || fstat(jobs->kept_fd, &b) < 0)
+		return err_errno(err, errno, "cannot look at %s", jobs->runtime);
+	if (a.st_dev != b.st_dev || a.st_ino != b.st_ino)
+		return 0;
+	return err_set(err, ERR_USAGE,
+		"the folders for what runs and for what is kept are one: %s (give each its own)",
+		jobs->runtime);
+}
+
 struct jobs *jobs_start(const struct jobs_options *options, struct err *err)
 {
 	char *AUTO_FREE kept = NULL;
@@ -91,7 +104,7 @@ struct jobs *jobs_start(const struct jobs_options *options, struct err *err)
 		err_errno(err, errno, "cannot start the queue of jobs");
 	else if (open_folder(options->runtime_dir, &jobs->runtime, &jobs->runtime_fd, err) == 0 &&
 		 open_folder(options->state_dir, &kept, &jobs->kept_fd, err) == 0 &&
-		 reconcile(jobs, err) == 0 &&
+		 check_folders(jobs, err) == 0 && reconcile(jobs, err) == 0 &&
 		 thread_start(&jobs->thread, "jobs", supervise_main, jobs, err) == 0)
 		return jobs;
 	free_jobs(jobs);

@@ -56,6 +56,16 @@ uint64_t queue_reserved(const struct jobs *jobs, const char *repository, const s
 	return sum;
 }
 
+/* A job whose lock on the same machine is just being taken away, or NULL. */
+static const struct job *fenced(const struct jobs *jobs, const struct job *job)
+{
+	for (const struct job *other = jobs->unreaped; other; other = other->next)
+		if (other->fence.pid > 0 && same(other->vm, job->vm) &&
+			same(other->repository, job->repository))
+			return other;
+	return NULL;
+}
+
 /* "" when nothing is in its way. */
 static void look(const struct jobs *jobs, struct job *job, unsigned nr_running)
 {
@@ -72,10 +82,15 @@ static void look(const struct jobs *jobs, struct job *job, unsigned nr_running)
 	}
 	for (const struct job *other = jobs->open; other; other = other->next)
 		here += queue_is_running(other) && strcmp(other->host, job->host) == 0;
-	const struct job *writer = jobplan_writes(job->spec)
-					   ? queue_writer(jobs, job->repository, job->vm, job)
-					   : NULL;
-	if (writer)
+	bool writes = jobplan_writes(job->spec);
+	const struct job *writer =
+		writes ? queue_writer(jobs, job->repository, job->vm, job) : NULL;
+	const struct job *held = writes ? fenced(jobs, job) : NULL;
+	if (held)
+		snprintf(job->waits_for, sizeof job->waits_for,
+			"the lock of job %s, whose process does not end, to be taken away",
+			held->id);
+	else if (writer)
 		snprintf(job->waits_for, sizeof job->waits_for, "job %s (%s of the same machine)",
 			writer->id, writer->kind);
 	else if (nr_running >= most)

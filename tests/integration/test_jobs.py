@@ -51,11 +51,13 @@ def test_a_whole_life(site):
         {"kind": "verify"},
         {"kind": "restore", "targets": [{"target": f"raw:{site.folder}/vms/back.raw"}]},
         {"kind": "prune", "keep": {"last": 1}, "timezone": "UTC", "dry_run": True})]
-    assert [end["state"] for end in ends] == ["done"] * 3, ends
+    ends.append(site.wait(site.add({"kind": "reindex", "repository": "main"})))
+    assert [end["state"] for end in ends] == ["done"] * 4, ends
     assert ends[0]["report"]["points_good"] == 1 and ends[2]["report"]["kept"] == 1
+    assert ends[3]["report"]["points"] == 1
     assert run("cmp", site.disk(), f"{site.folder}/vms/back.raw").status == 0
     listed = site.do("list")["items"]
-    assert [item["kind"] for item in listed] == ["prune", "restore", "verify", "backup"]
+    assert [item["kind"] for item in listed] == ["reindex", "prune", "restore", "verify", "backup"]
     site.nothing_left()
     site.stop()
     # All of it is known to the next hub.

@@ -1,0 +1,177 @@
+/* Plans: from what is asked for to the words of a command line. */
+#include "test_support.h"
+
+#include "jobplan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* The words, each in [], of disks "use:name"; or "code: text". */
+static const char *words(const char *spec_text)
+{
+	static char out[4096];
+	struct err err = ERR_INIT;
+	json_t *spec = json_loads(spec_text, JSON_ALLOW_NUL, NULL);
+	assert_non_null(spec);
+	json_t *argv = jobplan_argv(spec, "/srv/r", &err);
+	size_t i, used = 0;
+	const json_t *word;
+	out[0] = '\0';
+	if (!argv)
+		snprintf(out, sizeof out, "%s: %s", err_code_name(err.code), err.text);
+	json_array_foreach(argv, i, word)
+	{
+		const char *name = json_string_value(json_object_get(word, "name"));
+		used += (size_t)snprintf(out + used, sizeof out - used,
+			name ? "[%s<%s:%s>]" : "[%s]",
+			name ? json_string_value(json_object_get(word, "text"))
+			     : json_string_value(word),
+			json_string_value(json_object_get(word, "use")), name);
+	}
+	json_decref(argv);
+	json_decref(spec);
+	return out;
+}
+
+#define BACKUP "\"kind\":\"backup\",\"repository\":\"main\",\"vm\":\"web\""
+
+static void test_words(void **state)
+{
+	(void)state;
+	assert_string_equal(words("{" BACKUP ",\"disks\":[{\"source\":\"raw:/a\"}]}"),
+		"[backup][--json][--repo=/srv/r][--vm=web][--][<source:raw:/a>]");
+	assert_string_equal(
+		words("{" BACKUP ",\"mode\":\"full\",\"audit\":1.5,\"limit_rate\":1000,"
+		      "\"resume\":false,\"parallel\":null,\"disks\":[{\"key\":\"1\",\"source\":"
+		      "\"nbd://h/x\",\"changed_by\":\"bitmap:b\",\"change_id\":\"c=d\"},"
+		      "{\"key\":\"2\",\"source\":\"raw:/b\",\"changed_by\":\"extents:/l\"}]}"),
+		"[backup][--json][--repo=/srv/r][--vm=web][--mode=full][--audit=1.5%]"
+		"[--limit-rate=1000][--no-resume][--changed-by=1=bitmap:b][--change-id=1=c=d]"
+		"[--disk=1=<source:nbd://h/x>][--changed-by=2=<source:extents:/l>]"
+		"[--disk=2=<source:raw:/b>]");
+	assert_string_equal(
+		words("{\"kind\":\"restore\",\"repository\":\"main\",\"vm\":\"--x\",\"point\":"
+		      "\"20261121T200000Z-7f3a9c\",\"force\":true,\"targets\":[{\"key\":\"1\","
+		      "\"target\":\"raw:/t\"}]}"),
+		"[restore][--json][--repo=/srv/r][--to=1=<target:raw:/t>][--force][--]"
+		"[--x@20261121T200000Z-7f3a9c]");
+	assert_string_equal(
+		words("{\"kind\":\"prune\",\"repository\":\"main\",\"keep\":{\"last\":3,"
+		      "\"within_s\":60},\"timezone\":\"UTC\",\"dry_run\":true}"),
+		"[prune][--json][--repo=/srv/r][--keep-last=3][--keep-within=60][--timezone=UTC]"
+		"[--dry-run]");
+	assert_string_equal(words("{\"kind\":\"verify\",\"repository\":\"main\",\"time_box_s\":9}"),
+		"[verify][--json][--repo=/srv/r][--time-box=9]");
+	assert_string_equal(words("{\"kind\":\"reindex\",\"repository\":\"main\"}"),
+		"[repo][reindex][--json][--dry-run][--][/srv/r]");
+}
+
+static void test_refused(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *spec, *why;
+	} cases[] = {
+		{"{}", "usage: kind"},
+		{"{\"kind\":7}", "usage: kind"},
+		{"{\"kind\":\"replicate\"}", "unsupported: kind"},
+		{"{\"kind\":\"backup\"}", "usage: repository: it is missing"},
+		{"{" BACKUP "}", "usage: disks: it is missing"},
+		{"{" BACKUP ",\"disks\":{}}", "usage: disks: it is no list"},
+		{"{" BACKUP ",\"disks\":[]}", "usage: disks: it is not in 1..256"},
+		{"{" BACKUP ",\"disks\":[7]}", "usage: disks[0].it is no object"},
+		{"{" BACKUP ",\"disks\":[{\"source\":\"raw:/a\",\"x\":1}]}",
+			"usage: disks[0].x: there is no such field"},
+		{"{" BACKUP ",\"disks\":[{\"source\":\"\"}]}", "usage: disks[0].source"},
+		{"{" BACKUP ",\"disks\":[{\"source\":\"raw:\\u0000\"}]}", "usage: disks[0].source"},
+		{"{" BACKUP ",\"disks\":[{\"key\":\"a=b\",\"source\":\"raw:/a\"}]}",
+			"usage: disks[0].key"},
+		{"{" BACKUP ",\"disks\":[{\"source\":\"raw:/a\"},{\"source\":\"raw:/b\"}]}",
+			"usage: disks[0].key: it is missing"},
+		{"{" BACKUP ",\"parallel\":17,\"disks\":[{\"source\":\"raw:/a\"}]}",
+			"usage: parallel: it is not in 1..16"},
+		{"{" BACKUP ",\"mode\":\"quick\",\"disks\":[{\"source\":\"raw:/a\"}]}",
+			"usage: mode"},
+		{"{" BACKUP ",\"argv\":[],\"disks\":[{\"source\":\"raw:/a\"}]}", "usage: argv"},
+		{"{\"kind\":\"verify\",\"repository\":\"m\",\"point\":"
+		 "\"20261121T200000Z-7f3a9c\"}",
+			"usage: vm: it is missing"},
+		{"{\"kind\":\"verify\",\"repository\":\"m\",\"vm\":\"a\",\"point\":\"x\"}",
+			"usage: point"},
+		{"{\"kind\":\"prune\",\"repository\":\"m\",\"keep\":{}}", "usage: keep"},
+		{"{\"kind\":\"prune\",\"repository\":\"m\",\"keep\":{\"last\":0}}",
+			"usage: keep.last: it is not in 1..1000000"},
+		{"{\"kind\":\"prune\",\"repository\":\"m\",\"keep\":{\"last\":1.5}}",
+			"usage: keep.last: it is no whole number"},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+		const char *is = words(cases[i].spec);
+		if (strncmp(is, cases[i].why, strlen(cases[i].why)) != 0)
+			fail_msg("%s: %s", cases[i].spec, is);
+	}
+}
+
+static void test_writers(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *spec;
+		bool writes;
+	} cases[] = {
+		{"{\"kind\":\"backup\",\"vm\":\"a\"}", true},
+		{"{\"kind\":\"push\",\"vm\":\"a\"}", true},
+		{"{\"kind\":\"prune\",\"vm\":\"a\"}", true},
+		{"{\"kind\":\"prune\",\"vm\":\"a\",\"dry_run\":true}", false},
+		{"{\"kind\":\"prune\"}", false},
+		{"{\"kind\":\"restore\",\"vm\":\"a\"}", false},
+		{"{\"kind\":\"verify\",\"vm\":\"a\"}", false},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+		json_t *spec = json_loads(cases[i].spec, 0, NULL);
+		assert_int_equal(jobplan_writes(spec), cases[i].writes);
+		json_decref(spec);
+	}
+}
+
+/* In the worker. */
+static void test_plans(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *plan, *last; /* the last word, or why not */
+	} cases[] = {
+		{"{\"argv\":[\"a\",\"b\"]}", "b"},
+		{"{\"argv\":[{\"text\":\"--disk=\",\"use\":\"source\",\"name\":\"null:1\"}],"
+		 "\"allow\":{\"source\":[\"null:\"]}}",
+			"--disk=null:1"},
+		{"{\"argv\":[{\"text\":\"--to=\",\"use\":\"target\",\"name\":\"null:1\"}],"
+		 "\"allow\":{\"source\":[\"null:\"]}}",
+			"denied"},
+		{"{\"argv\":[{\"text\":\"--disk=\",\"use\":\"source\",\"name\":\"null:1\"}]}",
+			"denied"},
+		{"{\"argv\":[7]}", "format"},
+		{"{\"argv\":[{\"use\":\"source\"}]}", "format"},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+		struct err err = ERR_INIT;
+		json_t *plan = json_loads(cases[i].plan, 0, NULL);
+		char **list = jobplan_words(plan, &err);
+		size_t nr = 0;
+		while (list && list[nr])
+			nr++;
+		assert_string_equal(nr ? list[nr - 1] : err_code_name(err.code), cases[i].last);
+		jobplan_free(list);
+		json_decref(plan);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_words),
+		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_writers),
+		cmocka_unit_test(test_plans),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
