@@ -16,6 +16,7 @@
 #define OCTETS_TIMEOUT_MS 60000
 #define IDLE_TIMEOUT_MS 3600000
 #define NICE_LOOK_MS 500
+#define NESTING_MOST 32u
 
 struct control {
 	struct control *previous, *next; /* under service.mutex */
@@ -193,20 +194,48 @@ static int answer(struct control *control, json_t *members, const struct host_oc
 		&control->stream, iov, octets->bytes && octets->length ? 3 : 2, "an answer", err);
 }
 
+/* Looked at before it is parsed, which takes stack for each level. */
+static bool is_nested_deeply(const char *text)
+{
+	unsigned depth = 0;
+	bool quoted = false;
+	for (; *text; text++) {
+		if (quoted && *text == '\\' && text[1])
+			text++;
+		else if (*text == '"')
+			quoted = !quoted;
+		else if (!quoted && (*text == '[' || *text == '{') && ++depth > NESTING_MOST)
+			return true;
+		else if (!quoted && (*text == ']' || *text == '}') && depth > 0)
+			depth--;
+	}
+	return false;
+}
+
+static json_t *parse_line(const char *line, struct err *err)
+{
+	json_error_t bad;
+	if (is_nested_deeply(line)) {
+		err_set(err, ERR_PROTOCOL, "a request that is nested more than %u deep",
+			NESTING_MOST);
+		return NULL;
+	}
+	json_t *request = json_loads(line, JSON_REJECT_DUPLICATES, &bad);
+	if (json_is_object(request))
+		return request;
+	err_set(err, ERR_PROTOCOL, "a request that is no object of JSON: %s",
+		request ? "another kind of value" : bad.text);
+	json_decref(request);
+	return NULL;
+}
+
 /* -1: the connection is of no more use. */
 static int do_request(struct control *control, const char *line, struct err *err)
 {
 	struct host_octets in = {0}, out = {0};
 	struct err why = ERR_INIT;
-	json_error_t bad;
-	json_t *members = NULL;
-	json_t *request = json_loads(line, JSON_REJECT_DUPLICATES, &bad);
-	int rc = 0;
-	if (!json_is_object(request))
-		rc = err_set(&why, ERR_PROTOCOL, "a request that is no object of JSON: %s",
-			request ? "another kind of value" : bad.text);
-	else
-		rc = read_octets(control, request, &in, &why);
+	json_t *members = NULL, *request = parse_line(line, &why);
+	int rc = request ? read_octets(control, request, &in, &why) : -1;
 	if (rc == 0 && cancel_requested(control->service->stop))
 		rc = err_set(&why, ERR_CANCELLED, "the NBD service stops");
 	host_verb *verb = rc == 0 ? find_verb(request, &why) : NULL;

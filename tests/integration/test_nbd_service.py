@@ -770,3 +770,42 @@ def test_memory_of_a_huge_disk(running, repo):
     print(f"peak {peak / MIB:.0f} MiB")
     if not under_sanitizer():
         assert peak < 100_000_000, peak
+
+
+def test_a_disk_that_runs_full(scratch, repo, running):
+    """Whichever write it is that fails: the client hears of it or the commit does, and nothing is
+    listed that is not whole."""
+    need("strace", "nbd")
+    outcomes, known = set(), {}
+    # strace counts in each thread by itself.
+    for i, number in enumerate((1, 2, 3, 4, 6, 8)):
+        data = random_disk(f"full {i}", MIB + 512)
+        full = Service(f"{scratch}/full{i}", under=[
+            "strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,pwritev", "-e",
+            f"inject=pwrite64,pwritev:error=ENOSPC:when={number}+"])
+        try:
+            opened = full.open("s", repo, {"a": len(data)}, vm="full")
+            client, heard = Client(exports(opened)["a"]["uri"]), False
+            try:
+                for at in range(0, len(data), 50000):
+                    client.pwrite(data[at:at + 50000], at)
+                client.flush()
+            except Exception as error:  # pylint: disable=broad-except
+                assert "ENOSPC" in str(error), error
+                heard = True
+            ended = full.commit("s", {"a": Digests(opened).root(data)})
+            outcomes.add((heard, ended["state"], ended.get("error", {}).get("code")))
+            if ended["state"] == "committed":
+                assert not heard
+                expect_point(repo, opened["point"], data, vm="full")
+            else:
+                assert opened["point"] not in points(repo, "full")
+        except Refused as error:
+            assert error.code == "no-space", error
+            outcomes.add(("open", error.code))
+        full.stop()
+        point = push_full(running, repo, data, session=f"then{i}")
+        known[point] = data
+    assert len(outcomes) >= 2, outcomes
+    assert sorted(known) == points(repo)
+    expect_clean(repo, len(known) + len(points(repo, "full")))
