@@ -224,7 +224,9 @@ wait "$hub"
 hub=
 left=0
 for pid in /proc/[0-9]*; do
-	if tr '\0' ' ' <"$pid/cmdline" 2>/dev/null | grep -qs -- "sendense .*$scratch/run"; then left=$((left + 1)); fi
+	if { tr '\0' ' ' <"$pid/cmdline"; } 2>/dev/null | grep -q -- "sendense .*$scratch/run"; then
+		left=$((left + 1))
+	fi
 done
 echo "the hub ended; $left of its processes are left; $(find "$scratch/run" -type s | wc -l) sockets"
 [ "$left" -eq 0 ]

@@ -57,6 +57,28 @@ static void copy_state(struct hub *hub)
 	hub->keeper->has_copied = all;
 }
 
+/* What dead jobs left, and nobody went on with in time. */
+static void clean(struct hub *hub)
+{
+	const struct hub_config *c = hub_config(hub);
+	for (size_t i = 0; i < c->nr_repositories; i++) {
+		const char *name = c->repositories[i].name;
+		struct err err = ERR_INIT;
+		unsigned nr_jobs = 0;
+		uint64_t freed_bytes = 0;
+		struct repository *repo = hub_repository_open(hub, name, true, &err);
+		if (!repo || repository_clean(repo, REPOSITORY_CLEAN_EXPIRED, NULL, &nr_jobs,
+				     &freed_bytes, &err) < 0)
+			log_warning("repository %s: what dead jobs left is not cleaned up: %s",
+				name, err.text);
+		else if (nr_jobs > 0)
+			log_info("repository %s: %u unfinished jobs, whose time has passed, were "
+				 "cleaned up, %llu MiB freed",
+				name, nr_jobs, (unsigned long long)(freed_bytes / MIB));
+		repository_close(repo);
+	}
+}
+
 static void forget(struct hub *hub)
 {
 	struct err err = ERR_INIT;
@@ -75,6 +97,7 @@ static void *keep(void *context)
 			forget(hub);
 			next_forget = deadline_after_ms(FORGET_MS);
 		}
+		clean(hub);
 		if (!keeper->has_copied || state_changes(hub->state) != keeper->copied_at)
 			copy_state(hub);
 		/* None at the end: a repository that does not answer would hold up the stop, and

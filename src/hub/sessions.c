@@ -213,27 +213,40 @@ static void follow(struct hub *hub, const struct state_object *noted, const json
 	log_warning("the session %s is in a state that is not known: %s", noted->id, name);
 }
 
+/* Whether it became a restore point all the same; then the plan that it left is dropped. */
+static bool is_made(struct repository *repo, const json_t *noted)
+{
+	const char *vm = text_of(noted, "vm"), *point = text_of(noted, "point");
+	struct err err = ERR_INIT;
+	struct repository_point *made =
+		point[0] ? repository_point_load(repo, vm, point, &err) : NULL;
+	bool is = made != NULL;
+	unsigned nr_jobs;
+	uint64_t freed_bytes;
+	repository_point_free(made);
+	if (is &&
+		repository_clean(repo, REPOSITORY_CLEAN_DEAD, vm, &nr_jobs, &freed_bytes, &err) < 0)
+		log_warning("what a push of %s left is not cleaned up: %s", vm, err.text);
+	return is;
+}
+
 /* The service died, or the machine was started again: what became of it tells the
  * repository. */
 static void settle_lost(struct hub *hub, const struct state_object *noted)
 {
-	const char *repository = text_of(noted->value, "repository");
-	const char *point = text_of(noted->value, "point");
 	struct err err = ERR_INIT, why = ERR_INIT;
-	struct repository *repo = hub_repository_open(hub, repository, false, &err);
-	if (!repo && point[0]) {
+	struct repository *repo =
+		hub_repository_open(hub, text_of(noted->value, "repository"), true, &err);
+	if (!repo && text_of(noted->value, "point")[0]) {
 		log_warning(
 			"what became of the session %s is not known yet: %s", noted->id, err.text);
 		return; /* asked again when the repository is back */
 	}
-	struct repository_point *made = NULL;
-	if (repo && point[0])
-		made = repository_point_load(repo, text_of(noted->value, "vm"), point, &err);
+	bool made = repo && is_made(repo, noted->value);
 	err_set(&why, ERR_DISCONNECTED,
 		"the NBD service ended while it ran (a new session of the same disks goes on with "
 		"it)");
 	tell_end(hub, noted->id, made ? JOB_DONE : JOB_FAILED, made ? NULL : &why);
-	repository_point_free(made);
 	repository_close(repo);
 }
 

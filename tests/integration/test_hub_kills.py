@@ -1,0 +1,105 @@
+"""kill -9 of the hub, of the NBD service, and of both, in each named stage of a push: every job ends
+with a reason or goes on, nothing is left, what was committed verifies.
+
+(Workers in each of their stages: test_jobs_kill.py; clients: test_remote.py.)  strace slows the
+NBD service's ways to the disk down, so that each stage lasts long enough to be met.  With
+SENDENSE_SOAK=1 ten times each, else each stage once, the victims in turn.
+"""
+
+import os
+import signal
+
+import pytest
+
+import hub
+import support
+from support import MIB, make_disk, sendense, wait_for
+
+STAGES = ["copy", "end-exports", "settle", "compare", "commit", "sync-data", "close-data", "sync-sums",
+          "rename-data", "sync-folders", "rename-manifest", "log", "drop-plan"]
+VICTIMS = ["hub", "nbd-service", "both"]
+SOAK = bool(os.environ.get("SENDENSE_SOAK"))
+CALLS = "fsync,fdatasync,renameat,renameat2,linkat,unlinkat"
+
+
+@pytest.fixture
+def h(servers):
+    support.need("strace", "nbdcopy")
+    with hub.hub_in(servers) as made:
+        yield made.start()
+
+
+def slow_down(h, servers):
+    """Until the service dies, or it is stopped."""
+    slow = servers.start("strace", "-f", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e",
+                         f"inject={CALLS}:delay_enter=60000", "-p", h.nbd_service(), name="strace")
+    wait_for(lambda: "attached" in slow.err or not slow.running, "strace")
+    if "attached" not in slow.err:
+        pytest.skip(f"strace: {slow.err.strip()}")
+    return slow
+
+
+def kill(h, victim):
+    service = h.nbd_service()
+    if victim in ("nbd-service", "both"):
+        os.kill(service, signal.SIGKILL)
+    if victim in ("hub", "both"):
+        h.kill()
+        h.start()
+    wait_for(lambda: h.get("health")["status"] == "ok", "the NBD service")
+
+
+def one(h, servers, vm, disk, stage, victim):
+    """One push that meets its victim's end; True when that left it whole."""
+    sizes = {"2000": {"key": "2000", "size_bytes": os.path.getsize(disk), "source_state": "frozen"}}
+    session = h.open_session(vm, sizes, resume="auto")
+    h.write(session["disks"][0]["export"], disk)
+    slow = slow_down(h, servers)
+    try:
+        met = None
+        if stage != "copy":
+            h.post(f"sessions/{session['id']}/commit", {"disks": [{"key": "2000"}]})
+            met = h.wait_stage(session["id"], stage)
+            if met["stage"] != stage or met["state"] in hub.ENDS:
+                return None  # it went by too quickly: does not count
+        kill(h, victim)
+        if stage == "copy" and victim == "hub":
+            h.commit(session)
+    finally:
+        slow.signal(signal.SIGKILL)  # strace waits for those that it delays
+        slow.wait()
+    end = h.wait(session["id"], None)
+    assert end["state"] in ("done", "failed"), end
+    if end["state"] == "failed":
+        assert end["error"]["text"]
+        again = h.open_session(vm, sizes, resume="auto")
+        h.write(again["disks"][0]["export"], disk)
+        h.commit(again)
+    assert h.get("sessions")["items"] == [] and h.open_jobs() == []
+    assert 1 <= len(h.points(vm)) <= 2
+    assert hub.compare(h.point_images(vm)["2000"], disk)
+    return end["state"] == "done"
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_killed_in_each_stage_of_a_push(h, servers, scratch, victim):
+    disk = make_disk(f"{scratch}/a.raw", 4 * MIB, [(0, 2 * MIB, "random")])
+    stages = STAGES if SOAK else STAGES[VICTIMS.index(victim)::len(VICTIMS)]
+    met = {stage: 0 for stage in stages}
+    for stage in stages:
+        wanted = 10 if SOAK else 1
+        for attempt in range(wanted * 3):
+            if met[stage] == wanted:
+                break
+            whole = one(h, servers, f"{stage}-{attempt}", disk, stage, victim)
+            met[stage] += whole is not None
+            if victim == "hub" and whole is not None:
+                assert whole, stage  # the NBD service goes on by itself
+    print(f"{victim}: {met}")
+    assert all(met.values()), met
+    h.wait(h.post("verifications", {"repository": "main"}))
+    sendense("repo", "check", h.repositories["main"], "--quiet")
+    assert os.listdir(os.path.join(h.repositories["main"], ".incoming")) == []
+    h.stop()
+    wait_for(lambda: hub.pids_of(h.runtime) == [], "the NBD service's end")
+    assert [name for name in os.listdir(h.runtime) if name.endswith(".sock")] == []
