@@ -105,7 +105,7 @@ static inline void fixture_point(struct fixture *f, const char *vm, int64_t time
 		.is_damaged = is_damaged,
 		.stored_bytes = 1000,
 		.value = value};
-	OK(index_put(f->index, "main", vm, &point, 1, NULL, &err), err);
+	OK(index_put(f->index, "main", vm, "", &point, 1, NULL, &err), err);
 	json_decref(value);
 }
 
