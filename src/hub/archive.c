@@ -6,8 +6,8 @@
  *   state.db      a copy of the state, whole in itself
  *   NAME...       configuration, CA, certificates, keys, as they were named to the export
  *
- * An import puts all into a new folder beside the one that is wanted, and renames it into
- * place when everything is there and sound.
+ * An import puts all into a new folder, beside the one that is wanted or, where that is there
+ * already and empty, in it, and moves it into place when everything is there and sound.
  */
 #include "archive.h"
 
@@ -399,29 +399,101 @@ static int fill(const char *in, const char *part, struct archive_summary *summar
 	return rc < 0 ? -1 : file_sync_dir(folder, ".", err);
 }
 
-int archive_import(
-	const char *in, const char *folder, struct archive_summary *summary, struct err *err)
+static bool is_empty(int folder)
 {
-	char *AUTO_FREE part = NULL, *AUTO_FREE target = strdup(folder);
-	size_t length = strlen(folder);
-	while (target && length > 1 && target[length - 1] == '/')
-		target[--length] = '\0';
-	summary->nr_files = 0;
-	summary->hub[0] = summary->software[0] = summary->created[0] = '\0';
-	if (!target || asprintf(&part, "%s.import-XXXXXX", target) < 0)
+	bool empty = true;
+	int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = copy < 0 ? NULL : fdopendir(copy);
+	if (!dir && copy >= 0)
+		close(copy);
+	for (const struct dirent *entry; dir && (entry = readdir(dir));)
+		empty &= strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+	if (dir)
+		closedir(dir);
+	return dir && empty;
+}
+
+/* The state last: without it no hub takes the folder for its own. */
+static int move_up(int folder, const char *part, struct err *err)
+{
+	char from[512];
+	int rc = 0;
+	int inner = openat(folder, part, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	DIR *dir = inner < 0 ? NULL : fdopendir(inner);
+	if (!dir)
+		return err_errno(err, errno, "cannot read %s", part);
+	for (const struct dirent *entry; rc == 0 && (entry = readdir(dir));) {
+		const char *name = entry->d_name;
+		if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strcmp(name, STATE) != 0 &&
+			renameat(inner, name, folder, name) < 0)
+			rc = err_errno(err, errno, "cannot put %s in its place", name);
+	}
+	closedir(dir);
+	snprintf(from, sizeof from, "%s/" STATE, part);
+	if (rc == 0 && renameat(folder, from, folder, STATE) < 0)
+		rc = err_errno(err, errno, "cannot put " STATE " in its place");
+	if (rc == 0 && unlinkat(folder, part, AT_REMOVEDIR) < 0)
+		rc = err_errno(err, errno, "cannot remove %s", part);
+	return rc < 0 ? -1 : file_sync_dir(folder, ".", err);
+}
+
+/* Into a folder that is there: it keeps its owner and mode, and its parent need not be ours. */
+static int import_into(const char *in, const char *target, int folder,
+	struct archive_summary *summary, struct err *err)
+{
+	static const char part[] = ".import";
+	char *AUTO_FREE path = NULL;
+	if (!is_empty(folder))
+		return err_set(err, ERR_EXISTS,
+			"%s is not empty (an import needs a new or empty folder)", target);
+	if (asprintf(&path, "%s/%s", target, part) < 0)
+		return err_errno(err, ENOMEM, "cannot import %s", in);
+	if (mkdirat(folder, part, 0700) < 0)
+		return err_errno(err, errno, "cannot make %s", path);
+	int rc = fill(in, path, summary, err);
+	if (rc == 0)
+		rc = move_up(folder, part, err);
+	if (rc < 0)
+		remove_tree(folder, part, 0);
+	return rc;
+}
+
+/* A folder that is made: there as a whole or not at all. */
+static int import_as(
+	const char *in, const char *target, struct archive_summary *summary, struct err *err)
+{
+	char *AUTO_FREE part = NULL;
+	if (asprintf(&part, "%s.import-XXXXXX", target) < 0)
 		return err_errno(err, ENOMEM, "cannot import %s", in);
 	if (!mkdtemp(part))
 		return err_errno(err, errno, "cannot make a folder beside %s", target);
 	int rc = fill(in, part, summary, err);
-	/* Onto a folder that is there only while that is empty. */
 	if (rc == 0 && rename(part, target) < 0)
-		rc = errno == ENOTEMPTY || errno == EEXIST
-			     ? err_set(err, ERR_EXISTS,
-				       "%s is not empty (an import needs a new or empty folder)",
-				       target)
-			     : err_errno(err, errno, "cannot put %s in its place", target);
+		rc = err_errno(err, errno, "cannot put %s in its place", target);
 	if (rc == 0)
 		return sync_parent(target, err);
 	remove_tree(AT_FDCWD, part, 0);
-	return err_context(err, "cannot import %s", in);
+	return -1;
+}
+
+int archive_import(
+	const char *in, const char *folder, struct archive_summary *summary, struct err *err)
+{
+	char *AUTO_FREE target = strdup(folder);
+	size_t length = strlen(folder);
+	if (!target)
+		return err_errno(err, ENOMEM, "cannot import %s", in);
+	while (length > 1 && target[length - 1] == '/')
+		target[--length] = '\0';
+	summary->nr_files = 0;
+	summary->hub[0] = summary->software[0] = summary->created[0] = '\0';
+	int AUTO_CLOSE fd = open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc = -1;
+	if (fd < 0 && errno != ENOENT)
+		err_errno(err, errno, "cannot open %s", target);
+	else if (fd < 0)
+		rc = import_as(in, target, summary, err);
+	else
+		rc = import_into(in, target, fd, summary, err);
+	return rc < 0 ? err_context(err, "cannot import %s", in) : 0;
 }

@@ -44,7 +44,7 @@ struct archive_summary {
 
 /*
  * in: an export, or a state.db as a repository's folder hub/NAME keeps it.  folder: a state folder
- * that does not exist or is empty (ERR_EXISTS); its parent exists.  All is looked at before
+ * that does not exist (its parent does) or is empty (ERR_EXISTS).  All is looked at before
  * the first file is in place: digests, names, sizes, whether this program can read state.db
  * (ERR_FORMAT, ERR_CORRUPT, ERR_UNSUPPORTED).  Folders get 0700, files 0600.  A failure leaves the
  * folder as it was.
