@@ -76,9 +76,19 @@ static struct block disks[2] = {
 	{.info = {.size_bytes = DISK_BYTES, .read_only = true, .granule_bytes = 512}},
 };
 
+static int no_key(void *user, const char *identity, uint8_t key[TLS_PSK_BYTES_MAX], size_t *length)
+{
+	(void)user, (void)identity, (void)key, (void)length;
+	return -1;
+}
+
+/* STARTTLS may be asked for; what is behind it is not taken. */
 static struct nbd_server *make_server(void)
 {
-	const struct nbd_server_options options = {.budget_bytes = 4 * MIB};
+	const struct tls_server_options tls = {.psk_find = no_key};
+	const struct nbd_server_options options = {.budget_bytes = 4 * MIB,
+		.tls = NBD_TLS_ALLOWED,
+		.tls_server = tls_server_new(&tls, NULL)};
 	const char *const names[] = {"", "other"};
 	struct nbd_server *server = nbd_server_new(&options, NULL);
 	assert(server);

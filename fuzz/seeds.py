@@ -78,7 +78,8 @@ def clients(folder):
         "structured": struct.pack(">I", 3) + option(8) + option(9, named(b"") + bytes(4))
                       + context + go + requests(),
         "extended": struct.pack(">I", 3) + option(11) + context + go + requests(True),
-        "list": struct.pack(">I", 3) + option(3) + option(99, b"what") + option(5) + option(2),
+        "list": struct.pack(">I", 3) + option(3) + option(99, b"what") + option(2),
+        "starttls": struct.pack(">I", 3) + option(8) + option(5, b"data") + option(3) + option(5),
         "abort": struct.pack(">I", 3) + option(7, named(b"none") + b"\0\0") + option(2),
         "half": struct.pack(">I", 3) + go + request(1, 0, 1 << 16)[:20],
         "huge": struct.pack(">I", 3) + go + request(1, 0, 0xFFFFFFFF, 0, bytes(1000)),
