@@ -1,9 +1,8 @@
 /* check-config: what a configuration names, looked at without changing anything. */
 #include "hub_internal.h"
 
-#include "pki.h"
 #include "repository.h"
-#include "tls.h"
+#include "transport.h"
 #include "zone.h"
 
 #include <errno.h>

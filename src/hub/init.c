@@ -11,8 +11,8 @@
 #include "hub_internal.h"
 
 #include "file.h"
-#include "pki.h"
 #include "repository.h"
+#include "transport.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -7,7 +7,6 @@
 #define SENDENSE_NBD_H
 
 #include "block.h"
-#include "tls.h"
 #include "transport.h"
 
 /* --- server ----------------------------------------------------------------- */

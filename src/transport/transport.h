@@ -112,4 +112,9 @@ void stream_finish(struct stream *stream);
  * already), and with both, sends fail as well. */
 void stream_shut(struct stream *stream, bool both);
 
+/* --- TLS and certificates, in headers of their own ------------------------------- */
+
+#include "pki.h"
+#include "tls.h"
+
 #endif
