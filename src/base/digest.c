@@ -221,7 +221,7 @@ void digest_tree_root(struct digest_tree *tree, uint8_t root[DIGEST_ROOT_BYTES])
 	digest_sha256(block, sizeof block, root);
 }
 
-/* --- what was sent ------------------------------------------------------------- */
+/* --- what was sent --------------------------------------------------------------- */
 
 int digest_sent_init(struct digest_sent *sent, enum digest_algorithm algorithm, struct err *err)
 {

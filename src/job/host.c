@@ -19,7 +19,7 @@
 #define LOOK_ROUND_MS 1000
 #define CONTROLS_END_MS 30000
 
-/* --- what verbs share ---------------------------------------------------------------------- */
+/* --- what verbs share ------------------------------------------------------------ */
 
 int host_check_id(const char *what, const char *id, struct err *err)
 {
@@ -42,7 +42,7 @@ int host_unpack(const json_t *request, const char *verb, struct err *err, const 
 	return rc == 0 ? 0 : err_set(err, ERR_USAGE, "%s: %s", verb, bad.text);
 }
 
-/* --- repositories ----------------------------------------------------------------------------- */
+/* --- repositories ---------------------------------------------------------------- */
 
 static struct host_repository *find_repository(
 	struct host_service *service, const char *path, bool writable)
@@ -128,8 +128,7 @@ void host_repository_put(struct host_service *service, struct host_repository *r
 	free(repository);
 }
 
-/* --- settings
- * -------------------------------------------------------------------------------------- */
+/* --- settings -------------------------------------------------------------------- */
 
 static int copy_path(const char *from, char **to, struct err *err)
 {
@@ -207,8 +206,7 @@ static void free_config(struct host_config *config)
 	free(config->ca);
 }
 
-/* --- the process
- * ------------------------------------------------------------------------------------- */
+/* --- the process ----------------------------------------------------------------- */
 
 static void *look_round(void *arg)
 {

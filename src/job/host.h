@@ -82,7 +82,7 @@
 
 #include <jansson.h>
 
-/* --- the process -------------------------------------------------------------------------- */
+/* --- the process ----------------------------------------------------------------- */
 
 /*
  * Serves until SIGTERM (cancel) or the verb stop.  Reads runtime_dir/nbd.json (0600), written by
@@ -95,7 +95,7 @@
  */
 int host_run(const char *runtime_dir, const char *software, struct cancel *cancel, struct err *err);
 
-/* --- the hub's side ------------------------------------------------------------------------- */
+/* --- the hub's side -------------------------------------------------------------- */
 
 struct host;
 

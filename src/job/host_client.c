@@ -41,7 +41,7 @@ struct host {
 	char instance[INSTANCE_BYTES];
 };
 
-/* --- asking ---------------------------------------------------------------------------------- */
+/* --- asking ---------------------------------------------------------------------- */
 
 static int connect_to(const char *runtime_dir, struct err *err)
 {
@@ -224,8 +224,7 @@ json_t *host_call(struct host *host, const json_t *request, const void *octets, 
 		err);
 }
 
-/* --- the process ---------------------------------------------------------------------------------
- */
+/* --- the process ----------------------------------------------------------------- */
 
 static bool has_ended(int pidfd)
 {
@@ -414,8 +413,7 @@ static int find_or_start(struct host *host, struct err *err)
 	return start(host, err);
 }
 
-/* --- the hub's
- * ------------------------------------------------------------------------------------ */
+/* --- the hub's ------------------------------------------------------------------- */
 
 struct host *host_start(const struct host_options *options, struct err *err)
 {

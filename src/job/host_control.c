@@ -26,7 +26,7 @@ struct control {
 	size_t start, used; /* what has come and was not taken yet */
 };
 
-/* --- reading -------------------------------------------------------------------------------- */
+/* --- reading --------------------------------------------------------------------- */
 
 static int receive_some(
 	struct control *control, void *buffer, size_t room, unsigned timeout_ms, struct err *err)
@@ -95,7 +95,7 @@ static int read_octets(
 	return 0;
 }
 
-/* --- verbs ------------------------------------------------------------------------------------ */
+/* --- verbs ----------------------------------------------------------------------- */
 
 static json_t *verb_status(struct host_service *service, const json_t *request,
 	const struct host_octets *in, struct host_octets *out, struct err *err)
@@ -170,8 +170,7 @@ static host_verb *find_verb(const json_t *request, struct err *err)
 	return NULL;
 }
 
-/* --- answering ----------------------------------------------------------------------------------
- */
+/* --- answering ------------------------------------------------------------------- */
 
 static int answer(struct control *control, json_t *members, const struct host_octets *octets,
 	const struct err *why, struct err *err)
@@ -306,8 +305,7 @@ void host_control_shut(struct host_service *service)
 		stream_shut(&at->stream, false);
 }
 
-/* --- listening
- * -------------------------------------------------------------------------------------- */
+/* --- listening ------------------------------------------------------------------- */
 
 static int start_control(struct host_service *service, int fd, struct err *err)
 {

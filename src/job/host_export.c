@@ -66,7 +66,7 @@ struct export_one {
 	atomic_uint_fast64_t requests, read_bytes, received_bytes, zeroed_bytes;
 };
 
-/* --- counting --------------------------------------------------------------------------- */
+/* --- counting -------------------------------------------------------------------- */
 
 static struct export_one *begin(struct block *block, atomic_uint_fast64_t *count, uint64_t bytes)
 {
@@ -147,7 +147,7 @@ static const struct block_driver counting = {
 	.close = count_close,
 };
 
-/* --- ports ----------------------------------------------------------------------------------- */
+/* --- ports ----------------------------------------------------------------------- */
 
 static void *port_main(void *arg)
 {
@@ -236,8 +236,7 @@ static struct port *port_of_range(struct exports *exports, struct err *err)
 	return NULL;
 }
 
-/* --- the whole -----------------------------------------------------------------------------------
- */
+/* --- the whole ------------------------------------------------------------------- */
 
 /* Called by connections' threads. */
 static int find_psk(
@@ -337,8 +336,7 @@ void exports_status(struct exports *exports, json_t *into)
 	json_object_set_new(into, "connections", json_integer(connections));
 }
 
-/* --- groups
- * ---------------------------------------------------------------------------------------- */
+/* --- groups ---------------------------------------------------------------------- */
 
 static int make_keys(struct export_group *group, struct err *err)
 {
@@ -397,8 +395,7 @@ void export_group_free(struct export_group *group)
 	free(group);
 }
 
-/* --- one
- * ------------------------------------------------------------------------------------------- */
+/* --- one ------------------------------------------------------------------------- */
 
 struct export_one *export_add(struct export_group *group, const char *label, struct block *block,
 	bool read_only, struct err *err)

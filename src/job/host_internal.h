@@ -5,8 +5,9 @@
  *   host_control.c  the control socket: lines, verbs
  *   host_export.c   exports: names, keys, ports, what goes through them
  *   host_serve.c    restore points that clients read
- *   push.c       sessions: the table of states, opening
- *   push_end.c   sessions: commit, abort, expiry
+ *   push.c          sessions: the table of states, what is asked of an open one
+ *   push_open.c     sessions: opening
+ *   push_end.c      sessions: commit, abort, expiry
  *   host_client.c   the hub's side (no part of the process)
  *
  * Locks, in the order in which they may be nested:
@@ -29,7 +30,7 @@
 #define HOST_LINE_BYTES (1u << 20)
 #define HOST_OCTETS_MOST (16u << 20)
 
-/* --- settings ----------------------------------------------------------------------- */
+/* --- settings -------------------------------------------------------------------- */
 
 struct host_config {
 	char address[64];
@@ -43,7 +44,7 @@ struct host_config {
 	char digest[DIGEST_ROOT_HEX_BYTES]; /* of the file */
 };
 
-/* --- exports ------------------------------------------------------------------------------ */
+/* --- exports --------------------------------------------------------------------- */
 
 struct exports;
 struct export_one;
@@ -80,7 +81,7 @@ struct export_figures {
 };
 void export_figures(struct export_one *one, struct export_figures *figures);
 
-/* --- the service ------------------------------------------------------------------------------ */
+/* --- the service ----------------------------------------------------------------- */
 
 struct push;
 struct serve;
@@ -120,8 +121,7 @@ int host_check_id(const char *what, const char *id, struct err *err);
 /* Unpacks as json_unpack_ex() does, strictly: ERR_USAGE names verb and field. */
 int host_unpack(const json_t *request, const char *verb, struct err *err, const char *format, ...);
 
-/* --- the control socket -------------------------------------------------------------------------
- */
+/* --- the control socket ---------------------------------------------------------- */
 
 struct host_octets {
 	void *bytes; /* freed by the control socket */
@@ -139,8 +139,7 @@ void host_control_shut(struct host_service *service);
 typedef json_t *host_verb(struct host_service *service, const json_t *request,
 	const struct host_octets *in, struct host_octets *out, struct err *err);
 
-/* --- sessions: push.c, push_end.c
- * -------------------------------------------------------------- */
+/* --- sessions: push.c, push_end.c ------------------------------------------------ */
 
 host_verb push_verb_open, push_verb_look, push_verb_renew, push_verb_digests, push_verb_config,
 	push_verb_distrust, push_verb_commit, push_verb_abort, push_verb_forget;
@@ -154,8 +153,7 @@ void push_look_round(struct host_service *service);
 /* Leaves all; returns when they have ended. */
 void push_stop_all(struct host_service *service);
 
-/* --- serves
- * ---------------------------------------------------------------------------------------- */
+/* --- serves ---------------------------------------------------------------------- */
 
 host_verb serve_verb_open, serve_verb_look, serve_verb_renew, serve_verb_close;
 json_t *serve_list(struct host_service *service);

@@ -76,7 +76,7 @@ static int close_marked(struct host_service *service, struct serve *serve, struc
 	return -1;
 }
 
-/* --- opening ------------------------------------------------------------------------------- */
+/* --- opening --------------------------------------------------------------------- */
 
 static int open_disk(struct serve *serve, const char *key, struct err *err)
 {
@@ -193,8 +193,7 @@ json_t *serve_verb_open(struct host_service *service, const json_t *request,
 	return answer;
 }
 
-/* --- while it is there --------------------------------------------------------------------------
- */
+/* --- while it is there ----------------------------------------------------------- */
 
 /* Under the mutex. */
 static int64_t lease_left_s(const struct serve *serve)
@@ -286,8 +285,7 @@ json_t *serve_verb_close(struct host_service *service, const json_t *request,
 	return serve && close_marked(service, serve, err) == 0 ? json_object() : NULL;
 }
 
-/* --- by the clock
- * --------------------------------------------------------------------------------- */
+/* --- by the clock ---------------------------------------------------------------- */
 
 static struct serve *next_ended(struct host_service *service, bool all)
 {

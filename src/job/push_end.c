@@ -15,7 +15,7 @@
 #define TELL_ENDS_NS (INT64_C(3600) * 1000000000)
 #define TRY_AGAIN_MS 1000
 
-/* --- exports ----------------------------------------------------------------------------- */
+/* --- exports --------------------------------------------------------------------- */
 
 /* A disk that keeps a request cannot be closed: it is waited for, and told of. */
 static void remove_exports(struct push *session)
@@ -54,7 +54,7 @@ void push_give_back(struct push *session)
 	session->repository = NULL;
 }
 
-/* --- commit --------------------------------------------------------------------------------- */
+/* --- commit ---------------------------------------------------------------------- */
 
 static void enter(struct push *session, enum push_state state, const char *stage)
 {
@@ -170,8 +170,7 @@ static enum push_state run_commit(struct push *session, struct err *err)
 	return rc > 0 ? PUSH_REFUSED : PUSH_FAILED;
 }
 
-/* --- the thread ----------------------------------------------------------------------------------
- */
+/* --- the thread ------------------------------------------------------------------ */
 
 static enum push_state run_end(struct push *session)
 {
@@ -225,8 +224,7 @@ int push_start_end(struct push *session, enum push_state to, enum push_state end
 	return -1;
 }
 
-/* --- verbs
- * ----------------------------------------------------------------------------------------- */
+/* --- verbs ----------------------------------------------------------------------- */
 
 static struct push_disk *find_disk(struct push *session, const char *key, struct err *err)
 {
@@ -377,8 +375,7 @@ json_t *push_verb_abort(struct host_service *service, const json_t *request,
 	return rc < 0 ? NULL : json_object();
 }
 
-/* --- by the clock
- * --------------------------------------------------------------------------------------- */
+/* --- by the clock ---------------------------------------------------------------- */
 
 /* Under the mutex. */
 static bool lease_ended(const struct push *session)

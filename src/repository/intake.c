@@ -68,7 +68,7 @@ static int is_told(struct intake *intake, uint64_t chunk, bool *told, struct err
 	return 0;
 }
 
-/* --- whole chunks ------------------------------------------------------------------------ */
+/* --- whole chunks ---------------------------------------------------------------- */
 
 /* One for one: bit i of zero_mask, leaf i. */
 static void digest_chunks(const struct intake *intake, const uint8_t *bytes, size_t length,
@@ -146,7 +146,7 @@ static int write_chunks(struct intake *intake, const uint8_t *bytes, size_t leng
 	return rc < 0 ? -1 : checkpoint_told(intake->disk, length, err);
 }
 
-/* --- parts of a chunk ------------------------------------------------------------------------ */
+/* --- parts of a chunk ------------------------------------------------------------ */
 
 /* What the chunk is now: what is not told of a full made of the chain is the parent's. */
 static int read_chunk(
@@ -240,8 +240,7 @@ static int change_part(struct intake *intake, const uint8_t *bytes, size_t lengt
 	return rc < 0 ? -1 : checkpoint_told(intake->disk, bytes ? length : 0, err);
 }
 
-/* --- the block ---------------------------------------------------------------------------------
- */
+/* --- the block ------------------------------------------------------------------- */
 
 /* How many of the bytes at offset are whole chunks; 0: a part of one comes first. */
 static uint64_t whole_bytes(const struct intake *intake, uint64_t offset, uint64_t length)
@@ -442,8 +441,7 @@ void intake_free(struct intake *intake)
 		block_close(&intake->block, NULL);
 }
 
-/* --- settling ----------------------------------------------------------------------------------
- */
+/* --- settling -------------------------------------------------------------------- */
 
 /* Where clusters hold more than a chunk, an interrupted job may have left some that are not as
  * beneath, and that nobody wrote again. */
@@ -529,8 +527,7 @@ int repository_backup_settle(struct repository_backup *backup, size_t index, str
 	return settle(intake, err);
 }
 
-/* --- what is held ------------------------------------------------------------------------------
- */
+/* --- what is held ---------------------------------------------------------------- */
 
 struct holding {
 	enum sums_kind kind; /* ZERO, DATA, or INHERIT: not known */
@@ -624,8 +621,7 @@ int repository_backup_sent(struct repository_backup *backup, size_t index,
 	return rc;
 }
 
-/* --- as records ----------------------------------------------------------------------------------
- */
+/* --- as records ------------------------------------------------------------------ */
 
 #define RECORD_HEAD 5u
 #define RUN_MOST UINT32_MAX
@@ -702,8 +698,7 @@ int repository_backup_digests(struct repository_backup *backup, size_t index, ui
 	return 0;
 }
 
-/* --- for the record ----------------------------------------------------------------------------
- */
+/* --- for the record -------------------------------------------------------------- */
 
 void repository_backup_checked(struct repository_backup *backup, size_t index, const char *how)
 {

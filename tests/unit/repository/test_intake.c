@@ -98,7 +98,7 @@ static void expect_bytes(struct model *model, struct block *block)
 	free(bytes);
 }
 
-/* --- what is told, computed from the model ---------------------------------------------------- */
+/* --- what is told, computed from the model --------------------------------------- */
 
 static size_t leaf_of(struct repository *repo, struct model *model, uint64_t chunk, uint8_t *leaf)
 {
@@ -195,8 +195,7 @@ static void expect_records(struct repository *repo, struct repository_backup *ba
 	support_expect(&err, ERR_RANGE, "chunks");
 }
 
-/* --- writers
- * --------------------------------------------------------------------------------------- */
+/* --- writers --------------------------------------------------------------------- */
 
 struct writer {
 	pthread_t thread;
@@ -313,8 +312,7 @@ static void test_fulls_of_their_chain_in_large_clusters(void **state)
 	push_chain(512 << 10, 2);
 }
 
-/* --- interrupted
- * ------------------------------------------------------------------------------------- */
+/* --- interrupted ----------------------------------------------------------------- */
 
 /* Left, or killed; the next one learns what is there, and what it must send. */
 static void interrupt(struct repository *repo, struct model *model, bool kill)
@@ -461,8 +459,7 @@ static void test_killed_full_of_its_chain(void **state)
 	resume_chain(65536, 1, true);
 }
 
-/* --- what is kept of it
- * -------------------------------------------------------------------------------- */
+/* --- what is kept of it ---------------------------------------------------------- */
 
 static void test_records(void **state)
 {
