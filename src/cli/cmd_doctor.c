@@ -1,5 +1,6 @@
 /* sendense doctor: is this machine fit, and is this repository? */
 #include "commands.h"
+#include "disks.h"
 #include "repository.h"
 #include "version.h"
 
@@ -145,7 +146,7 @@ static int count_job(void *context, const struct repository_job *job)
 static void check_repository(struct doctor *doctor, const char *path)
 {
 	struct err err = ERR_INIT;
-	struct repository *repo = repository_open(path, REPOSITORY_WRITE, &err);
+	struct repository *repo = disks_open_repository(path, REPOSITORY_WRITE, &err);
 	bool writable = repo != NULL;
 	if (!repo && err.code == ERR_DENIED)
 		repo = repository_open(path, REPOSITORY_READ, NULL);

@@ -26,7 +26,7 @@
 #define DATA_RUN_MOST 4096u
 #define LEAVES_AT_ONCE 64u
 /* An NBD service that was started again has other exports: a new session goes on sooner. */
-#define RECONNECT_MS 15000u
+#define RECONNECT_MS 10000u
 
 /* --- what is there already -------------------------------------------------------------- */
 
