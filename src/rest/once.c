@@ -1,6 +1,8 @@
 /* Keys of calls in progress: the second call with one waits for the first one's answer. */
 #include "rest_internal.h"
 
+#include <assert.h>
+
 struct rest_once_key {
 	struct rest_once_key *next;
 	const char *actor, *key; /* lent: the call that entered lives longer */
@@ -22,7 +24,7 @@ void rest_once_clear(struct rest_once *once)
 static struct rest_once_key **find(struct rest_once *once, const char *actor, const char *key)
 {
 	struct rest_once_key **at = &once->first;
-	while (*at && (strcmp((*at)->actor, actor) || strcmp((*at)->key, key)))
+	while (*at && (strcmp((*at)->actor, actor) != 0 || strcmp((*at)->key, key) != 0))
 		at = &(*at)->next;
 	return at;
 }
@@ -52,6 +54,7 @@ void rest_once_leave(struct rest_once *once, const char *actor, const char *key)
 	WITH_LOCK(&once->mutex);
 	struct rest_once_key **at = find(once, actor, key);
 	struct rest_once_key *entry = *at;
+	assert(entry); /* who leaves has entered */
 	*at = entry->next;
 	free(entry);
 	pthread_cond_broadcast(&once->changed);

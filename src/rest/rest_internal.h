@@ -49,8 +49,8 @@ struct rest_lines {
 
 #define REST_LINES_RESERVE 32 /* of connections that are to be told why they are refused */
 #define REST_LINES_EVICTED 64 /* on their way out */
-#define REST_LINES_IDLE_NS ((int64_t)1000000000) /* whoever is silent for so long may have to go \
-						  */
+/* Whoever is silent for so long may have to go. */
+#define REST_LINES_IDLE_NS ((int64_t)1000000000)
 
 void rest_lines_init(struct rest_lines *lines, unsigned most, unsigned most_per_address);
 void rest_lines_clear(struct rest_lines *lines);

@@ -26,8 +26,9 @@ int rest_token_make(char token[REST_TOKEN_BYTES], struct err *err)
 	uint8_t bytes[TOKEN_RANDOM_BYTES];
 	if (file_random(bytes, sizeof bytes, err))
 		return err_context(err, "making a token");
-	memcpy(token, "sdt_", 4);
-	encode(bytes, token + 4);
+	static const char prefix[] = "sdt_";
+	snprintf(token, REST_TOKEN_BYTES, "%s", prefix);
+	encode(bytes, token + sizeof prefix - 1);
 	explicit_bzero(bytes, sizeof bytes);
 	return 0;
 }
