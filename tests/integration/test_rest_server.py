@@ -309,23 +309,23 @@ def test_pages(server):
 
 
 def test_events(server):
+    idle = threads(server)
     answer = server.call("GET", "/api/v1/events?last=4")
     assert answer.exit == 0 and answer.headers["content-type"] == "text/event-stream"
     assert [json.loads(line[6:])["n"] for line in answer.bytes.decode().splitlines() if line.startswith("data: ")] == [1, 2, 3, 4]
     answer = server.call("GET", "/api/v1/events?last=4", headers=["Last-Event-ID: 2"])
     assert answer.bytes.decode().count("data: ") == 2 and "event: end\n" in answer.bytes.decode()
     # One that never ends is ended by the stop, as it should be: curl sees the last chunk.
-    before = threads(server)
     with connect(server) as connection:
         connection.sendall(b"GET /api/v1/events?last=5000 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer read\r\n\r\n")
         got = b""
         while b"retry: 1000" not in got:
             got += connection.recv(4096)
     # That client is gone: noticed without a word from either side.
-    support.wait_for(lambda: threads(server) <= before, "the stream's end")
+    support.wait_for(lambda: threads(server) == idle, "the stream's end")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         following = pool.submit(server.call, "GET", "/api/v1/events?last=5000")
-        support.wait_for(lambda: threads(server) > before, "the stream")
+        support.wait_for(lambda: threads(server) > idle, "the stream")
         began = time.monotonic()
         assert "stopped" in server.stop()
         assert time.monotonic() - began < 5
