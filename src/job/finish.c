@@ -14,6 +14,7 @@
 #define RETRY_OTHERWISE_MS 5000u
 #define RETRY_MOST_MS (15u * 60 * 1000)
 #define LAST_WORDS_BYTES 600
+#define FINISH_AGAIN_MS 5000
 
 /* --- what became of it ---------------------------------------------------------------------- */
 
@@ -188,6 +189,7 @@ int finish_job(struct jobs *jobs, struct job *job, int status, const struct err 
 	if (supervise_change(jobs, job, state, &trouble) < 0) {
 		log_error("job %s: %s", job->id, trouble.text);
 		job->ended = 0;
+		job->finish_at = deadline_after_ms(FINISH_AGAIN_MS);
 		return -1;
 	}
 	finish_give_back(jobs, job);

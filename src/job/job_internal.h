@@ -63,6 +63,7 @@ struct job {
 	struct err stop_why;
 	struct deadline stop_at; /* of the step it is at */
 	struct process fence; /* takes its lock away */
+	struct deadline finish_at; /* its end is tried again then: state.db did not take it */
 
 	uint64_t changes; /* for those that wait */
 };

@@ -18,7 +18,8 @@
  * a kind that this build has not.  Gives a new array. */
 json_t *jobplan_argv(const json_t *spec, const char *repository_path, struct err *err);
 
-/* The words, with the disks as allow_check() found them; ended by NULL, free with jobplan_free(). */
+/* The words, with the disks as allow_check() found them; ended by NULL, free with jobplan_free().
+ */
 char **jobplan_words(const json_t *plan, struct err *err);
 void jobplan_free(char **words);
 

@@ -119,13 +119,20 @@ static bool nothing_runs(const struct jobs *jobs)
 	return true;
 }
 
+/* Written down, so that the next hub knows what ended them, if that takes longer. */
 static void stop_all(struct jobs *jobs)
 {
-	struct err why;
+	struct err why, trouble = ERR_INIT;
 	err_set(&why, ERR_CANCELLED, "the hub was stopped");
-	for (struct job *job = jobs->open; job; job = job->next)
-		if (queue_is_running(job))
-			supervise_stop(job, &why);
+	for (struct job *job = jobs->open; job; job = job->next) {
+		if (!queue_is_running(job) || job->asked_to_cancel)
+			continue;
+		job->asked_to_cancel = true;
+		job->stop_why = why;
+		supervise_stop(job, &why);
+		if (jobrecord_put(jobs, job, &trouble) < 0)
+			log_warning("job %s: %s", job->id, trouble.text);
+	}
 }
 
 void jobs_stop(struct jobs *jobs, bool hand_over, struct deadline until)

@@ -150,8 +150,11 @@ static int start(struct jobs *jobs, struct job *job, struct err *err)
 	job->progress = job->disks = NULL;
 	job->heartbeat = job->moved = 0;
 	set_stage(job, "start", NULL);
-	if (supervise_change(jobs, job, JOB_STARTING, err) < 0 ||
-		state_take(state, job->id, "folder", job->id, NULL, err) < 0 ||
+	if (supervise_change(jobs, job, JOB_STARTING, err) < 0) {
+		job->attempt--;
+		goto out;
+	}
+	if (state_take(state, job->id, "folder", job->id, NULL, err) < 0 ||
 		state_take(state, job->id, "process", "worker", NULL, err) < 0 ||
 		make_folder(jobs, job->id, plan, &job->dir_fd, err) < 0 ||
 		fork_worker(jobs, job->id, &job->process, err) < 0)
@@ -334,7 +337,8 @@ static void look_after(struct jobs *jobs, struct job *job)
 	bool ended = job->process.pid == 0 || process_has_ended(&job->process, &status);
 	supervise_look(jobs, job);
 	if (ended) {
-		finish_job(jobs, job, status, NULL);
+		if (deadline_passed(job->finish_at))
+			finish_job(jobs, job, status, NULL);
 		return;
 	}
 	check_deadlines(job);
