@@ -66,6 +66,10 @@ void client_tls_fini(struct client_tls *tls);
 /* Prepares a handle that has not been connected. */
 bool client_tls_prepare(const struct client_tls *tls, struct nbd_handle *handle);
 
+/* Whether what libnbd said of a handshake (error: its errno) is about TLS, or about
+ * connecting, which it does itself for TLS: then fills why. */
+bool client_tls_explain(const struct client_uri *uri, const char *said, int error, struct err *why);
+
 /* libnbd compares the certificate with the host that it connected to itself: with a
  * socket from elsewhere it would take any. */
 bool client_tls_needs_host(const struct client_tls *tls);

@@ -379,23 +379,16 @@ static void handshake_failed(struct client_lane *lane)
 	int error = nbd_get_errno();
 	const char *said = nbd_get_error();
 	struct err why = ERR_INIT;
+	if (!lane->words[0] && client_tls_explain(&lane->client->uri, said, error, &why)) {
+		attempt_failed(lane, &why);
+		return;
+	}
 	if (lane->words[0])
 		err_set(&why, error == ENOENT ? ERR_NOT_FOUND : ERR_REFUSED,
 			"%s: refused by the server: %s", label(lane), lane->words);
-	else if (said && strstr(said, "gnutls"))
-		err_set(&why, ERR_DENIED,
-			"%s: no TLS with this server: %s (does it know our key or certificate, and "
-			"we its CA?)",
-			label(lane), said);
-	else if (said && lane->client->uri.is_tls && strstr(said, "TLS"))
-		err_set(&why, ERR_REFUSED, "%s: the server does not offer TLS", label(lane));
-	else if (said && strstr(said, "TLS"))
-		err_set(&why, ERR_REFUSED, "%s: the server demands TLS (nbds://)", label(lane));
 	else if (error == ENOENT)
 		err_set(&why, ERR_NOT_FOUND, "%s: the server has no export of this name",
 			label(lane));
-	else if (error == ECONNREFUSED && lane->client->uri.is_tls)
-		err_errno(&why, error, "%s: cannot connect", label(lane));
 	else if (!said || strstr(said, "disconnected") || strstr(said, "closed") ||
 		 error == ECONNRESET)
 		err_set(&why, ERR_REFUSED,

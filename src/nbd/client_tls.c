@@ -107,3 +107,20 @@ bool client_tls_needs_host(const struct client_tls *tls)
 {
 	return tls->certificates != NULL;
 }
+
+bool client_tls_explain(const struct client_uri *uri, const char *said, int error, struct err *why)
+{
+	if (!said)
+		return false;
+	if (strstr(said, "gnutls"))
+		err_set(why, ERR_DENIED,
+			"%s: no TLS with this server: %s (does it know our key or certificate, and "
+			"we its CA?)",
+			uri->label, said);
+	else if (strstr(said, "TLS"))
+		err_set(why, ERR_REFUSED, "%s: the server %s", uri->label,
+			uri->is_tls ? "does not offer TLS" : "demands TLS (nbds://)");
+	else if (uri->is_tls && error == ECONNREFUSED)
+		err_errno(why, error, "%s: cannot connect", uri->label);
+	return why->code != ERR_NONE;
+}

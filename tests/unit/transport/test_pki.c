@@ -55,13 +55,13 @@ static unsigned verify(const char *path, const char *purpose)
 {
 	gnutls_x509_crt_t crt = load(path), issuer = load(ca);
 	gnutls_x509_trust_list_t list;
-	gnutls_typed_vdata_st data = {
+	gnutls_typed_vdata_st wanted = {
 		.type = GNUTLS_DT_KEY_PURPOSE_OID, .data = (unsigned char *)(uintptr_t)purpose};
 	unsigned status = ~0u;
 	assert_int_equal(gnutls_x509_trust_list_init(&list, 0), 0);
 	assert_int_equal(gnutls_x509_trust_list_add_cas(list, &issuer, 1, 0), 1);
 	assert_int_equal(
-		gnutls_x509_trust_list_verify_crt2(list, &crt, 1, &data, 1, 0, &status, NULL), 0);
+		gnutls_x509_trust_list_verify_crt2(list, &crt, 1, &wanted, 1, 0, &status, NULL), 0);
 	gnutls_x509_trust_list_deinit(list, 1);
 	gnutls_x509_crt_deinit(crt);
 	return status;

@@ -128,7 +128,7 @@ static void *send_theirs(void *arg)
 static void *receive_theirs(void *arg)
 {
 	struct ends *e = arg;
-	uint8_t *got = malloc(BIG);
+	uint8_t *got = calloc(1, BIG);
 	for (size_t at = 0; at < BIG;) {
 		ssize_t n = gnutls_record_recv(e->session, got + at, BIG - at);
 		assert_true(n > 0);
@@ -142,7 +142,7 @@ static void *receive_theirs(void *arg)
 static void receive_big(struct ends *e)
 {
 	struct err err = ERR_INIT;
-	uint8_t *got = malloc(BIG);
+	uint8_t *got = calloc(1, BIG);
 	for (size_t at = 0; at < BIG;) {
 		/* In two buffers of odd sizes. */
 		size_t first = min_size(BIG - at, 1000), second = min_size(BIG - at - first, 70001);
