@@ -9,6 +9,7 @@ const struct command *const cli_commands[] = {
 	&command_prune,
 	&command_protect,
 	&command_serve,
+	&command_status,
 	&command_export,
 	&command_copy,
 	&command_measure,
