@@ -289,7 +289,7 @@ static int take(void *context, const struct state_object *object)
 	const char *channel = time_text(object->value, "channel");
 	json_t *body = json_object_get(object->value, "body");
 	struct pending item = {.created = time_number(object->value, "created", 0),
-		.next = time_number(object->value, "next", 0),
+		.next = 0, /* a start is worth a try */
 		.tries = (unsigned)time_number(object->value, "tries", 0)};
 	uint64_t number = strtoull(object->id, NULL, 16);
 	if (!channel || !time_text(body, "title"))
