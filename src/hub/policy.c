@@ -75,6 +75,7 @@ static const struct rest_field disk_fields[] = {
 	{.name = "source", .type = REST_STRING, .required = true, .least = 1, .most = 4096},
 	{.name = "changed_by", .type = REST_STRING, .least = 1, .most = 4096},
 	{.name = "change_id", .type = REST_STRING, .least = 1, .most = 1024},
+	{.name = "bitmap", .type = REST_STRING, .least = 1, .most = 1024},
 	{.name = "source_id", .type = REST_STRING, .least = 1, .most = 1024},
 	{.name = NULL},
 };
@@ -141,6 +142,16 @@ int policy_check_keep(const json_t *keep, struct err *err)
 	json_object_foreach(
 		(json_t *)keep, name, value) if (json_integer_value(value) > 0) return 0;
 	return err_set(err, ERR_USAGE, "keep: no rule says which restore points are to be kept");
+}
+
+json_t *policy_keep_given(const json_t *keep)
+{
+	const char *name;
+	json_t *value;
+	json_t *given = json_object();
+	json_object_foreach((json_t *)keep, name, value) if (json_integer_value(value) > 0)
+		json_object_set_new(given, name, json_deep_copy(value));
+	return given;
 }
 
 static int check_schedules(const json_t *schedules, struct err *err)

@@ -2,6 +2,7 @@
 #include "runs_internal.h"
 
 #include "allow.h"
+#include "policy.h"
 #include "time_internal.h"
 
 #include <errno.h>
@@ -119,7 +120,7 @@ static json_t *spec_of(const struct candidate *c)
 	json_object_set_new(spec, "repository", json_string(c->machine->repository));
 	json_object_set_new(spec, "vm", json_string(c->who));
 	if (c->schedule->action == SCHEDULE_PRUNE) {
-		copy_member(spec, c->machine->policy, "keep");
+		json_object_set_new(spec, "keep", policy_keep_given(machine_keep(c->machine)));
 		const char *zone = time_text(c->machine->policy, "time_zone");
 		if (zone)
 			json_object_set_new(spec, "timezone", json_string(zone));

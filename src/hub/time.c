@@ -4,6 +4,7 @@
  * The thread sleeps until something is due or something happened, at most 20 seconds: clocks
  * jump.  Hooks only leave a note in its inbox.
  */
+#include "policy.h"
 #include "time_internal.h"
 
 #include <errno.h>
@@ -329,7 +330,7 @@ static void prune(struct hub_time *time, const char *repository, const char *vm)
 	if (!zone)
 		zone = hub_config(time->hub)->time_zone;
 	json_t *spec = json_pack("{s:s, s:s, s:s, s:o, s:s*}", "kind", "prune", "repository",
-		repository, "vm", vm, "keep", json_deep_copy(keep), "timezone", zone);
+		repository, "vm", vm, "keep", policy_keep_given(keep), "timezone", zone);
 	snprintf(by, sizeof by, "policy %s", machine->policy_id);
 	if (!spec || jobs_add(time->hub->jobs, spec, by, id, &err) < 0)
 		log_warning("VM %s: what its policy does not keep stays for now: %s", vm, err.text);

@@ -143,7 +143,8 @@ static void add_schedule(struct fake *k, const char *id, const char *text)
 static void add_machines(struct fake *k, unsigned nr, const char *host)
 {
 	fixture_put(k->f, "policy", "all",
-		"{'vms':['*'],'schedules':['nightly','prunes'],'keep':{'daily':7},'mode':'auto'}");
+		"{'vms':['*'],'schedules':['nightly','prunes'],'keep':{'daily':7,'hourly':0},'mode'"
+		":'auto'}");
 	for (unsigned i = 0; i < nr; i++) {
 		char id[32], text[300], own_host[32];
 		snprintf(id, sizeof id, "vm%03u", i);
