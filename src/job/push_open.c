@@ -1,6 +1,7 @@
 /* Opening a session: what is asked for, checked; decided; begun; exported (push.h). */
 #include "push.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -56,6 +57,7 @@ static int parse_source(struct open_request *r, const json_t *given,
 	if (host_unpack(given, "source", err, "{s:s, s:s, s?o}", "kind", &source->kind, "label",
 		    &source->label, "identity", &identity) < 0)
 		return -1;
+	assert(source->kind);
 	if (!is_kind(source->kind))
 		return err_set(err, ERR_USAGE, "source: a kind is 1 to 32 of a-z, 0-9 and \"-\"");
 	if (identity && !json_is_object(identity))
@@ -133,6 +135,7 @@ static int check_distinct(const struct open_request *r, struct err *err)
 	for (size_t i = 0; i < r->nr_disks; i++)
 		for (size_t k = 0; k < i; k++) {
 			const struct repository_offer *a = &r->offers[k], *b = &r->offers[i];
+			assert(a->key && b->key);
 			if (strcmp(a->key, b->key) == 0)
 				return err_set(
 					err, ERR_USAGE, "disk key %s is given twice", b->key);
@@ -204,6 +207,7 @@ static int parse_request(struct open_request *r, const json_t *request, struct e
 	/* Who gives no digests does not ask for ours, so it cannot know what is there. */
 	if (!r->resume)
 		r->resume = strcmp(r->digest, "optional") == 0 ? "never" : "auto";
+	assert(r->id && r->path && r->vm && r->software);
 	bool told = r->build && !strstr(r->software, r->build);
 	if (asprintf(&r->client, "%s%s%s%s", r->software, told ? " (" : "", told ? r->build : "",
 		    told ? ")" : "") < 0)
@@ -219,6 +223,7 @@ static int parse_request(struct open_request *r, const json_t *request, struct e
 static int check_free(const struct host_service *service, const struct push *new, struct err *err)
 {
 	unsigned nr = 0;
+	assert(new->path);
 	for (const struct push *at = service->sessions; at; at = at->next) {
 		if (strcmp(at->id, new->id) == 0)
 			return err_set(err, ERR_EXISTS, "session %s is there already", at->id);
@@ -319,8 +324,10 @@ static int decide(struct push *session, struct open_request *r, json_t *missing,
 	int rc = latest && strcmp(r->mode, "full") != 0 ? check_sizes(r, latest, err) : 0;
 	for (size_t i = 0; rc == 0 && latest && i < latest->nr_disks; i++) {
 		bool found = false;
-		for (size_t k = 0; k < r->nr_disks && !found; k++)
+		for (size_t k = 0; k < r->nr_disks && !found; k++) {
+			assert(r->offers[k].key);
 			found = strcmp(latest->disks[i].key, r->offers[k].key) == 0;
+		}
 		if (!found)
 			json_array_append_new(missing, json_string(latest->disks[i].key));
 	}
@@ -377,7 +384,8 @@ static int export_disks(struct push *session, const struct open_request *r, stru
 		return -1;
 	for (size_t i = 0; i < r->nr_disks; i++) {
 		struct push_disk *disk = &session->disks[i];
-		memcpy(disk->key, r->offers[i].key, strlen(r->offers[i].key) + 1);
+		assert(r->offers[i].key);
+		snprintf(disk->key, sizeof disk->key, "%s", r->offers[i].key);
 		disk->size_bytes = r->offers[i].size_bytes;
 		disk->decision = r->decisions[i];
 		if (repository_backup_intake(session->backup, i, &disk->block, err) < 0)
