@@ -22,6 +22,18 @@ int hub_check_vm(const struct rest_request *request, const char *vm, struct err 
 	return err_set(err, ERR_DENIED, "the token is not for the VM \"%s\"", vm);
 }
 
+int hub_unavailable(struct rest_request *request, const char *repository, struct err *err)
+{
+	struct err told = *err;
+	if (err->code == ERR_NO_SPACE)
+		return -1;
+	if (rest_actor(request)->scope < REST_OPERATE)
+		err_set(&told, err->code,
+			"the repository %s cannot be used now (the hub's log tells why)",
+			repository);
+	return rest_problem(request, 500, &told);
+}
+
 int hub_reply_new_job(struct hub *hub, struct rest_request *request, json_t *spec, struct err *err)
 {
 	char id[JOB_ID_BYTES], location[64], who[HUB_ACTOR_BYTES];

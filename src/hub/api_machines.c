@@ -107,7 +107,7 @@ static int answer(
 	struct hub *hub, struct rest_request *request, const char *name, bool made, struct err *err)
 {
 	json_t *value;
-	uint64_t version;
+	uint64_t version = 0;
 	char location[800] = "/api/v1/vms/";
 	if (find(hub, name, &value, &version, err) < 0)
 		return -1;

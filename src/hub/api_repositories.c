@@ -193,8 +193,10 @@ static int get_vms(void *context, struct rest_request *request, struct err *err)
 	const struct job_repository *r = repository_of(hub, request, err);
 	struct vms_listing l = {.actor = rest_actor(request), .items = json_array()};
 	const char *after = NULL;
-	if (!r || rest_page(request, &l.limit, &after, err) < 0 ||
-		hub_points_refresh(hub, r->name, NULL, err) < 0) {
+	int rc = r ? rest_page(request, &l.limit, &after, err) : -1;
+	if (rc == 0 && hub_points_refresh(hub, r->name, NULL, err) < 0)
+		rc = hub_unavailable(request, r->name, err);
+	if (rc < 0) {
 		json_decref(l.items);
 		return -1;
 	}
@@ -204,7 +206,7 @@ static int get_vms(void *context, struct rest_request *request, struct err *err)
 		.after_vm = after,
 		.after_repository = after ? r->name : NULL,
 	};
-	int rc = index_vms(hub->index, &filter, list_vm, &l, err);
+	rc = index_vms(hub->index, &filter, list_vm, &l, err);
 	if (rc < 0)
 		json_decref(l.items);
 	else
@@ -261,8 +263,10 @@ static int get_points(void *context, struct rest_request *request, struct err *e
 	const struct job_repository *r = repository_of(hub, request, err);
 	const char *vm = rest_param(request, "vm"), *after = NULL;
 	struct points_listing l = {.items = json_array()};
-	if (!r || rest_page(request, &l.limit, &after, err) < 0 ||
-		hub_points_refresh(hub, r->name, vm, err) < 0) {
+	int rc = r ? rest_page(request, &l.limit, &after, err) : -1;
+	if (rc == 0 && hub_points_refresh(hub, r->name, vm, err) < 0)
+		rc = hub_unavailable(request, r->name, err);
+	if (rc < 0) {
 		json_decref(l.items);
 		return -1;
 	}
@@ -273,7 +277,7 @@ static int get_points(void *context, struct rest_request *request, struct err *e
 		.after = after,
 		.limit = l.limit + 1,
 	};
-	int rc = index_points(hub->index, &filter, list_point, &l, err);
+	rc = index_points(hub->index, &filter, list_point, &l, err);
 	if (rc == 0 && json_array_size(l.items) == 0 && !after)
 		rc = check_known(hub, r->name, vm, err);
 	if (rc == 0)
@@ -287,8 +291,10 @@ static int get_point(void *context, struct rest_request *request, struct err *er
 	struct hub *hub = context;
 	const struct job_repository *r = repository_of(hub, request, err);
 	const char *vm = rest_param(request, "vm"), *point = rest_param(request, "point");
-	if (!r || hub_points_refresh(hub, r->name, vm, err) < 0)
+	if (!r)
 		return -1;
+	if (hub_points_refresh(hub, r->name, vm, err) < 0)
+		return hub_unavailable(request, r->name, err);
 	bool latest = strcmp(point, "latest") == 0;
 	json_t *value = index_point(hub->index, r->name, vm, latest ? NULL : point, err);
 	return value ? rest_reply(request, 200, value, err) : -1;
@@ -318,10 +324,11 @@ static int parse_until(const json_t *body, int64_t *until, struct err *err)
 static int protect(
 	struct hub *hub, struct rest_request *request, bool off, int64_t until, struct err *err)
 {
-	const char *repo_name = rest_param(request, "repo"), *vm = rest_param(request, "vm");
-	struct repository *repo = hub_repository_open(hub, repo_name, true, err);
+	const struct job_repository *r = repository_of(hub, request, err);
+	const char *vm = rest_param(request, "vm");
+	struct repository *repo = r ? hub_repository_open(hub, r->name, true, err) : NULL;
 	if (!repo)
-		return -1;
+		return r ? hub_unavailable(request, r->name, err) : -1;
 	int rc = repository_protect(repo, vm, rest_param(request, "point"), off, until, err);
 	repository_close(repo);
 	if (rc < 0)
@@ -359,9 +366,11 @@ static int get_latest(void *context, struct rest_request *request, struct err *e
 			name ? "key" : "repository");
 	if (repository_name_check_key(key, err) < 0 || repository_name_check_vm(vm, err) < 0)
 		return -1;
+	if (!hub_config_repository(hub_config(context), name))
+		return err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
 	struct repository *repo = hub_repository_open(context, name, false, err);
 	if (!repo)
-		return -1;
+		return hub_unavailable(request, name, err);
 	const struct repository_disk_info *disk = NULL;
 	struct err why = ERR_INIT;
 	struct repository_point *point = repository_latest(repo, vm, key, &disk, &why);

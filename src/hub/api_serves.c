@@ -119,8 +119,13 @@ static int post_serve(void *context, struct rest_request *request, struct err *e
 	if (hub_takes_work(hub, err) < 0 || rest_check(body, fields, err) < 0 ||
 		repository_name_check_vm(text_of(body, "vm"), err) < 0)
 		return -1;
-	struct repository *repo = hub_repository_open(hub, text_of(body, "repository"), false, err);
-	json_t *digest = repo ? digest_json(repo, err) : NULL;
+	const char *name = text_of(body, "repository");
+	if (!hub_config_repository(hub_config(hub), name))
+		return err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
+	struct repository *repo = hub_repository_open(hub, name, false, err);
+	if (!repo)
+		return hub_unavailable(request, name, err);
+	json_t *digest = digest_json(repo, err);
 	repository_close(repo);
 	if (!digest || note_serve(hub, request, body, id, err) < 0) {
 		json_decref(digest);

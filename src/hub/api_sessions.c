@@ -100,11 +100,13 @@ static int check_body(
 }
 
 /* Mounted, the right one, with space. */
-static int check_repository(struct hub *hub, const char *name, struct err *err)
+static int check_repository(
+	struct hub *hub, struct rest_request *request, const char *name, struct err *err)
 {
 	const struct job_repository *r = hub_config_repository(hub_config(hub), name);
-	return r ? job_repository_check(r, 0, err)
-		 : err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
+	if (!r)
+		return err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
+	return job_repository_check(r, 0, err) < 0 ? hub_unavailable(request, name, err) : 0;
 }
 
 /* --- opening -----------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ static int post_session(void *context, struct rest_request *request, struct err 
 	const json_t *body = rest_body(request);
 	char id[JOB_ID_BYTES], who[HUB_ACTOR_BYTES];
 	if (hub_takes_work(hub, err) < 0 || check_body(hub, request, body, err) < 0 ||
-		check_repository(hub, text_of(body, "repository"), err) < 0 ||
+		check_repository(hub, request, text_of(body, "repository"), err) < 0 ||
 		note_session(hub, request, body, id, err) < 0)
 		return -1;
 	rest_set_job(request, id);

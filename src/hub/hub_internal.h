@@ -154,6 +154,10 @@ extern const struct rest_route *const hub_route_tables[];
 int hub_takes_work(struct hub *hub, struct err *err);
 /* Adds the job to the queue and answers 202 with it; spec is taken. */
 int hub_reply_new_job(struct hub *hub, struct rest_request *request, json_t *spec, struct err *err);
+/* The answer where a repository of the configuration cannot be used (500: it is not the caller's
+ * fault, and not that there is nothing); only who operates the hub is told of paths.  A full one
+ * stays what it is.  Returns -1. */
+int hub_unavailable(struct rest_request *request, const char *repository, struct err *err);
 /* An export's "uri" and "address", for who made this call, where the service listens on all
  * addresses (api_sessions.c). */
 void hub_export_address(struct hub *hub, const struct rest_request *request, json_t *export);

@@ -29,6 +29,7 @@ struct running {
 	int state_lock, runtime_lock;
 	struct hub_config **retired; /* configurations that were replaced */
 	size_t nr_retired;
+	bool is_ready; /* it was once */
 	bool hand_over;
 	struct deadline stop_until;
 };
@@ -425,7 +426,7 @@ static void stop_all(struct running *r, size_t nr_started)
 	hub_notify("STOPPING=1");
 	r->hand_over = c->stop == HUB_STOP_HAND_OVER;
 	r->stop_until = deadline_after_ms((int64_t)c->stop_timeout_s * 1000);
-	if (nr_started == ARRAY_LENGTH(steps)) {
+	if (r->is_ready) {
 		log_info("stopping: what runs is %s, within %" PRIu64 " s",
 			r->hand_over ? "handed over to the next hub" : "cancelled",
 			c->stop_timeout_s);
@@ -453,6 +454,7 @@ int hub_run(const struct hub_run_options *options, struct err *err)
 		rc = steps[nr_started].start(&r, err);
 		nr_started++; /* a stop copes with a start that failed half-way */
 	}
+	r.is_ready = rc == 0;
 	if (rc == 0)
 		rc = tell_ready(&r, err);
 	if (rc == 0)

@@ -193,6 +193,110 @@ def test_the_nbd_service_is_started_again_and_all_else_goes_on(h, scratch):
     assert any(event["action"] == "nbd-service.restart" for event in h.all("events"))
 
 
+def test_a_repository_that_disappears_and_comes_back(h, scratch):
+    disk = make_disk(f"{scratch}/d.raw", 4 * MIB, [(0, MIB, "random")])
+    h.start()
+    h.push("web01", {"2000": disk})
+    reader = h.make_token("read")
+    away = h.repositories["main"] + ".away"
+    os.rename(h.repositories["main"], away)
+    assert h.get("repositories/main")["state"] == "unavailable"
+    body = {"repository": "main", "vm": "web02"}
+    session = {**body, "disks": [{"key": "1", "size_bytes": MIB}], "client": {"software": "t"}}
+    for method, path, sent in (("GET", "repositories/main/vms", None), ("POST", "sessions", session),
+                               ("GET", "repositories/main/vms/web01/points", None),
+                               ("POST", "serves", body),
+                               ("GET", "vms/web01/latest?repository=main&key=2000", None)):
+        answer = h.ask(method, path, sent)
+        assert answer.status == 500 and h.repositories["main"] in answer.body["detail"], answer.body
+    support.bad_input("hub: a repository that is not there any more", answer.body["detail"])
+    answer = h.ask("GET", "repositories/main/vms", token=reader)
+    assert answer.status == 500 and scratch not in str(answer.body), answer.body
+    job = h.wait(h.start_backup("web03", {"2000": f"raw:{disk}"}), "failed")
+    assert "main" in job["error"]["text"]
+    assert not os.path.exists(h.repositories["main"])  # nothing landed elsewhere
+    assert h.get("health")["status"] == "ok"
+    os.rename(away, h.repositories["main"])
+    assert h.get("repositories/main")["state"] == "ok"
+    assert len(h.points("web01")) == 1
+    h.push("web02", {"2000": disk})
+
+
+def test_a_port_that_is_taken_is_named(h):
+    h.init()
+    with open(h.conf, encoding="utf-8") as file:
+        conf = file.read().split("listen = 127.0.0.1:0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for rest, nbd in ((port, 0), (0, port)):
+            with open(h.conf, "w", encoding="utf-8") as file:
+                file.write(f"{conf[0]}listen = 127.0.0.1:{rest}{conf[1]}listen = 127.0.0.1:{nbd}{conf[2]}")
+            refused = fails("hub", "run", "--config", h.conf, contains=[str(port), "in use"])
+            wait_for(lambda: not hub.pids_of(h.runtime), "all to end")
+    support.bad_input("hub: a port that is taken", refused.message)
+
+
+def test_a_port_for_each_session(h, scratch):
+    h.init()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        first = min(free.getsockname()[1], 65000)
+    with open(h.conf, encoding="utf-8") as file:
+        conf = file.read()
+    with open(h.conf, "w", encoding="utf-8") as file:
+        file.write(conf.replace("tls = required", f"tls = required\nmode = range\nport-range = {first}-{first + 200}"))
+    h.start()
+    idle = h.listening()
+    assert [name for name, _, _ in idle] == ["hub"]
+    disk = make_disk(f"{scratch}/d.raw", 4 * MIB, [(0, MIB, "random")])
+    sessions = [h.open_session(vm, {"2000": 4 * MIB}) for vm in ("web01", "web02")]
+    ports = {session["disks"][0]["export"]["port"] for session in sessions}
+    assert len(ports) == 2 and all(first <= port <= first + 200 for port in ports)
+    for session in sessions:
+        h.write(session["disks"][0]["export"], disk)
+        h.commit(session)
+    for vm in ("web01", "web02"):
+        assert hub.compare(h.point_images(vm)["2000"], disk)
+    wait_for(lambda: h.listening() == idle, "the ports to be given back")
+
+
+def test_runs_without_privileges(servers, scratch):
+    support.need("setpriv")
+    if os.geteuid() != 0:
+        pytest.skip("every other test of the hub shows it: this is not root")
+    os.chmod(scratch, 0o755)
+    home = os.path.join(scratch, "home")
+    os.mkdir(home)
+    os.chown(home, 65534, 65534)
+    program = os.path.join(scratch, "sendense")
+    shutil.copy(SENDENSE, program)
+    disk = make_disk(f"{home}/d.raw", 4 * MIB, [(0, MIB, "random")])
+    os.chown(disk, 65534, 65534)
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all",
+                 "--no-new-privs", program]
+    with hub.hub_in(servers) as h:
+        h.conf, h.state, h.runtime = f"{home}/hub.conf", f"{home}/state", f"{home}/run"
+        h.token_file, h.ca_file = f"{h.state}/admin.token", f"{h.state}/tls/ca.crt"
+        h.repositories = {"main": f"{home}/repo"}
+        run(*as_nobody, "hub", "init", "--config", h.conf, "--state-dir", h.state, "--runtime-dir",
+            h.runtime, "--listen", "127.0.0.1:0", "--nbd-listen", "127.0.0.1:0", "--repository",
+            h.repositories["main"], "--allow-source", f"raw:{home}/")
+        assert "is good" in run(*as_nobody, "hub", "check-config", "--config", h.conf).out
+        h.process = servers.start(*as_nobody, "hub", "run", "--config", h.conf, "--json", name="hub",
+                                  pipe=True)
+        said = json.loads(support.read_line(h.process.popen.stdout, "the hub"))
+        h.url, h.nbd = said["url"], said["nbd"]
+        h.backup("web01", {"2000": f"raw:{disk}"})
+        h.push("web02", {"2000": disk})
+        for pid in (h.process.pid, h.nbd_service()):
+            with open(f"/proc/{pid}/status", encoding="ascii") as file:
+                status = file.read()
+            assert "Uid:\t65534\t65534\t65534\t65534" in status and "CapEff:\t0000000000000000" in status
+        h.stop()
+
+
 def test_tells_systemd(h, scratch):
     path = f"{scratch}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
