@@ -259,7 +259,7 @@ int stream_tls_send(
 
 /* --- the handshake --------------------------------------------------------------------- */
 
-static int find_key(gnutls_session_t session, const gnutls_datum_t *name, gnutls_datum_t *key)
+int stream_tls_find_key(gnutls_session_t session, const gnutls_datum_t *name, gnutls_datum_t *key)
 {
 	struct tls_session *tls = gnutls_session_get_ptr(session);
 	char identity[TLS_IDENTITY_BYTES - sizeof "psk:"];
@@ -336,10 +336,8 @@ static int set_up(struct tls_session *tls)
 		gnutls_certificate_server_set_request(session, requests[credentials->clients]);
 		gnutls_session_set_verify_function(session, check_certificate);
 	}
-	if (rc == 0 && credentials->psk) {
-		gnutls_psk_set_server_credentials_function2(credentials->psk, find_key);
+	if (rc == 0 && credentials->psk)
 		rc = gnutls_credentials_set(session, GNUTLS_CRD_PSK, credentials->psk);
-	}
 	return rc;
 }
 

@@ -264,6 +264,7 @@ static int fill(struct tls_credentials *c, const struct tls_server_options *o, s
 		return err_errno(err, ENOMEM, "cannot set up TLS");
 	}
 	gnutls_psk_set_server_known_dh_params(c->psk, GNUTLS_SEC_PARAM_MEDIUM);
+	gnutls_psk_set_server_credentials_function2(c->psk, stream_tls_find_key);
 	return o->psk_file ? load_keys(c, o->psk_file, err) : 0;
 }
 

@@ -35,6 +35,9 @@ int stream_tls_send(
 void stream_tls_finish(struct stream *stream);
 void stream_tls_close(struct stream *stream);
 
+/* GnuTLS asks for the key of a session's client. */
+int stream_tls_find_key(gnutls_session_t session, const gnutls_datum_t *name, gnutls_datum_t *key);
+
 /* --- credentials (tls.c) ------------------------------------------------------------ */
 
 /* What the files held when they were read; sessions keep theirs. */
