@@ -128,6 +128,12 @@ struct sums_slot {
 	uint8_t whole; /* SUMS_ZERO, SUMS_SAME: all of it is that, and lies nowhere; else 0 */
 };
 
+/* Whether anything was told of its segment and stored; slot may be NULL. */
+static inline bool sums_slot_told(const struct sums_slot *slot)
+{
+	return slot && (slot->whole || slot->length > 0);
+}
+
 struct sums_space {
 	uint64_t offset;
 	uint32_t capacity;

@@ -122,15 +122,10 @@ static int no_memory(const struct sums_writer *writer, struct err *err)
 	return err_errno(err, ENOMEM, "cannot write %s", writer->path);
 }
 
-static bool is_stored(const struct sums_slot *slot)
-{
-	return slot && (slot->whole || slot->length > 0);
-}
-
 /* Whether it goes into the index: in a full nothing and zeros are the same. */
 static bool is_indexed(const struct sums_writer *writer, const struct sums_slot *slot)
 {
-	if (!is_stored(slot))
+	if (!sums_slot_told(slot))
 		return false;
 	return slot->nr_data > 0 || (writer->facts.increment && slot->nr_zero > 0);
 }
@@ -318,7 +313,7 @@ static int tell_part(struct sums_writer *writer, uint64_t number, unsigned at, u
 		struct sums_slot *slot = sums_slots_make(&writer->slots, number);
 		if (!slot)
 			return no_memory(writer, err);
-		if (kind == SUMS_ZERO || !is_stored(slot))
+		if (kind == SUMS_ZERO || !sums_slot_told(slot))
 			return mark_whole(writer, slot, number, kind, err);
 	}
 	segment = open_segment(writer, number, err);
@@ -534,7 +529,7 @@ static int complete(struct sums_writer *writer, struct err *err)
 	uint64_t nr_segments = sums_nr_segments(&writer->facts);
 	for (uint64_t number = 0; number < nr_segments; number++) {
 		struct sums_slot *slot = sums_slots_find(&writer->slots, number);
-		if (is_stored(slot) && complete_segment(writer, slot, number, err) < 0)
+		if (sums_slot_told(slot) && complete_segment(writer, slot, number, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -574,7 +569,7 @@ static int look_in_segment(struct sums_writer *writer, uint64_t number, unsigned
 	unsigned end = (unsigned)min_u64(sums_in_segment(&writer->facts, number), at + most);
 	const struct sums_slot *slot = sums_slots_find(&writer->slots, number);
 	struct sums_segment *segment = find_open(writer, number);
-	if (!segment && (!is_stored(slot) || slot->whole)) {
+	if (!segment && (!sums_slot_told(slot) || slot->whole)) {
 		*kind = slot ? slot->whole : SUMS_INHERIT;
 		*nr = end - at;
 		return 0;
@@ -629,7 +624,7 @@ int sums_writer_forget(struct sums_writer *writer, uint64_t chunk, struct err *e
 		return -1;
 	uint64_t number = chunk / SUMS_SEGMENT_CHUNKS;
 	WITH_LOCK(&writer->mutex);
-	if (!find_open(writer, number) && !is_stored(sums_slots_find(&writer->slots, number)))
+	if (!find_open(writer, number) && !sums_slot_told(sums_slots_find(&writer->slots, number)))
 		return 0; /* nothing was told of any of it */
 	struct sums_segment *segment = open_segment(writer, number, err);
 	if (!segment)
@@ -718,7 +713,7 @@ int sums_writer_checkpoint(struct sums_writer *writer, struct err *err)
 static void take_found(
 	struct sums_writer *writer, struct sums_slot *slot, const struct sums_slot *found)
 {
-	bool later = !is_stored(slot) || found->sequence > slot->sequence ||
+	bool later = !sums_slot_told(slot) || found->sequence > slot->sequence ||
 		     (found->sequence == slot->sequence &&
 			     found->nr_data + found->nr_zero > slot->nr_data + slot->nr_zero);
 	const struct sums_slot *loser = later ? slot : found;
