@@ -16,7 +16,7 @@ json_t *jobdir_load(int dir_fd, const char *name, struct err *err)
 	if (file_load(dir_fd, name, JOBDIR_FILE_MOST, &bytes, &length, err) < 0)
 		return NULL;
 	json_t *object = json_loadb(bytes, length, JSON_REJECT_DUPLICATES, &why);
-	if (object && json_is_object(object))
+	if (json_is_object(object))
 		return object;
 	json_decref(object);
 	err_set(err, ERR_FORMAT, "%s: it is no JSON object", name);

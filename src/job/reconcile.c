@@ -204,11 +204,22 @@ static int remove_folders(struct jobs *jobs, struct err *err)
 	return 0;
 }
 
+static int take_last(void *context, const struct state_job *record)
+{
+	struct jobs *jobs = context;
+	memcpy(jobs->last_id, record->id, sizeof jobs->last_id);
+	return 1;
+}
+
 int reconcile(struct jobs *jobs, struct err *err)
 {
+	const struct state_job_filter all = {0};
 	struct found found = {.jobs = jobs, .processes = json_object()};
 	const struct state_job_filter open = {.state = "open"};
-	int rc = state_jobs(jobs->options.state, &open, take_job, &found, err);
+	/* Ids grow, also when the clock was set back. */
+	int rc = state_jobs(jobs->options.state, &all, take_last, jobs, err);
+	if (rc == 0)
+		rc = state_jobs(jobs->options.state, &open, take_job, &found, err);
 	for (struct job *job = jobs->open, *next; rc == 0 && job; job = next) {
 		next = job->next;
 		settle_job(&found, job);

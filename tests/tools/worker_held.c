@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define HOLD_STEP_NS 10000000
-#define HOLD_STEPS 6000
+#define HOLD_STEP_MS 10
+#define HOLD_MOST_MS 60000
 
 void __real_worker_status(struct worker *worker, const json_t *now);
 void __wrap_worker_status(struct worker *worker, const json_t *now);
@@ -35,9 +35,9 @@ void __wrap_worker_status(struct worker *worker, const json_t *now)
 		raise(SIGSTOP);
 	if (strcmp(text + length, " crash") == 0)
 		abort();
-	const struct timespec step = {.tv_nsec = HOLD_STEP_NS};
-	for (int i = 0; i < HOLD_STEPS && access(held, F_OK) == 0; i++)
-		nanosleep(&step, NULL);
+	struct deadline until = deadline_after_ms(HOLD_MOST_MS);
+	while (access(held, F_OK) == 0 && !deadline_passed(until))
+		cancel_sleep(NULL, deadline_after_ms(HOLD_STEP_MS), NULL);
 }
 
 int main(int argc, char **argv)
