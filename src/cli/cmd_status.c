@@ -130,7 +130,7 @@ static json_t *ask_folder(
 		info->path, "time", now, "status",
 		json_array_size(look.alarms) > 0 ? "alarm" : "ok", "alarms", look.alarms, "vms",
 		"total", look.nr_vms, "late", look.nr_late, "repositories", "name", info->path,
-		"state", "good", "free_bytes", (json_int_t)info->free_bytes, "total_bytes",
+		"state", "ok", "free_bytes", (json_int_t)info->free_bytes, "total_bytes",
 		(json_int_t)info->total_bytes);
 failed:
 	json_decref(look.alarms);

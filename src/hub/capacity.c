@@ -34,11 +34,11 @@ struct capacity {
 
 static const char *const state_names[] = {
 	[CAPACITY_UNKNOWN] = "unknown",
-	[CAPACITY_GOOD] = "good",
-	[CAPACITY_LITTLE] = "little-space",
-	[CAPACITY_FULL] = "no-space",
-	[CAPACITY_GONE] = "gone",
-	[CAPACITY_SILENT] = "silent",
+	[CAPACITY_GOOD] = "ok",
+	[CAPACITY_LITTLE] = "low",
+	[CAPACITY_FULL] = "full",
+	[CAPACITY_GONE] = "unavailable",
+	[CAPACITY_SILENT] = "unavailable",
 };
 
 const char *capacity_state_name(enum capacity_state state)

@@ -2,6 +2,7 @@
 metrics, webhooks, mail, the stream of events.  When something is due is tested with a clock of the
 tests' own (tests/unit/hub/test_runs.c)."""
 
+import contextlib
 import hashlib
 import hmac
 import http.server
@@ -10,6 +11,7 @@ import os
 import queue
 import re
 import shutil
+import sqlite3
 import stat
 import subprocess
 import threading
@@ -211,7 +213,7 @@ def test_alarm_to_recovery(servers, receiver):
         assert told.status == 1 and "alarm" in told.out and "VM web01" in told.out
         answer = json.loads(status_of(hub, "--json").out)
         assert answer["status"] == "alarm" and answer["alarms"][0]["vm"] == "web01"
-        assert answer["repositories"][0]["state"] == "good"
+        assert answer["repositories"][0]["state"] == "ok"
         assert hub.get("vms/web01")["status"]["alarm"]
 
         # A backup that fails is a warning, told once, and over with the next good one.
@@ -282,6 +284,42 @@ def test_webhook_that_is_not_allowed(servers, receiver):
             hub.call("PUT", "vms/lost", {"objective_s": 1})
             wait_for(lambda: "could not be delivered by webhook" in hub.process.err, "the refusal")
     assert receiver.got.empty()
+
+
+def runs_in_state(hub, schedule):
+    """How many runs of the schedule the state has, by another program's view."""
+    path = os.path.join(hub.state, "state.db")
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return db.execute("SELECT count(*) FROM object WHERE kind = 'run' AND id LIKE ?",
+                          (schedule + "/%",)).fetchone()[0]
+
+
+def test_missed_run(servers):
+    """What the hub missed while it was down is made up for once, from end to end."""
+    folder = servers.folder
+    with hub_helper.hub_in(servers, tls=False) as hub:
+        hub.start()
+        hub.post("schedules", {"id": "hourly", "cron": "59 * * * *"})
+        hub.post("policies", {"id": "all", "vms": ["*"], "schedules": ["hourly"]})
+        hub.call("PUT", "vms/web01", {"disks": [{"key": "2000", "source": f"raw:{disk(folder)}"}]})
+        wait_for(lambda: runs_in_state(hub, "hourly"), "the schedule to know of it")
+        assert hub.get("schedules/hourly/next")["runs"][0]["last"] is None
+        hub.stop()
+        with contextlib.closing(sqlite3.connect(os.path.join(hub.state, "state.db"))) as db:
+            changed = db.execute(
+                "UPDATE object SET value = json_set(value, '$.seen', json_extract(value, '$.seen')"
+                " - 7200) WHERE kind = 'run' AND id LIKE 'hourly/%'").rowcount
+            db.commit()
+        assert changed == 1
+        hub.start()
+        wait_for(lambda: hub.all("jobs?kind=backup"), "the job")
+        job = hub.wait(hub.all("jobs?kind=backup")[0])
+        assert job["requested_by"] == "schedule hourly" and job["vm"] == "web01"
+        assert len(hub.points("web01")) == 1
+        hub.restart()
+        run_of = hub.get("schedules/hourly/next")["runs"][0]
+        assert run_of["last_job"] == job["id"] and run_of["state"] == "due later"
+        assert len(hub.all("jobs?kind=backup")) == 1
 
 
 # --- metrics --------------------------------------------------------------------------------------

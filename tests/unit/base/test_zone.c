@@ -35,6 +35,39 @@ static void test_rules(void **state)
 	check("AEST-10AEDT,M10.1.0,M4.1.0/3", 1767225599, 1, 1, 10, 1);
 }
 
+/* From the wall back to the moment; what does not exist, and what comes twice. */
+static void test_seconds(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *zone;
+		struct zone_time wall;
+		int64_t at;
+	} cases[] = {
+		{"UTC", {2025, 12, 31, 23, 59, 59, 0, 0}, 1767225599},
+		{"Europe/Berlin", {2026, 3, 29, 1, 59, 59, 0, 0}, 1774745999},
+		{"Europe/Berlin", {2026, 3, 29, 2, 0, 0, 0, 0}, 1774746000},
+		{"Europe/Berlin", {2026, 3, 29, 2, 30, 0, 0, 0}, 1774746000},
+		{"Europe/Berlin", {2026, 3, 29, 3, 0, 0, 0, 0}, 1774746000},
+		{"Europe/Berlin", {2026, 10, 25, 2, 30, 0, 0, 0}, 1792888200}, /* the first */
+		{"Europe/Berlin", {2026, 10, 25, 3, 0, 0, 0, 0}, 1792893600},
+		{"Australia/Lord_Howe", {2026, 10, 4, 2, 15, 0, 0, 0}, 1791041400}, /* 30 min */
+		{"Pacific/Apia", {2011, 12, 30, 12, 0, 0, 0, 0}, 1325239200}, /* no such day */
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+		struct err err = ERR_INIT;
+		struct zone *zone = zone_open(cases[i].zone, &err);
+		if (!zone)
+			fail_msg("%s", err.text);
+		if (zone_seconds(zone, &cases[i].wall) != cases[i].at)
+			fail_msg("%zu: %lld", i, (long long)zone_seconds(zone, &cases[i].wall));
+		zone_free(zone);
+	}
+	assert_int_equal(zone_month_days(2000, 2), 29);
+	assert_int_equal(zone_month_days(2100, 2), 28);
+	assert_int_equal(zone_weekday(2026, 11, 22), 0);
+}
+
 static void test_refused(void **state)
 {
 	(void)state;
@@ -80,6 +113,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rules),
+		cmocka_unit_test(test_seconds),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_cut_files),
 	};
