@@ -89,11 +89,10 @@ static bool may_see(const struct rest_actor *actor, const json_t *job)
 }
 
 /* Appends what the token may see, page by page, until there are `limit`; more: there are others
- * behind the last one. */
+ * behind the last one.  before: room for the filter's. */
 static int collect(struct hub *hub, const struct rest_actor *actor, struct state_job_filter *filter,
-	unsigned limit, json_t *items, bool *more, struct err *err)
+	char before[JOB_ID_BYTES], unsigned limit, json_t *items, bool *more, struct err *err)
 {
-	char before[JOB_ID_BYTES];
 	do {
 		unsigned most = limit - (unsigned)json_array_size(items);
 		json_t *page = jobs_list(hub->jobs, filter, most, more, err);
@@ -105,13 +104,12 @@ static int collect(struct hub *hub, const struct rest_actor *actor, struct state
 		{
 			if (may_see(actor, job))
 				json_array_append(items, job);
-			snprintf(before, sizeof before, "%s",
+			snprintf(before, JOB_ID_BYTES, "%s",
 				json_string_value(json_object_get(job, "id")));
 			filter->before = before;
 		}
 		json_decref(page);
 	} while (*more && json_array_size(items) < limit);
-	filter->before = NULL;
 	return 0;
 }
 
@@ -129,8 +127,9 @@ static int get_jobs(void *context, struct rest_request *request, struct err *err
 		.repository = rest_query(request, "repository"),
 		.before = after,
 	};
+	char before[JOB_ID_BYTES] = "";
 	json_t *items = json_array();
-	if (collect(context, rest_actor(request), &filter, limit, items, &more, err) < 0) {
+	if (collect(context, rest_actor(request), &filter, before, limit, items, &more, err) < 0) {
 		json_decref(items);
 		return -1;
 	}

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define EXPIRES_SOON_S (30 * 86400)
+#define EXPIRES_SOON_S (30 * INT64_C(86400))
 
 struct checking {
 	hub_config_tell *tell;

@@ -453,7 +453,7 @@ struct hub_config *hub_config_load(
 	} else {
 		done = load(&l, text, length);
 	}
-	for (size_t i = 0; l.config && i < l.config->nr_repositories; i++)
+	for (size_t i = 0; l.config && l.repository_lines && i < l.config->nr_repositories; i++)
 		free(l.repository_lines[i]);
 	free(l.repository_lines);
 	free(l.lines);

@@ -138,7 +138,7 @@ static int parse_address(const char *text, struct hub_address *address, struct e
 			"\"%s\" is not a numeric address with a port (like 127.0.0.1:8080 or "
 			"[::1]:8080)",
 			text);
-	if (parse_port(colon + 1, &found.port, err) < 0)
+	if (!colon || parse_port(colon + 1, &found.port, err) < 0)
 		return -1;
 	found.loopback = is_loopback(found.host);
 	*address = found;

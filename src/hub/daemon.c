@@ -18,7 +18,7 @@
 
 #define BACK_OFF_LEAST_MS 100
 #define BACK_OFF_MOST_MS 30000
-#define STEADY_MS 60000 /* whoever lived that long begins with the least back-off again */
+#define STEADY_MS 1000 /* whoever lived that long begins with the least back-off again */
 
 struct hub_daemon {
 	pthread_t thread;

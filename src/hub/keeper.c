@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define ROUND_MS (10 * 60 * 1000)
+#define ROUND_MS (10 * 60 * INT64_C(1000))
 #define FORGET_MS (24 * 60 * 60 * INT64_C(1000))
 
 struct hub_keeper {

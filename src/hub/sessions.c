@@ -172,19 +172,18 @@ static void tell_progress(struct hub *hub, const struct state_object *noted, con
 	struct seen *seen = seen_of(hub->sessions, noted->id);
 	int64_t received = sum_of(session, "received_bytes");
 	int64_t zeroed = sum_of(session, "zeroed_bytes");
+	json_int_t moved = received + zeroed;
 	if (!seen)
 		return;
 	seen->round = true;
-	if (seen->state == state && strcmp(seen->stage, stage) == 0 &&
-		seen->moved_bytes == received + zeroed)
+	if (seen->state == state && strcmp(seen->stage, stage) == 0 && seen->moved_bytes == moved)
 		return;
 	seen->state = state;
-	seen->moved_bytes = received + zeroed;
+	seen->moved_bytes = moved;
 	snprintf(seen->stage, sizeof seen->stage, "%s", stage);
-	json_t *progress = json_pack("{s:I, s:I, s:O?, s:O?, s:O?}", "logical",
-		(json_int_t)(received + zeroed), "sent", (json_int_t)received, "total",
-		json_object_get(noted->value, "total"), "point", json_object_get(session, "point"),
-		"disks", json_object_get(session, "disks"));
+	json_t *progress = json_pack("{s:I, s:I, s:O?, s:O?, s:O?}", "logical", moved, "sent",
+		(json_int_t)received, "total", json_object_get(noted->value, "total"), "point",
+		json_object_get(session, "point"), "disks", json_object_get(session, "disks"));
 	struct err err = ERR_INIT;
 	if (jobs_tell(hub->jobs, noted->id, state, stage, progress, NULL, &err) < 0)
 		log_warning("the job %s is not up to date: %s", noted->id, err.text);
