@@ -69,7 +69,7 @@ class Operation:
         if status >= 400:
             assert answer_headers["content-type"] == "application/problem+json", (self.id, status, answer)
             problem = json.loads(answer)
-            self.api.check(problem, {"$ref": "#/components/schemas/Problem"})
+            self.api.check(problem, {"$ref": "#/components/schemas/Problem"}, self.api.answers)
             raise Problem(status, answer_headers, problem)
         assert status in self.answers, (self.id, status, answer)
         for name in self.answers[status].get("headers", {}):
@@ -83,7 +83,8 @@ class Operation:
         if kind != "application/json":
             return answer
         value = json.loads(answer)
-        self.api.check(value, content[kind]["schema"])
+        # Each member of an answer is described.
+        self.api.check(value, content[kind]["schema"], self.api.answers)
         return value
 
     def events(self, **given):
@@ -110,6 +111,8 @@ class Api:
     def __init__(self, url, token=None, ca=None):
         self.url, self.token, self.ca = urllib.parse.urlsplit(url), token, ca
         self.document = document()
+        self.answers = {"schemas": self.closed(self.document["components"]["schemas"]),
+                        "responses": self.document["components"]["responses"]}
         jsonschema = pytest.importorskip("jsonschema", reason="python3-jsonschema is not installed")
         self.validator = jsonschema.Draft202012Validator
         self.operations = {}
@@ -136,9 +139,24 @@ class Api:
                 value = value[part]
         return value
 
-    def check(self, value, schema):
+    def closed(self, schema):
+        """The same, in which an object has no members but those that are told."""
+        if isinstance(schema, list):
+            return [self.closed(item) for item in schema]
+        if not isinstance(schema, dict):
+            return schema
+        if "allOf" in schema:
+            parts = [self.resolve(part) for part in schema["allOf"]]
+            schema = {"type": "object", "required": sum((part.get("required", []) for part in parts), []),
+                      "properties": {name: value for part in parts for name, value in part["properties"].items()}}
+        made = {name: self.closed(value) for name, value in schema.items()}
+        if isinstance(schema.get("properties"), dict) and "type" in schema:
+            made.setdefault("additionalProperties", False)
+        return made
+
+    def check(self, value, schema, components=None):
         """value holds to a schema of the document."""
-        whole = {**schema, "components": self.document["components"]}
+        whole = {**schema, "components": components or self.document["components"]}
         errors = [f"{'/'.join(map(str, error.absolute_path))}: {error.message[:300]}"
                   for error in self.validator(whole).iter_errors(value)]
         assert not errors, "\n".join(errors)
@@ -177,7 +195,7 @@ class Api:
         """Until the job has ended: its last state."""
         states = [job["state"]]
         for name, job in self.followJob.events(id=job["id"]):
-            self.check(job, {"$ref": "#/components/schemas/Job"})
+            self.check(job, {"$ref": "#/components/schemas/Job"}, self.answers)
             states.append(job["state"])
             if name == "end":
                 break
