@@ -206,6 +206,7 @@ def test_main_flow(running, scratch):
     pulled = api.follow(api.createBackup(body={"repository": "main", "vm": "web02", "disks": [
         {"key": "1", "source": f"raw:{sources['2000']}"}]}))
     assert pulled["state"] == "done" and pulled["progress"]["read"] > 0, pulled
+    assert running.repositories["main"] not in json.dumps([*api.all("listJobs"), pulled, job])
     assert api.follow(api.reindexRepository(repo="main"))["state"] == "done"
     assert {item["vm"] for item in api.all("listRepositoryVms", repo="main", limit=1)} == {"web01", "web02"}
     assert api.getRepository(repo="main")["points"] == 2
