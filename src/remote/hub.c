@@ -7,6 +7,7 @@
 #include "remote_internal.h"
 
 #include "point_json.h"
+#include "transport.h"
 
 #include <errno.h>
 #include <string.h>
@@ -202,6 +203,24 @@ char *hub_export_uri(const json_t *export)
 	if (asprintf(&made, "%.*s%s", (int)(host - uri), uri, at ? at + 1 : host) < 0)
 		return NULL;
 	return made;
+}
+
+int hub_export_check(const char *uri, struct err *err)
+{
+	static const char scheme[] = "nbd://";
+	char host[256];
+	if (strncmp(uri, scheme, sizeof scheme - 1) != 0)
+		return 0;
+	const char *begin = uri + sizeof scheme - 1;
+	bool is_v6 = *begin == '[';
+	begin += is_v6;
+	snprintf(host, sizeof host, "%.*s", (int)strcspn(begin, is_v6 ? "]" : ":/?"), begin);
+	if (transport_is_loopback(host))
+		return 0;
+	return err_set(err, ERR_REFUSED,
+		"the hub's NBD export is at %s without TLS (its [nbd] section needs tls = "
+		"required)",
+		host);
 }
 
 /* --- asking ---------------------------------------------------------------------------- */

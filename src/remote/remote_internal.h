@@ -54,6 +54,8 @@ int hub_path(char path[REMOTE_PATH_BYTES], struct err *err, const char *const *p
 #define HUB_PATH(path, err, ...) hub_path(path, err, (const char *const[]){__VA_ARGS__, NULL})
 /* Of a session or a serve, allocated; NULL: it has none. */
 char *hub_export_uri(const json_t *export);
+/* ERR_REFUSED for one in the clear beyond this machine. */
+int hub_export_check(const char *uri, struct err *err);
 int hub_info(struct store *store, struct repository_info *info, struct err *err);
 json_t *hub_info_json(struct store *store, struct err *err);
 int hub_list_vms(

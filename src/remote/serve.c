@@ -59,7 +59,7 @@ static int parse_export(const json_t *object, struct serve_export *export, struc
 	export->size_bytes = (uint64_t)size;
 	export->tls_identity = identity ? strdup(identity) : NULL;
 	export->tls_psk_hex = psk ? strdup(psk) : NULL;
-	return 0;
+	return hub_export_check(export->uri, err);
 }
 
 static int parse_answer(struct serve *serve, const json_t *answer, struct err *err)

@@ -167,7 +167,7 @@ static int parse_disk(struct session_disk *disk, const json_t *object,
 	disk->tls_psk = copy_of(text_of(tls, "psk"));
 	if (!disk->uri || (json_is_object(tls) && (!disk->tls_identity || !disk->tls_psk)))
 		return bad_answer("export", err);
-	return 0;
+	return hub_export_check(disk->uri, err);
 }
 
 static const json_t *find_disk(const json_t *disks, const char *key)

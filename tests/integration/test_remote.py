@@ -3,6 +3,7 @@ source by qemu-img, what is read back with what was backed up; clients, hub and 
 killed in the middle.
 """
 
+import http.server
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import re
 import shutil
 import signal
 import tempfile
+import threading
 
 import pytest
 
@@ -459,3 +461,101 @@ def test_the_hub_is_killed_and_started_again(alone):
     report = report_of(process)
     assert report["disks"][0]["resumed"] == "no"
     alone.check()
+
+
+# --- a hub that is not what it says -------------------------------------------------------------------
+
+
+class FalseHub(http.server.BaseHTTPRequestHandler):
+    """Answers what answers holds: {"GET /path": object}; all the rest is 404."""
+
+    answers, calls = {}, []
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = self.path.split("?", maxsplit=1)[0].removeprefix("/api/v1/")
+        self.calls.append(f"{self.command} {path}")
+        said = self.answers.get(f"{self.command} {path}")
+        body = json.dumps(said or {"code": "not-found", "status": 404, "detail": f"no {path}"}).encode()
+        self.send_response(200 if said else 404)
+        self.send_header("Content-Type", "application/json" if said else "application/problem+json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_PUT = do_DELETE = answer
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def false_hub():
+    FalseHub.answers = {"GET health": {"status": "ok", "protocol": 1}, "GET repositories/main": {"name": "main"}}
+    FalseHub.calls = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FalseHub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/main"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+DIGEST = {"algorithm": "xxh3-128", "seed": "5a" * 32, "chunk_bytes": CHUNK, "leaf_bytes": 16}
+
+
+def test_other_bytes_than_those_backed_up_are_found(false_hub, servers):
+    folder = servers.folder
+    disk = make_disk(f"{folder}/disk.raw", 3 * MIB, [(0, MIB, "random")])
+    sendense("repo", "init", f"{folder}/repo", "--digest", "sha256", "--quiet")
+    sendense("backup", "--repo", f"{folder}/repo", "--vm", "web", f"raw:{disk}", "--quiet")
+    [point] = sendense("ls", "--repo", f"{folder}/repo", "web", "--json").json["points"]
+    server = servers.export(f"raw:{disk}")
+    FalseHub.answers |= {
+        "GET repositories/main/vms/web/points/latest": point,
+        f"GET repositories/main/vms/web/points/{point['point']}": point,
+        "POST serves": {"id": "s1", "vm": "web", "point": point["point"], "lease_s": 60,
+                        "digest": {**DIGEST, "algorithm": "sha256", "leaf_bytes": 32},
+                        "exports": [{"key": "disk0", "uri": server.uri, "size_bytes": 3 * MIB, "tls": None}]}}
+    words = ["restore", "--repo", false_hub, "web", "--force", "--to", f"raw:{folder}/out.raw"]
+    sendense(*words)
+    assert support.same_content(f"{folder}/out.raw", "raw", disk, "raw")
+    with open(disk, "r+b") as file:
+        file.seek(2 * MIB + 77)
+        file.write(b"x")
+    result = sendense(*words, status=3)
+    support.bad_input("a hub that serves other bytes than were backed up", result.message)
+    assert point["disks"][0]["root"] in result.message
+    assert not os.path.exists(f"{folder}/out.raw")
+    assert FalseHub.calls.count("DELETE serves/s1") == 2
+
+
+def test_answers_that_cannot_be(false_hub, servers):
+    disk = make_disk(f"{servers.folder}/disk.raw", MIB)
+    words = ["backup", "--repo", false_hub, "--vm", "web", f"--disk=a=raw:{disk}", f"--disk=b=null:{MIB}"]
+    export = {"uri": "nbd://127.0.0.1:9/same", "address": "127.0.0.1", "port": 9, "name": "same", "tls": None}
+    good = {"id": "s1", "job": "s1", "point": "20261122T010203Z-abcdef", "lease_s": 60, "digest": DIGEST,
+            "disks": [{"key": key, "mode": "full", "reason": "first backup", "fallback": False, "parent": None,
+                       "change": "none", "resumed": "fresh", "kept_bytes": 0, "export": export}
+                      for key in ("a", "b")]}
+    first = good["disks"][0]
+    for case, answer, text in (
+            ("a hub that gives two disks one export", good, "same export"),
+            ("a hub whose NBD is in the clear", {**good, "disks": [
+                {**first, "export": {**export, "uri": "nbd://192.0.2.7:10809/x"}}]}, "without TLS"),
+            ("a hub that forgets a disk", {**good, "disks": [first]}, "disks"),
+            ("a hub with other chunks", {**good, "digest": {**DIGEST, "chunk_bytes": 4096}}, "chunks"),
+            ("a hub without a seed", {**good, "digest": {**DIGEST, "seed": "5a"}}, "seed"),
+            ("a hub whose point is none", {**good, "point": "../../x" * 9}, "point"),
+            ("a hub that tells no parent", {**good, "disks": [{**first, "mode": "incremental"}]}, "parent")):
+        FalseHub.answers["POST sessions"] = answer
+        FalseHub.calls.clear()
+        fails(*words, case=case, contains=text)
+        assert "DELETE sessions/s1" in FalseHub.calls, case
+    FalseHub.answers["GET health"] = {"status": "ok", "protocol": 2}
+    fails(*words, case="a hub of another protocol", contains="protocol 2")
+    FalseHub.answers["GET health"] = {"hello": "world"}
+    fails(*words, case="something else than a hub", contains="no hub")
