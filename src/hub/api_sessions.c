@@ -489,7 +489,8 @@ static int post_commit(void *context, struct rest_request *request, struct err *
 #define SESSION "/api/v1/sessions/{id}"
 
 const struct rest_route hub_session_routes[] = {
-	{"POST", "/api/v1/sessions", "openSession", REST_BACKUP, REST_CREATES, post_session, 0},
+	{"POST", "/api/v1/sessions", "openSession", REST_BACKUP, REST_CREATES | REST_SECRET,
+		post_session, 0},
 	{"GET", "/api/v1/sessions", "listSessions", REST_READ, REST_VMS, get_sessions, 0},
 	{"GET", SESSION, "getSession", REST_READ, REST_VMS, get_session, 0},
 	{"DELETE", SESSION, "closeSession", REST_BACKUP, 0, delete_session, 0},

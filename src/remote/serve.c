@@ -115,6 +115,16 @@ static void serve_close(struct serve *serve)
 	free(serve);
 }
 
+/* One that was opened by a call whose answer was lost ends with its lease. */
+static int post(struct store *store, const json_t *body, json_t **answer, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int rc = rest_call(store->client, "POST", "/api/v1/serves", body, answer, &why);
+	if (rc < 0 && why.code == ERR_EXISTS)
+		return rest_call(store->client, "POST", "/api/v1/serves", body, answer, err);
+	return rc < 0 ? err_copy(err, &why) : 0;
+}
+
 static struct serve *serve_open(
 	struct store *store, const char *vm, const char *point, const char *key, struct err *err)
 {
@@ -131,8 +141,7 @@ static struct serve *serve_open(
 		json_object_set_new(body, "point", json_string(point));
 	if (key)
 		json_object_set_new(body, "key", json_string(key));
-	if (rest_call(store->client, "POST", "/api/v1/serves", body, &answer, err) < 0 ||
-		parse_answer(serve, answer, err) < 0)
+	if (post(store, body, &answer, err) < 0 || parse_answer(serve, answer, err) < 0)
 		goto bad;
 	json_decref(answer);
 	json_decref(body);

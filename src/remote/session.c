@@ -338,7 +338,9 @@ static int post(struct store *store, const struct store_backup_options *options,
 		if (rest_call(store->client, "POST", "/api/v1/sessions", request, answer, &why) ==
 			0)
 			return 0;
-		bool again = why.code == ERR_DISCONNECTED && !deadline_passed(until);
+		/* ERR_EXISTS: it was opened by a call whose answer was lost, and is deserted. */
+		bool again = (why.code == ERR_DISCONNECTED || why.code == ERR_EXISTS) &&
+			     !deadline_passed(until);
 		if (why.code == ERR_BUSY)
 			again = (let_go_of_deserted(store, options->vm) &&
 					!deadline_passed(desert_until)) ||
