@@ -40,6 +40,10 @@ void hub_audit(void *context, const struct rest_actor *actor, const char *peer,
 	const char *operation, const char *path, unsigned status)
 {
 	char who[HUB_ACTOR_BYTES];
+	/* Leases are renewed day and night; that changes nothing. */
+	if (status < 300 &&
+		(strcmp(operation, "renewSession") == 0 || strcmp(operation, "renewServe") == 0))
+		return;
 	json_t *detail = json_pack("{s:s, s:i}", "peer", peer, "status", (int)status);
 	hub_event(context, hub_actor_text(actor, who), operation, path, detail);
 	json_decref(detail);

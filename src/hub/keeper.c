@@ -85,6 +85,9 @@ static void forget(struct hub *hub)
 	int64_t before = time(NULL) - (int64_t)hub_config(hub)->keep_jobs_s;
 	if (jobs_forget(hub->jobs, before, &err) < 0)
 		log_warning("old jobs are not forgotten: %s", err.text);
+	before = time(NULL) - (int64_t)hub_config(hub)->keep_events_s;
+	if (state_events_forget(hub->state, before, &err) < 0)
+		log_warning("the audit log is not shortened: %s", err.text);
 }
 
 static void *keep(void *context)

@@ -210,3 +210,27 @@ def test_a_change_between_two_pushes(h, scratch):
     h.push("web01", {"2000": disk})
     assert len(h.points("web01")) == 2
     assert hub.compare(h.point_images("web01")["2000"], disk)
+
+
+def test_what_became_of_a_session_is_asked_until_the_repository_is_back(h, scratch):
+    disk = make_disk(f"{scratch}/a.raw", 4 * MIB, [(0, MIB, "random")])
+    session = h.open_session("web01", {"2000": 4 * MIB})
+    h.write(session["disks"][0]["export"], disk)
+    service = h.nbd_service()
+    h.kill()
+    os.kill(service, signal.SIGKILL)
+    os.rename(h.repositories["main"], h.repositories["main"] + ".away")
+    h.start()
+    h.process.wait_err("is not known yet")
+    assert h.job(session["job"])["state"] == "running"
+    os.rename(h.repositories["main"] + ".away", h.repositories["main"])
+    h.wait(session["job"], "failed")
+    assert h.process.err.count("is not known yet") == 1
+
+
+def test_heartbeats_are_no_news(h):
+    session = h.open_session("web01", {"2000": MIB})
+    h.post(f"sessions/{session['id']}/heartbeat")
+    h.call("DELETE", f"sessions/{session['id']}")
+    actions = [event["action"] for event in h.all("events")]
+    assert "openSession" in actions and "closeSession" in actions and "renewSession" not in actions
