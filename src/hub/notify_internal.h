@@ -15,7 +15,7 @@ int notify_webhook(const struct hub_config *config, const char *id, const json_t
 int notify_webhook_sign(const char *secret, size_t secret_length, int64_t timestamp,
 	const char *body, char out[72], struct err *err);
 
-/* By sendmail -t; at most NOTIFY_MAIL_MS. */
+/* By sendmail -t; at most NOTIFY_MAIL_MS.  The caller's thread has SIGPIPE blocked or ignored. */
 int notify_mail(const struct hub_config *config, const json_t *body, int64_t now,
 	const struct cancel *cancel, struct err *err);
 /* The message as it goes to sendmail; the caller's. */

@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
 
@@ -252,6 +253,8 @@ static void test_sendmail(void **context)
 
 int main(void)
 {
+	/* As in threads of the hub, which have all signals blocked. */
+	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_pauses, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(
