@@ -5,9 +5,13 @@ day; it lies in a folder on a disk, since what is measured is reading files and 
 """
 
 import hashlib
+import http.client
 import json
 import os
 import random
+import signal
+import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -96,6 +100,76 @@ def make(sendense, repo):
             os.utime(path, (long_ago, long_ago))
 
 
+class Hub:
+    """A hub on that repository: how long it takes to be ready and to answer, over TLS."""
+
+    def __init__(self, sendense, scratch, repo):
+        self.sendense, self.state, self.conf = sendense, f"{scratch}/state", f"{scratch}/hub.conf"
+        self.run("hub", "init", "--config", self.conf, "--state-dir", self.state, "--runtime-dir", f"{scratch}/run",
+                 "--listen", "127.0.0.1:0", "--nbd-listen", "127.0.0.1:0", "--repository", f"main={repo}", "--quiet")
+        with open(f"{self.state}/admin.token", encoding="ascii") as file:
+            self.token = file.read().strip()
+        self.process = self.connection = None
+
+    def run(self, *words):
+        subprocess.run([self.sendense, *words], check=True, stdout=subprocess.DEVNULL)
+
+    def start(self):
+        began = time.monotonic()
+        self.process = subprocess.Popen([self.sendense, "hub", "run", "--config", self.conf, "--json", "--quiet"],
+                                        stdout=subprocess.PIPE)
+        url = json.loads(self.process.stdout.readline())["url"]
+        took = time.monotonic() - began
+        context = ssl.create_default_context(cafile=f"{self.state}/tls/ca.crt")
+        self.connection = http.client.HTTPSConnection(url.split("//")[1], context=context)
+        return took
+
+    def call(self, method, path, body=None):
+        self.connection.request(method, f"/api/v1/{path}", body and json.dumps(body),
+                                {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"})
+        answer = self.connection.getresponse()
+        data = answer.read()
+        if answer.status >= 300:
+            sys.exit(f"bench: {method} {path}: {answer.status} {data.decode()}")
+        return json.loads(data)
+
+    def measure(self, path):
+        times = []
+        for _ in range(15):
+            began = time.monotonic()
+            self.call("GET", path)
+            times.append(time.monotonic() - began)
+        return statistics.median(times)
+
+    def stop(self):
+        if self.process:
+            self.connection.close()
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait()
+            self.process.stdout.close()
+            self.process = None
+
+
+def measure_hub(sendense, scratch, repo):
+    hub = Hub(sendense, scratch, repo)
+    try:
+        yield "hub: ready after its start, index empty", hub.start()
+        hub.call("POST", "schedules", {"id": "nightly", "cron": "0 22 * * *", "time_zone": "Europe/Berlin",
+                                       "jitter_s": 3600})
+        hub.call("POST", "policies", {"id": "all", "schedules": ["nightly"], "vms": ["vm-*"]})
+        for i in range(VMS):
+            hub.call("PUT", f"vms/vm-{i:03}", {"repository": "main", "labels": {"rack": str(i % 10)}})
+        hub.stop()
+        yield "hub: ready after its start, 300 machines in a schedule", hub.start()
+        for name, path in (("GET vms of the repository, 100", "repositories/main/vms"),
+                           ("GET points of a machine", "repositories/main/vms/vm-123/points"),
+                           ("GET vms, 100 with their status", "vms"), ("GET status", "status"),
+                           ("GET next of a schedule with 300 machines", "schedules/nightly/next?count=10")):
+            yield f"hub: {name}", hub.measure(path)
+    finally:
+        hub.stop()
+
+
 def run(options):
     with tempfile.TemporaryDirectory(prefix="sendense-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")) as scratch:
         repo = os.path.join(scratch, "repo")
@@ -106,8 +180,11 @@ def run(options):
         began = time.monotonic()
         subprocess.run([options.sendense, "ls", "--repo", repo, "--json"], stdout=subprocess.DEVNULL, check=True)
         listed = time.monotonic() - began
+        rows = list(measure_hub(options.sendense, scratch, repo))
     print("| catalogue | ms |\n|---|---|")
     for line in out.stdout.splitlines():
         name, value = line.split("\t")
         print(f"| {name} | {value} |")
+    for name, seconds in rows:
+        print(f"| {name} | {1000 * seconds:.1f} |")
     print(f"| for comparison: sendense ls, which reads all manifests | {1000 * listed:.0f} |")

@@ -199,6 +199,19 @@ int index_repository_is(struct index *index, const char *name, const char *id, s
 	return db_end(&index->db, name_repository(index, name, id, err), err);
 }
 
+int64_t index_walked(struct index *index, const char *repository)
+{
+	WITH_LOCK(&index->db.mutex);
+	sqlite3_stmt *find =
+		db_statement(&index->db, "SELECT indexed FROM repository WHERE name = ?", NULL);
+	if (!find)
+		return 0;
+	db_bind(find, 1, repository);
+	int64_t walked = db_step(&index->db, find, NULL) > 0 ? sqlite3_column_int64(find, 0) : 0;
+	db_reset(find);
+	return walked;
+}
+
 int index_repository_walked(struct index *index, const char *name, int64_t now, struct err *err)
 {
 	WITH_LOCK(&index->db.mutex);

@@ -113,6 +113,8 @@ int index_repositories(struct index *index,
 
 /* --- filling ---------------------------------------------------------------------------------- */
 
+/* When it was walked last from end to end; 0: not yet. */
+int64_t index_walked(struct index *index, const char *repository);
 /* That name is the repository with that id: what an index holds of another one is forgotten. */
 int index_repository_is(struct index *index, const char *name, const char *id, struct err *err);
 /* It was walked from end to end. */

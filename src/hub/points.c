@@ -99,7 +99,7 @@ static int refresh(
 	int rc = 0;
 	if (nr >= hub->points->nr_walking)
 		rc = err_set(err, ERR_BUSY, "the repository %s counts after a restart", name);
-	else if (!options.quick)
+	else if (!options.quick || !index_walked(hub->index, name))
 		pthread_mutex_lock(&hub->points->walking[nr]);
 	/* Who walks it now sees what came or went; a list need not wait for him. */
 	else if (pthread_mutex_trylock(&hub->points->walking[nr]) != 0)

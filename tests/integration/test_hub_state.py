@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import tarfile
+import time
 
 import pytest
 
@@ -219,6 +220,15 @@ def test_index_sees_what_is_done_beside_the_hub(h, scratch):
     assert len(h.points("web")) == 1
     sendense(*backup)
     assert len(h.points("web")) == 2
+    assert [vm["points"] for vm in h.all("repositories/main/vms")] == [2]
+    # The same when nothing is so young that it is looked at in any case.
+    for offset in (10000, 9000):
+        for path in glob.glob(f"{repo}/vms/web/points*") + glob.glob(f"{repo}/vms/web/points/*"):
+            then = time.time() - offset
+            os.utime(path, (then, then))
+        assert [vm["points"] for vm in h.all("repositories/main/vms")] == [2 if offset == 10000 else 3]
+        sendense(*backup)
+    sendense("prune", "--repo", repo, "web", "--keep-last", "2", "--quiet")
     assert [vm["points"] for vm in h.all("repositories/main/vms")] == [2]
     sendense("verify", "--repo", repo, "web", "--quiet")
     told = sendense("repo", "reindex", f"{h.url}/main", "--json", *hub_options).json

@@ -295,7 +295,10 @@ static void test_repositories(void **context)
 	struct index *index = open_index("i.db", true);
 	struct told before = {0}, after = {0}, last = {0};
 	fill(index);
+	assert_int_equal(index_walked(index, "far"), 0);
 	SUPPORT_OK(index_repository_walked(index, "far", 77, &err), err);
+	assert_int_equal(index_walked(index, "far"), 77);
+	assert_int_equal(index_walked(index, "none"), 0);
 	SUPPORT_OK(index_repositories(index, note_repository, &before, &err), err);
 	assert_string_equal(before.text, "far=22:2,10,100,77 main=11:3,60,600,0 ");
 	SUPPORT_OK(index_repository_is(index, "far", "22", &err), err);

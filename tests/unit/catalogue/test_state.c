@@ -413,6 +413,20 @@ static void test_idempotency(void **context)
 	state_close(state);
 }
 
+/* --- durable --------------------------------------------------------------------------------- */
+
+/* What a kill cannot show: each commit waits for the disk. */
+static void test_durable(void **context)
+{
+	(void)context;
+	struct state *state = support_state("s.db");
+	int64_t synchronous = 0;
+	assert_int_equal(db_pragma(state->db.sqlite, "PRAGMA synchronous", &synchronous), 0);
+	assert_int_equal(synchronous, 2); /* FULL */
+	state_close(state);
+	support_sqlite("s.db", "PRAGMA journal_mode", "wal");
+}
+
 /* --- many threads -------------------------------------------------------------------------------
  */
 
@@ -468,6 +482,7 @@ int main(void)
 		SUPPORT_TEST(test_takes),
 		SUPPORT_TEST(test_events),
 		SUPPORT_TEST(test_idempotency),
+		SUPPORT_TEST(test_durable),
 		SUPPORT_TEST(test_threads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
