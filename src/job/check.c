@@ -27,16 +27,23 @@ static int check_space(const struct job_repository *r, uint64_t free_bytes, uint
 	struct err *err)
 {
 	uint64_t wanted;
-	if (r->stop_free_bytes == 0 || !add_u64(r->stop_free_bytes, reserved_bytes, &wanted))
+	if (r->stop_free_bytes == 0)
 		return 0;
-	if (free_bytes >= wanted)
+	if (free_bytes < r->stop_free_bytes) {
+		err_set(err, ERR_NO_SPACE,
+			"repository %s: %" PRIu64 " MiB are free, less than the %" PRIu64
+			" MiB at which no more is stored",
+			r->name, free_bytes / MIB, r->stop_free_bytes / MIB);
+		return err_hint(err, "make room there, prune, or lower stop-free");
+	}
+	if (add_u64(r->stop_free_bytes, reserved_bytes, &wanted) && free_bytes >= wanted)
 		return 0;
-	err_set(err, ERR_NO_SPACE,
-		"repository %s: %" PRIu64 " MiB are free, %" PRIu64
-		" MiB of them for jobs that run: less than the %" PRIu64
-		" MiB at which no more is stored",
+	err_set(err, ERR_BUSY,
+		"repository %s: %" PRIu64
+		" MiB are free, but jobs that run are going to take %" PRIu64 " MiB, and %" PRIu64
+		" MiB stay free",
 		r->name, free_bytes / MIB, reserved_bytes / MIB, r->stop_free_bytes / MIB);
-	return err_hint(err, "make room there, prune, or lower stop-free");
+	return err_hint(err, "it goes on when they have ended, if there is room then");
 }
 
 int job_repository_check(const struct job_repository *r, uint64_t reserved_bytes, struct err *err)

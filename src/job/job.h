@@ -47,8 +47,8 @@ struct job_repository {
  * Whether jobs may work with it now: it is there, on a file system of its own if it must be, it is
  * the one that was meant, and with what running jobs are going to take (reserved_bytes) it has
  * more free than stop_free_bytes.  ERR_NOT_FOUND, ERR_DENIED (another one, or the root file
- * system), ERR_NO_SPACE, and what repository_open() says.  May hang where a network's file system
- * does: workers call it, and REST handlers.
+ * system), ERR_NO_SPACE, ERR_BUSY (running jobs are going to take it), and what repository_open()
+ * says.  May hang where a network's file system does: workers call it, and REST handlers.
  */
 int job_repository_check(
 	const struct job_repository *repository, uint64_t reserved_bytes, struct err *err);

@@ -149,6 +149,24 @@ def test_a_repository_that_is_not_mounted(scratch):
         site.stop()
 
 
+def test_space_that_others_are_to_take(site):
+    """Waited for, not failed for."""
+    site.config["repositories"][0]["stop_free"] = MIB
+    site.start(retry_ms=1500)
+    site.hold_at("copy", "hold")
+    first = site.add(site.spec(reserve_bytes=1 << 60))
+    site.wait_held()
+    second = site.add(site.spec("b"))
+    wait_for(lambda: site.do("get", id=second).get("next_try"), "its first attempt's end")
+    shown = site.do("get", id=second)
+    assert shown["error"]["code"] == "busy" and "going to take" in shown["error"]["text"], shown
+    site.release()
+    ends = [site.wait(job) for job in (first, second)]
+    assert [(end["state"], end["attempt"]) for end in ends] == [("done", 1), ("done", 2)], ends
+    site.nothing_left()
+    site.stop()
+
+
 # --- the queue ------------------------------------------------------------------------------------
 
 
