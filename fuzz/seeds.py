@@ -118,6 +118,21 @@ def rest(folder):
             file.write(data)
 
 
+def rules(folder):
+    seeds = {
+        "export": b"\0nbd://host:10809/vm-*\nnbd://HOST/vm-1",
+        "v6": b"\0nbds://[::1]:*/\nnbds://[0::1]:5/x%20y",
+        "file": b"\0raw:/tmp/\nraw:/tmp//./x",
+        "target": b"\1qcow2:/tmp/\nqcow2:/tmp/new",
+        "socket": b"\0nbd+unix:/run/\nnbd+unix:///x?socket=/run/y",
+        "machine": b"\0qemu:/run/\nqemu:/run/x.sock/disk",
+        "webhook": b"\2https://h.example/in/\nhttps://h.example:443/in/a",
+    }
+    for name, data in seeds.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+
+
 def dictionary(path, words):
     with open(path, "w", encoding="ascii") as file:
         for word in words:
@@ -127,7 +142,7 @@ def dictionary(path, words):
 def main():
     folder = sys.argv[1]
     for target, make in (("fuzz_qcow2_open", images), ("fuzz_nbd_server", clients),
-                         ("fuzz_changes", lists), ("fuzz_rest", rest)):
+                         ("fuzz_changes", lists), ("fuzz_rest", rest), ("fuzz_allow", rules)):
         os.mkdir(os.path.join(folder, target))
         make(os.path.join(folder, target))
     dictionary(os.path.join(folder, "fuzz_qcow2_open.dict"), (
@@ -148,6 +163,10 @@ def main():
     dictionary(os.path.join(folder, "fuzz_rest.dict"), (
         b'"name":', b'"list":[', b"\\u0000", b"\\ud800", b"%2f", b"%00", b"/a/", b"/b/", b"?a=",
         b"data: ", b"event: ", b"id: ", b"\n\n", b"\r\n"))
+    dictionary(os.path.join(folder, "fuzz_allow.dict"), (
+        b"nbd://", b"nbds://", b"nbd+unix://", b"raw:", b"qcow2:", b"qemu:", b"extents:", b"null:",
+        b"https://", b"http://", b"?socket=", b"/../", b"%2e%2e", b"%2f", b"%00", b"[::1]", b":*",
+        b"user:x@", b"*", b"\n"))
 
 
 main()
