@@ -1,7 +1,8 @@
 /*
  * What is done once in a while: a copy of the hub's state in each repository after changes (so
- * that the repositories alone are enough after the hub's machine burnt down), ended
- * jobs and their logs forgotten when their time has passed.
+ * that the repositories alone are enough after the hub's machine burnt down); what dead jobs left
+ * there, ended jobs with their logs, and old lines of the audit log, gone when their time has
+ * passed.
  */
 #include "hub_internal.h"
 

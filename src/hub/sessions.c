@@ -212,21 +212,33 @@ static void follow(struct hub *hub, const struct state_object *noted, const json
 	log_warning("the session %s is in a state that is not known: %s", noted->id, name);
 }
 
-/* Whether it became a restore point all the same; then the plan that it left is dropped. */
-static bool is_made(struct repository *repo, const json_t *noted)
+/* 1 when it became a restore point all the same (the plan that it left is dropped then), 0 when
+ * not, -1 when that cannot be told now. */
+static int is_made(struct repository *repo, const json_t *noted, struct err *err)
 {
 	const char *vm = text_of(noted, "vm"), *point = text_of(noted, "point");
-	struct err err = ERR_INIT;
-	struct repository_point *made =
-		point[0] ? repository_point_load(repo, vm, point, &err) : NULL;
-	bool is = made != NULL;
-	unsigned nr_jobs;
-	uint64_t freed_bytes;
+	struct err why = ERR_INIT;
+	if (!point[0])
+		return 0;
+	struct repository_point *made = repository_point_load(repo, vm, point, &why);
+	if (!made)
+		return why.code == ERR_NOT_FOUND ? 0 : err_copy(err, &why);
 	repository_point_free(made);
-	if (is &&
-		repository_clean(repo, REPOSITORY_CLEAN_DEAD, vm, &nr_jobs, &freed_bytes, &err) < 0)
-		log_warning("what a push of %s left is not cleaned up: %s", vm, err.text);
-	return is;
+	if (repository_clean(repo, REPOSITORY_CLEAN_DEAD, vm, NULL, NULL, &why) < 0)
+		log_warning("what a push of %s left is not cleaned up: %s", vm, why.text);
+	return 1;
+}
+
+/* Once for each session; it is asked again when the repository is back. */
+static void not_known_yet(struct hub *hub, const char *id, const struct err *why)
+{
+	struct seen *seen = seen_of(hub->sessions, id);
+	if (!seen)
+		return;
+	if (strcmp(seen->stage, "lost") != 0)
+		log_warning("what became of the session %s is not known yet: %s", id, why->text);
+	seen->round = true;
+	snprintf(seen->stage, sizeof seen->stage, "lost");
 }
 
 /* The service died, or the machine was started again: what became of it tells the
@@ -236,17 +248,16 @@ static void settle_lost(struct hub *hub, const struct state_object *noted)
 	struct err err = ERR_INIT, why = ERR_INIT;
 	struct repository *repo =
 		hub_repository_open(hub, text_of(noted->value, "repository"), true, &err);
-	if (!repo && text_of(noted->value, "point")[0]) {
-		log_warning(
-			"what became of the session %s is not known yet: %s", noted->id, err.text);
-		return; /* asked again when the repository is back */
+	int made = repo ? is_made(repo, noted->value, &err) : -1;
+	repository_close(repo);
+	if (made < 0 && text_of(noted->value, "point")[0]) {
+		not_known_yet(hub, noted->id, &err);
+		return;
 	}
-	bool made = repo && is_made(repo, noted->value);
 	err_set(&why, ERR_DISCONNECTED,
 		"the NBD service ended while it ran (a new session of the same disks goes on with "
 		"it)");
-	tell_end(hub, noted->id, made ? JOB_DONE : JOB_FAILED, made ? NULL : &why);
-	repository_close(repo);
+	tell_end(hub, noted->id, made > 0 ? JOB_DONE : JOB_FAILED, made > 0 ? NULL : &why);
 }
 
 /* --- rounds ---------------------------------------------------------------------------------- */
