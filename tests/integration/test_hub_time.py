@@ -294,6 +294,16 @@ def runs_in_state(hub, schedule):
                           (schedule + "/%",)).fetchone()[0]
 
 
+def was_down(hub, schedule, seconds):
+    """The hub, which does not run, has not looked at that schedule for so long."""
+    with contextlib.closing(sqlite3.connect(os.path.join(hub.state, "state.db"))) as db:
+        changed = db.execute(
+            "UPDATE object SET value = json_set(value, '$.seen', json_extract(value, '$.seen')"
+            " - ?) WHERE kind = 'run' AND id LIKE ?", (seconds, schedule + "/%")).rowcount
+        db.commit()
+    assert changed == 1
+
+
 def test_missed_run(servers):
     """What the hub missed while it was down is made up for once, from end to end."""
     folder = servers.folder
@@ -305,12 +315,7 @@ def test_missed_run(servers):
         wait_for(lambda: runs_in_state(hub, "hourly"), "the schedule to know of it")
         assert hub.get("schedules/hourly/next")["runs"][0]["last"] is None
         hub.stop()
-        with contextlib.closing(sqlite3.connect(os.path.join(hub.state, "state.db"))) as db:
-            changed = db.execute(
-                "UPDATE object SET value = json_set(value, '$.seen', json_extract(value, '$.seen')"
-                " - 7200) WHERE kind = 'run' AND id LIKE 'hourly/%'").rowcount
-            db.commit()
-        assert changed == 1
+        was_down(hub, "hourly", 7200)
         hub.start()
         wait_for(lambda: hub.all("jobs?kind=backup"), "the job")
         job = hub.wait(hub.all("jobs?kind=backup")[0])
@@ -320,6 +325,29 @@ def test_missed_run(servers):
         run_of = hub.get("schedules/hourly/next")["runs"][0]
         assert run_of["last_job"] == job["id"] and run_of["state"] == "due later"
         assert len(hub.all("jobs?kind=backup")) == 1
+
+
+def test_weekly_report(servers, receiver):
+    folder = servers.folder
+    with hub_helper.hub_in(servers, tls=False, allow=[
+            f"source = raw:{folder}/", settings(folder, receiver)]) as hub:
+        hub.start()
+        hub.backup("web01", {"disk0": f"raw:{disk(folder)}"})
+        hub.call("PUT", "vms/late", {"objective_s": 1})
+        receiver.next("alarm")
+        wait_for(lambda: runs_in_state(hub, "weekly-report"), "the schedule to know of it")
+        hub.stop()
+        was_down(hub, "weekly-report", 8 * 86400)
+        hub.start()
+        report = receiver.next("report")
+        assert report["jobs"]["backups"]["done"] == 1 and report["jobs"]["restores"]["done"] == 0
+        assert report["vms"] == {"total": 2, "with_objective": 1, "objective_met": 0}
+        assert report["points"]["total"] == 1 and report["points"]["stored_bytes"] > 0
+        assert [a["vm"] for a in report["alarms"]] == ["late"]
+        for line in ("1 done", "VM late: there is no good restore point", "repository main: "):
+            assert line in report["text"]
+        hub.restart()
+        assert receiver.got.empty()
 
 
 # --- metrics --------------------------------------------------------------------------------------
