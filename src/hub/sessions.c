@@ -331,16 +331,12 @@ static void look_at_sessions(struct hub *hub, const json_t *status, const struct
 	}
 }
 
-static void look_at_serves(struct hub *hub, const json_t *status)
+static void look_at_serves(struct hub *hub, const json_t *status, const struct round *round)
 {
-	struct round round = {.hub = hub};
-	if (state_list(hub->state, "serve", NULL, note, &round, NULL) == 0 && !round.failed)
-		for (size_t i = 0; i < round.nr_noted; i++)
-			if (!is_opening_here(hub, &round.noted[i]) &&
-				!find_in(status, "serves", "serve", round.noted[i].id))
-				state_delete(
-					hub->state, "serve", round.noted[i].id, STATE_ANY, NULL);
-	free_round(&round);
+	for (size_t i = 0; i < round->nr_noted; i++)
+		if (!is_opening_here(hub, &round->noted[i]) &&
+			!find_in(status, "serves", "serve", round->noted[i].id))
+			state_delete(hub->state, "serve", round->noted[i].id, STATE_ANY, NULL);
 }
 
 static void forget_unmet(struct hub_sessions *s)
@@ -370,20 +366,24 @@ static void look(struct hub *hub)
 	while (take_cancelled(hub->sessions, id))
 		json_decref(hub_host_call(
 			hub, "session-abort", json_pack("{s:s}", "session", id), NULL));
-	struct round round = {.hub = hub};
+	struct round round = {.hub = hub}, serves = {.hub = hub};
 	struct err err = ERR_INIT;
 	hub->sessions->nr_ending = 0;
 	/* The notes first: what is opened meanwhile is in the service's answer then. */
 	if (state_list(hub->state, "session", NULL, note, &round, &err) < 0 || round.failed)
 		log_error("sessions are not looked at: %s", err.text);
+	bool has_serves =
+		state_list(hub->state, "serve", NULL, note, &serves, NULL) == 0 && !serves.failed;
 	json_t *status = hub_host_call(hub, "status", NULL, &err);
 	if (status) {
 		look_at_sessions(hub, status, &round);
-		look_at_serves(hub, status);
+		if (has_serves)
+			look_at_serves(hub, status, &serves);
 	}
 	json_decref(status);
 	atomic_store(&hub->sessions->nr_open, (unsigned)round.nr_noted);
 	forget_unmet(hub->sessions);
+	free_round(&serves);
 	free_round(&round);
 }
 
