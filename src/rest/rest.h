@@ -116,7 +116,9 @@ struct rest_server *rest_server_start(const struct rest_server_options *options,
 unsigned rest_server_port(const struct rest_server *server);
 /* Reads the certificate anew; when that fails, the old one stays.  Connections that stand go on. */
 int rest_server_reload(struct rest_server *server, struct err *err);
-/* Streams are ended, calls in progress get 5 s.  NULL is harmless. */
+/* Streams are ended within a second, calls in progress get 5 s to be answered, then their
+ * connections are cut.  Returns when the last handler has: one that waits longer than that holds
+ * it up, so what handlers wait for has deadlines.  NULL is harmless. */
 void rest_server_stop(struct rest_server *server);
 
 /* Of the call; strings live until the handler returns.  Path and query are percent-decoded (no

@@ -133,6 +133,11 @@ int rest_reply_stream(struct rest_request *request, rest_stream_next *next,
 {
 	struct rest_server *server = request->server;
 	struct rest_stream *stream = NULL;
+	if (request->head) {
+		if (done)
+			done(context);
+		return rest_reply_octets(request, "text/event-stream", "", 0, err);
+	}
 	unsigned nr = atomic_fetch_add(&server->nr_streams, 1);
 	if (nr >= server->options.most_connections / 2) {
 		err_set(err, ERR_BUSY, "%u streams of events are open, the most there may be", nr);

@@ -313,6 +313,7 @@ def test_events(server):
     answer = server.call("GET", "/api/v1/events?last=4")
     assert answer.exit == 0 and answer.headers["content-type"] == "text/event-stream"
     assert [json.loads(line[6:])["n"] for line in answer.bytes.decode().splitlines() if line.startswith("data: ")] == [1, 2, 3, 4]
+    assert server.call("HEAD", "/api/v1/events?last=5000").headers["content-type"] == "text/event-stream"
     answer = server.call("GET", "/api/v1/events?last=4", headers=["Last-Event-ID: 2"])
     assert answer.bytes.decode().count("data: ") == 2 and "event: end\n" in answer.bytes.decode()
     # One that never ends is ended by the stop, as it should be: curl sees the last chunk.
