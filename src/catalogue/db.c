@@ -199,7 +199,7 @@ static char *uri_of(const char *path, bool settled)
 		else
 			end += sprintf(end, "%%%02X", (unsigned char)*path);
 	}
-	strcpy(end, settled ? "?immutable=1" : "");
+	stpcpy(end, settled ? "?immutable=1" : "");
 	return uri;
 }
 

@@ -110,8 +110,8 @@ static int look_at(
 
 static int make_current(struct db *db, const struct state_schema *schema, struct err *err)
 {
-	int64_t version;
-	bool is_empty;
+	int64_t version = 0;
+	bool is_empty = false;
 	if (look_at(db->sqlite, db->path, &version, &is_empty, err) < 0)
 		return -1;
 	if (version > schema->version)
@@ -176,8 +176,8 @@ void state_close(struct state *state)
 
 int state_check(const char *path, struct err *err)
 {
-	int64_t version;
-	bool is_empty;
+	int64_t version = 0;
+	bool is_empty = false;
 	sqlite3 *sqlite = db_open_other(path, true, err);
 	if (!sqlite)
 		return -1;

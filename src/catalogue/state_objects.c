@@ -173,6 +173,7 @@ static int read_portion(struct state *state, const char *kind, const char *after
 	struct state_object *objects, size_t *nr, struct err *err)
 {
 	int rc;
+	*nr = 0;
 	WITH_LOCK(&state->db.mutex);
 	sqlite3_stmt *list = db_statement(&state->db,
 		"SELECT id, version, value FROM object WHERE kind = ?1 AND id > ?2"
@@ -183,7 +184,7 @@ static int read_portion(struct state *state, const char *kind, const char *after
 	db_bind(list, 1, kind);
 	db_bind(list, 2, after ? after : "");
 	db_bind_number(list, 3, STATE_PORTION);
-	for (*nr = 0; (rc = db_step(&state->db, list, err)) > 0; ++*nr)
+	for (; (rc = db_step(&state->db, list, err)) > 0; ++*nr)
 		if (read_object(state, list, &objects[*nr], err) < 0) {
 			db_reset(list);
 			return -1;

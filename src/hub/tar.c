@@ -28,16 +28,17 @@ static unsigned checksum(const uint8_t block[BLOCK])
 static int write_header(
 	struct tar_writer *tar, const char *name, uint64_t length, int64_t time, struct err *err)
 {
+	static const char magic[8] = {'u', 's', 't', 'a', 'r', '\0', '0', '0'};
 	uint8_t block[BLOCK] = {0};
 	if (strlen(name) >= TAR_NAME_BYTES - 1 || length >= LENGTH_MOST)
 		return err_set(
 			err, ERR_USAGE, "%s: \"%s\" does not fit into an archive", tar->path, name);
-	memcpy(block, name, strlen(name));
+	memcpy(block, name, strlen(name) + 1);
 	memcpy(block + 100, "0000600\0000000000\0000000000", 24);
 	snprintf((char *)block + 124, 12, "%011" PRIo64, length);
 	snprintf((char *)block + 136, 12, "%011" PRIo64, (uint64_t)time & 077777777777);
 	block[156] = '0';
-	memcpy(block + 257, "ustar\00000", 8);
+	memcpy(block + 257, magic, sizeof magic);
 	snprintf((char *)block + 148, 7, "%06o", checksum(block));
 	block[155] = ' ';
 	int rc = file_pwrite(tar->fd, block, BLOCK, tar->at, tar->path, err);
