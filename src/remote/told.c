@@ -168,13 +168,6 @@ int told_zeros(void *context, uint64_t first, uint64_t nr, struct err *err)
 	return set_run(told, first, nr, CHUNK_ZERO, err);
 }
 
-int told_leaf(struct told *told, uint64_t chunk, const uint8_t *leaf, struct err *err)
-{
-	uint8_t wide[DIGEST_LEAF_BYTES_MAX] = {0};
-	memcpy(wide, leaf, told->leaf_bytes);
-	return told_chunks(told, chunk, 1, wide, 0, err);
-}
-
 /* --- the digests ------------------------------------------------------------------------ */
 
 /* Calls run() for each run of one segment that is alike; data chunks come alone. */
@@ -274,19 +267,4 @@ int told_sent(struct told *told, struct cancel *cancel, uint8_t digest[DIGEST_RO
 	int rc = walk(told, cancel, into_sent, &sent, err);
 	digest_sent_end(&sent, digest);
 	return rc;
-}
-
-static void into_count(
-	void *context, enum chunk_state state, uint64_t first, uint64_t nr, const uint8_t *leaf)
-{
-	(void)first;
-	(void)leaf;
-	if (state != CHUNK_NOTHING)
-		*(uint64_t *)context += nr;
-}
-
-int told_count(struct told *told, uint64_t *nr_chunks, struct err *err)
-{
-	*nr_chunks = 0;
-	return walk(told, NULL, into_count, nr_chunks, err);
 }

@@ -24,16 +24,11 @@ void told_free(struct told *told);
 int told_chunks(void *context, uint64_t first, unsigned nr, const uint8_t *leaves,
 	uint64_t zero_mask, struct err *err);
 int told_zeros(void *context, uint64_t first, uint64_t nr, struct err *err);
-/* One chunk, its leaf alone. */
-int told_leaf(struct told *told, uint64_t chunk, const uint8_t *leaf, struct err *err);
-
 /* The disk's root, where nothing was told of counts as zeros. */
 int told_root(
 	struct told *told, struct cancel *cancel, uint8_t root[DIGEST_ROOT_BYTES], struct err *err);
 /* The digest over what was told (digest_sent). */
 int told_sent(struct told *told, struct cancel *cancel, uint8_t digest[DIGEST_ROOT_BYTES],
 	struct err *err);
-/* How many chunks were told of. */
-int told_count(struct told *told, uint64_t *nr_chunks, struct err *err);
 
 #endif

@@ -38,12 +38,10 @@ static void expect_digests(
 	struct digest_tree tree;
 	struct digest_sent sent;
 	uint8_t expect[DIGEST_ROOT_BYTES], got[DIGEST_ROOT_BYTES];
-	uint64_t nr = 0, counted;
 	digest_tree_init(&tree, algorithm, model->size_bytes);
 	assert_int_equal(digest_sent_init(&sent, algorithm, NULL), 0);
 	for (uint64_t i = 0; i < model->nr_chunks; i++) {
 		const uint8_t *leaf = model->leaves + i * DIGEST_LEAF_BYTES_MAX;
-		nr += model->states[i] != NOTHING;
 		if (model->states[i] == DATA) {
 			digest_tree_leaf(&tree, leaf);
 			digest_sent_leaf(&sent, i, leaf);
@@ -59,8 +57,6 @@ static void expect_digests(
 	digest_sent_end(&sent, expect);
 	assert_int_equal(told_sent(told, NULL, got, NULL), 0);
 	assert_memory_equal(got, expect, sizeof got);
-	assert_int_equal(told_count(told, &counted, NULL), 0);
-	assert_int_equal(counted, nr);
 }
 
 static void tell_chunks(
@@ -127,7 +123,7 @@ static void test_whole_segments_of_zeros(void **state)
 	/* Data into what was zeros as a whole. */
 	uint8_t leaf[DIGEST_LEAF_BYTES_MAX];
 	memset(leaf, 0xab, sizeof leaf);
-	assert_int_equal(told_leaf(told, SEGMENT + 5, leaf, NULL), 0);
+	assert_int_equal(told_chunks(told, SEGMENT + 5, 1, leaf, 0, NULL), 0);
 	model.states[SEGMENT + 5] = DATA;
 	memcpy(model.leaves + (SEGMENT + 5) * DIGEST_LEAF_BYTES_MAX, leaf, sizeof leaf);
 	expect_digests(told, &model, DIGEST_SHA256);
@@ -159,7 +155,7 @@ static void test_huge(void **state)
 	struct digest_tree tree;
 	assert_non_null(told);
 	assert_int_equal(told_zeros(told, 0, nr, NULL), 0);
-	assert_int_equal(told_leaf(told, nr - 1, leaf, NULL), 0);
+	assert_int_equal(told_chunks(told, nr - 1, 1, leaf, 0, NULL), 0);
 	digest_tree_init(&tree, DIGEST_XXH3_128, size_bytes);
 	digest_tree_zeros(&tree, nr - 1);
 	digest_tree_leaf(&tree, leaf);
