@@ -130,6 +130,7 @@ static int parse_part(const struct field *field, const char *text, uint64_t *bit
 			"the range goes backwards (two ranges with a comma between do what is "
 			"meant)",
 			err);
+	assert(first >= 0);
 	for (int value = first; value <= last; value += step)
 		*bits |= UINT64_C(1) << value;
 	return 0;

@@ -245,14 +245,14 @@ const json_t *policy_of(
 {
 	const char *chosen = time_text(settings, "policy"), *name;
 	const json_t *labels = json_object_get(settings, "labels");
-	int64_t highest = INT64_MIN;
+	int64_t highest = 0;
 	json_t *policy;
 	const json_t *found = chosen ? json_object_get(policies, chosen) : NULL;
 	if (!chosen) {
 		json_object_foreach((json_t *)policies, name, policy)
 		{
 			int64_t priority = time_number(policy, "priority", 0);
-			bool first = priority > highest ||
+			bool first = !found || priority > highest ||
 				     (priority == highest && strcmp(name, chosen) < 0);
 			if (!first || !applies(policy, machine, labels))
 				continue;

@@ -89,7 +89,7 @@ struct runs_entry {
 void runs_list(struct runs *runs, const struct runs_view *view, const struct schedule *schedule,
 	void (*callback)(void *context, const struct runs_entry *entry), void *context);
 
-/* The source's host that counts for most_per_source; "": none. */
+/* The source's host that counts for most_per_source; "": none.  machine may be NULL. */
 void runs_source(const struct machine *machine, char host[256]);
 
 #endif

@@ -35,7 +35,7 @@ struct tick {
 
 void runs_source(const struct machine *machine, char host[256])
 {
-	const json_t *disks = json_object_get(machine->settings, "disks");
+	const json_t *disks = machine ? json_object_get(machine->settings, "disks") : NULL;
 	const char *source = time_text(json_array_get(disks, 0), "source");
 	host[0] = '\0';
 	if (source)
@@ -210,7 +210,7 @@ static enum runs_wait obstacle(const struct schedule *schedule, const struct mac
 	if (machine && !machine->repository)
 		return RUNS_NO_REPOSITORY;
 	if (schedule->action == SCHEDULE_BACKUP &&
-		json_array_size(json_object_get(machine->settings, "disks")) == 0)
+		(!machine || json_array_size(json_object_get(machine->settings, "disks")) == 0))
 		return RUNS_NO_DISKS;
 	if (run && (run->state == RUN_GOING || run->state == RUN_STARTING))
 		return RUNS_GOING;
