@@ -351,7 +351,6 @@ def test_cancel_in_each_stage(site, stage):
     # Nothing stands in the next one's way.
     assert site.wait(site.add())["state"] == "done"
     sendense("verify", "--repo", site.repo, "--quiet")
-    sendense("repo", "check", site.repo, "--quiet")
     site.stop()
 
 
