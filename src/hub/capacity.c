@@ -136,7 +136,7 @@ struct capacity *capacity_start(
 {
 	struct capacity *capacity = calloc(1, sizeof *capacity);
 	if (!capacity ||
-		!(capacity->watches = calloc(nr_repositories + 1, sizeof *capacity->watches))) {
+		!(capacity->watches = calloc(nr_repositories + 1, sizeof(struct watch *)))) {
 		free(capacity);
 		err_errno(err, ENOMEM, "cannot watch the repositories");
 		return NULL;

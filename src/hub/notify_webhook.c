@@ -33,8 +33,9 @@ int notify_webhook_sign(const char *secret, size_t secret_length, int64_t timest
 	}
 	if (rc != 0)
 		return err_set(err, ERR_IO, "cannot sign a webhook: %s", gnutls_strerror(rc));
-	memcpy(out, "sha256=", 7);
-	digest_hex(mac, sizeof mac, out + 7);
+	char hex[2 * MAC_BYTES + 1];
+	digest_hex(mac, sizeof mac, hex);
+	snprintf(out, 72, "sha256=%s", hex);
 	return 0;
 }
 
