@@ -1,7 +1,8 @@
 /*
  * From the request's line to a route.  The target is taken as it came, and each part is
  * percent-decoded once, by itself, after it was cut out: "%2F" can't become another segment,
- * and what could mislead a handler that makes a name of it (a NUL, a slash, "..") is refused.
+ * and what could mislead a handler that makes a name of it (a NUL, "..") is refused.  A slash
+ * may be in a machine's name alone.
  */
 #include "rest_internal.h"
 
@@ -53,9 +54,8 @@ static int take_segment(struct rest_target *target, char *segment, struct err *e
 		return err_set(err, ERR_USAGE, "too many segments");
 	if (decode(segment, false, err))
 		return -1;
-	if (strchr(segment, '/') || !strcmp(segment, ".") || !strcmp(segment, ".."))
-		return err_set(
-			err, ERR_USAGE, "a segment that is \".\" or \"..\" or holds a \"/\"");
+	if (!strcmp(segment, ".") || !strcmp(segment, ".."))
+		return err_set(err, ERR_USAGE, "a segment that is \".\" or \"..\"");
 	target->segments[target->nr_segments++] = segment;
 	return 0;
 }
@@ -154,6 +154,8 @@ static uint64_t match_path(
 		weight = weight << 1 | !is_param;
 		if (!is_param)
 			continue;
+		if (strchr(segment, '/') && strncmp(part, "{vm}", length) != 0)
+			return 0;
 		if (match->nr_params == REST_PARAMS_MOST)
 			return 0;
 		match->params[match->nr_params++] =
