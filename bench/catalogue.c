@@ -4,9 +4,8 @@
  *
  * catalogue REPOSITORY SCRATCH
  */
-#include "index.h"
-#include "reindex.h"
-#include "state.h"
+#include "catalogue.h"
+#include "job.h"
 
 #include <fcntl.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * plainest way: the same host between the same signs, no user, no "..", and a local path that comes
  * out below the rule's folder.
  */
-#include "allow.h"
+#include "job.h"
 
 #include <assert.h>
 #include <stdio.h>

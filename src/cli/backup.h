@@ -15,7 +15,7 @@
 #include "disks.h"
 #include "progress.h"
 #include "qemu_source.h"
-#include "store.h"
+#include "remote.h"
 #include "tls_options.h"
 
 struct backup_values {

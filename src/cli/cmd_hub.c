@@ -2,7 +2,6 @@
 #include "commands.h"
 #include "version.h"
 
-#include "archive.h"
 #include "hub.h"
 
 #include <string.h>

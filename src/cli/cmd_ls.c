@@ -1,7 +1,7 @@
 /* sendense ls: what a repository holds. */
 #include "commands.h"
 #include "disks.h"
-#include "point_json.h"
+#include "repository.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* sendense nbd-service: what the hub starts for pushes and serves; not for people. */
 #include "commands.h"
-#include "host.h"
+#include "job.h"
 #include "version.h"
 
 #include <stdio.h>

@@ -1,10 +1,10 @@
 /* sendense repo reindex: the index of a hub, filled anew from a repository. */
 #include "commands.h"
 #include "disks.h"
-#include "store.h"
+#include "remote.h"
 
-#include "config.h"
-#include "reindex.h"
+#include "hub.h"
+#include "job.h"
 
 #include <errno.h>
 #include <string.h>

@@ -6,8 +6,8 @@
 #define SENDENSE_CLI_DISKS_H
 
 #include "cli.h"
+#include "remote.h"
 #include "repository.h"
-#include "store.h"
 
 /*
  * Splits "KEY=NAME"; a text without a key gives key "" and the whole text (a

@@ -11,7 +11,7 @@
 #define SENDENSE_CLI_QEMU_SOURCE_H
 
 #include "cli.h"
-#include "store.h"
+#include "remote.h"
 
 #include "qemu.h"
 

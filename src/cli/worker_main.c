@@ -6,8 +6,8 @@
 
 #include "cli.h"
 #include "console.h"
+#include "job.h"
 #include "progress.h"
-#include "worker.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -15,7 +15,7 @@
 #ifndef SENDENSE_HUB_ALARM_H
 #define SENDENSE_HUB_ALARM_H
 
-#include "state.h"
+#include "catalogue.h"
 
 enum alarm_kind {
 	ALARM_OBJECTIVE,

@@ -1,7 +1,7 @@
 /* What several handlers share, and /health. */
 #include "hub_internal.h"
 
-#include "host.h"
+#include "job.h"
 #include "log.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* Repositories and their restore points. */
 #include "hub_internal.h"
 
-#include "index.h"
+#include "catalogue.h"
 #include "log.h"
 #include "repository.h"
 

@@ -2,7 +2,7 @@
 #include "hub_internal.h"
 
 #include "file.h"
-#include "host.h"
+#include "job.h"
 #include "log.h"
 #include "repository.h"
 

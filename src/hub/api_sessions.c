@@ -4,7 +4,7 @@
  */
 #include "hub_internal.h"
 
-#include "host.h"
+#include "job.h"
 #include "log.h"
 #include "repository.h"
 

@@ -12,8 +12,8 @@
 #ifndef SENDENSE_HUB_ARCHIVE_H
 #define SENDENSE_HUB_ARCHIVE_H
 
+#include "catalogue.h"
 #include "repository.h"
-#include "state.h"
 
 #define ARCHIVE_FILES_MOST 256
 #define ARCHIVE_NAME_BYTES 97 /* segments of [A-Za-z0-9_.-], not beginning with a dot, "/" */

@@ -6,8 +6,8 @@
  */
 #include "config_internal.h"
 
-#include "allow.h"
 #include "file.h"
+#include "job.h"
 #include "log.h"
 
 #include <errno.h>

@@ -5,7 +5,7 @@
  */
 #include "hub_internal.h"
 
-#include "host.h"
+#include "job.h"
 #include "log.h"
 #include "thread.h"
 

@@ -9,6 +9,7 @@
 #ifndef SENDENSE_HUB_H
 #define SENDENSE_HUB_H
 
+#include "archive.h"
 #include "config.h"
 
 /* --- run ------------------------------------------------------------------------------ */

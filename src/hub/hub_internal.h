@@ -17,9 +17,9 @@
 #ifndef SENDENSE_HUB_INTERNAL_H
 #define SENDENSE_HUB_INTERNAL_H
 
+#include "catalogue.h"
 #include "hub.h"
 #include "rest.h"
-#include "state.h"
 
 #include <stdatomic.h>
 

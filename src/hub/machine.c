@@ -4,7 +4,7 @@
  */
 #include "machine.h"
 
-#include "index.h"
+#include "catalogue.h"
 #include "policy.h"
 #include "time_internal.h"
 

@@ -18,8 +18,8 @@
 #ifndef SENDENSE_HUB_NOTIFY_H
 #define SENDENSE_HUB_NOTIFY_H
 
+#include "catalogue.h"
 #include "config.h"
-#include "state.h"
 
 struct notify;
 

@@ -1,8 +1,8 @@
 /* A signed POST; see notify.h. */
 #include "notify_internal.h"
 
-#include "allow.h"
 #include "file.h"
+#include "job.h"
 
 #include <curl/curl.h>
 #include <errno.h>

@@ -6,9 +6,9 @@
  */
 #include "hub_internal.h"
 
-#include "index.h"
+#include "catalogue.h"
+#include "job.h"
 #include "log.h"
-#include "reindex.h"
 #include "repository.h"
 #include "thread.h"
 

@@ -9,9 +9,9 @@
  */
 #include "hub_internal.h"
 
+#include "catalogue.h"
 #include "file.h"
-#include "host.h"
-#include "index.h"
+#include "job.h"
 #include "log.h"
 
 #include <errno.h>

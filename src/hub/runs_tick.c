@@ -1,7 +1,7 @@
 /* What is to be begun now; see runs.h. */
 #include "runs_internal.h"
 
-#include "allow.h"
+#include "job.h"
 #include "policy.h"
 #include "time_internal.h"
 

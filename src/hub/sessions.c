@@ -11,7 +11,7 @@
  */
 #include "hub_internal.h"
 
-#include "host.h"
+#include "job.h"
 #include "log.h"
 #include "repository.h"
 #include "thread.h"

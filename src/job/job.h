@@ -13,7 +13,7 @@
 #ifndef SENDENSE_JOB_H
 #define SENDENSE_JOB_H
 
-#include "state.h"
+#include "catalogue.h"
 
 #define JOB_ID_BYTES STATE_JOB_BYTES
 
@@ -130,5 +130,12 @@ json_t *jobs_wait(
 void jobs_count(struct jobs *jobs, unsigned *nr_queued, unsigned *nr_running);
 /* Processes that the kernel does not let go, of jobs that were closed. */
 unsigned jobs_count_unreaped(struct jobs *jobs);
+
+/* --- the room's other public headers ----------------------------------------------- */
+
+#include "allow.h"
+#include "host.h"
+#include "reindex.h"
+#include "worker.h"
 
 #endif

@@ -9,7 +9,7 @@
 #ifndef SENDENSE_JOB_REINDEX_H
 #define SENDENSE_JOB_REINDEX_H
 
-#include "index.h"
+#include "catalogue.h"
 #include "repository.h"
 
 struct reindex_options {

@@ -6,7 +6,7 @@
  */
 #include "remote_internal.h"
 
-#include "point_json.h"
+#include "repository.h"
 #include "transport.h"
 
 #include <errno.h>

@@ -717,4 +717,8 @@ struct repository_check_result {
 int repository_check(struct repository *repo, const struct repository_check_options *options,
 	struct repository_check_result *result, struct err *err);
 
+/* --- a restore point as JSON, in a header of its own ----------------------------------- */
+
+#include "point_json.h"
+
 #endif
