@@ -236,12 +236,12 @@ static const json_t *find_listed(const json_t *list, const char *name)
 
 static int load_list(struct import *import, const struct tar_member *member, struct err *err)
 {
-	char *AUTO_FREE text = malloc(LIST_BYTES);
-	if (!text)
-		return err_errno(err, ENOMEM, "cannot read %s", import->in);
 	if (strcmp(member->name, LIST) != 0 || member->length > LIST_BYTES)
 		return err_set(
 			err, ERR_FORMAT, "%s is an archive, but no hub's export", import->in);
+	char *AUTO_FREE text = malloc(LIST_BYTES);
+	if (!text)
+		return err_errno(err, ENOMEM, "cannot read %s", import->in);
 	if (file_pread(import->fd, text, (size_t)member->length, member->offset, import->in, err) <
 		0)
 		return -1;
@@ -288,13 +288,15 @@ static int make_parents(int folder, const char *name, struct err *err)
 static int copy_out(
 	struct import *import, const char *name, uint64_t offset, uint64_t length, struct err *err)
 {
-	char *AUTO_FREE buffer = malloc(PART_BYTES);
-	if (!buffer || make_parents(import->folder, name, err) < 0)
-		return buffer ? -1 : err_errno(err, ENOMEM, "cannot make %s", name);
+	if (make_parents(import->folder, name, err) < 0)
+		return -1;
 	int AUTO_CLOSE to = openat(
 		import->folder, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (to < 0)
 		return err_errno(err, errno, "cannot make %s", name);
+	char *AUTO_FREE buffer = malloc(PART_BYTES);
+	if (!buffer)
+		return err_errno(err, ENOMEM, "cannot make %s", name);
 	for (uint64_t at = 0; at < length;) {
 		size_t part = (size_t)min_u64(PART_BYTES, length - at);
 		if (file_pread(import->fd, buffer, part, offset + at, import->in, err) < 0 ||

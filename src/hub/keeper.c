@@ -27,7 +27,7 @@ struct hub_keeper {
 static void name_of_copy(const char *name, char out[65])
 {
 	size_t i = 0;
-	for (; name[i] && i < 64; i++)
+	for (; i < 64 && name[i]; i++)
 		out[i] = strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.",
 				 name[i]) &&
 					 (i > 0 || name[i] != '.')

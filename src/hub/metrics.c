@@ -115,7 +115,8 @@ void metrics_put(FILE *out, const char *name, const char *const *labels, double 
 	}
 	if (labels && labels[0])
 		fputs("}", out);
-	if (value == floor(value) && fabs(value) < 9e15)
+	/* Up to there each whole number is one of its own. */
+	if (value > -9e15 && value < 9e15 && value == (double)(int64_t)value)
 		fprintf(out, " %.0f\n", value);
 	else
 		fprintf(out, " %.9g\n", value);

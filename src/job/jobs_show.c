@@ -44,7 +44,7 @@ static void add_report(const struct jobs *jobs, const char *id, json_t *out)
 	char path[JOB_ID_BYTES + 32];
 	snprintf(path, sizeof path, "%s/" JOBDIR_REPORT, id);
 	json_t *report = jobdir_load(jobs->kept_fd, path, NULL);
-	/* A path of this machine is not for everybody who may read; the job names the repository. */
+	/* A path of this machine is not for everybody who may read: the job has the name. */
 	json_object_del(report, "repo");
 	/* Of what failed it has only the error, which is told already. */
 	if (report && !json_object_get(report, "error"))

@@ -5,7 +5,7 @@
  */
 #include "reindex.h"
 
-#include "point_json.h"
+#include "repository.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -64,7 +64,7 @@ static int by_id(const void *a, const void *b)
 /* Among the first nr, which are sorted. */
 static struct item *items_find(const struct items *items, size_t nr, const char *id)
 {
-	struct item key;
+	struct item key = {0};
 	snprintf(key.id, sizeof key.id, "%s", id);
 	return nr ? bsearch(&key, items->item, nr, sizeof key, by_id) : NULL;
 }

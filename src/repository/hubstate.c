@@ -57,19 +57,18 @@ static int open_part(int folder, const char *name, struct err *err)
 	close(fd);
 	return err_set(err, ERR_BUSY,
 		"another process is storing the state of a hub named \"%s\" (two hubs must not "
-		"have "
-		"the same name)",
+		"have the same name)",
 		name);
 }
 
 static int copy_all(int from, int to, const char *name, struct err *err)
 {
 	uint64_t at = 0;
+	if (ftruncate(to, 0) < 0)
+		return err_errno(err, errno, "cannot write hub/%s/" PART, name);
 	char *AUTO_FREE buffer = malloc(COPY_BYTES);
 	if (!buffer)
 		return err_errno(err, ENOMEM, "cannot store the state of hub %s", name);
-	if (ftruncate(to, 0) < 0)
-		return err_errno(err, errno, "cannot write hub/%s/" PART, name);
 	for (;;) {
 		ssize_t nr = pread(from, buffer, COPY_BYTES, (off_t)at);
 		if (nr < 0 && errno == EINTR)

@@ -30,7 +30,7 @@ static const char *text_of(const json_t *object, const char *name)
 static const json_t *operation_of(const char *method, const char *path)
 {
 	char lower[8] = "";
-	for (size_t i = 0; method[i] && i < sizeof lower - 1; i++)
+	for (size_t i = 0; i < sizeof lower - 1 && method[i]; i++)
 		lower[i] = (char)(method[i] | 0x20);
 	return json_object_get(json_object_get(json_object_get(document, "paths"), path), lower);
 }

@@ -200,7 +200,7 @@ static enum err_code look(const char *scheme, enum allow_use use, const char *na
 	struct err err = ERR_INIT;
 	int rc = allow_check(rules, use, whole, checked, &err);
 	if (out)
-		snprintf(out, 512, "%s", checked);
+		assert_true(snprintf(out, 512, "%s", checked) < 512);
 	return rc == 0 ? ERR_NONE : err.code;
 }
 
