@@ -18,6 +18,7 @@
 
 #define BACK_OFF_LEAST_MS 100
 #define BACK_OFF_MOST_MS 30000
+#define BACK_OFF_ANSWERED_MS 1000 /* at most for one that had come to answer */
 #define STEADY_MS 1000 /* whoever lived that long begins with the least back-off again */
 
 struct hub_daemon {
@@ -85,10 +86,10 @@ static void *look_after(void *context)
 			(int)pid, back_off_ms);
 		if (cancel_sleep(daemon->ends, deadline_after_ms(back_off_ms), NULL) < 0)
 			break;
-		back_off_ms =
-			back_off_ms * 2 > BACK_OFF_MOST_MS ? BACK_OFF_MOST_MS : back_off_ms * 2;
 		struct err err = ERR_INIT;
 		int revived = host_revive(hub->host, &err);
+		int64_t most_ms = revived < 0 ? BACK_OFF_MOST_MS : BACK_OFF_ANSWERED_MS;
+		back_off_ms = back_off_ms * 2 > most_ms ? most_ms : back_off_ms * 2;
 		if (revived < 0) {
 			log_error("%s", err.text);
 		} else if (revived > 0) {
