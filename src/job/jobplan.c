@@ -223,16 +223,22 @@ static void add_point(json_t *argv, const json_t *spec)
 
 /* --- kinds ---------------------------------------------------------------------------- */
 
-/* "extents:FILE" names a file of ours. */
-static int add_changed_by(json_t *argv, const json_t *disk, struct err *err)
+/* "extents:FILE" names a file of ours.  Nothing unknown is passed on: the command line might
+ * find a key and such a file in it. */
+static int add_changed_by(json_t *argv, const char *where, const json_t *disk, struct err *err)
 {
 	const char *key = text_of(disk, "key"), *text = text_of(disk, "changed_by");
-	if (!text || strncmp(text, "extents:", 8) != 0) {
+	if (!text)
+		return 0;
+	if (strcmp(text, "compare") == 0 || strncmp(text, "bitmap:", 7) == 0) {
 		add_keyed(argv, "changed-by", disk, "changed_by");
 		return 0;
 	}
+	if (strncmp(text, "extents:", 8) != 0)
+		return err_set(err, ERR_USAGE,
+			"%schanged_by: it is none of compare, bitmap:NAME, extents:FILE", where);
 	if (!key)
-		return err_set(err, ERR_USAGE, "disks[0].changed_by: a list needs the disk's key");
+		return err_set(err, ERR_USAGE, "%schanged_by: a list needs the disk's key", where);
 	char before[160];
 	snprintf(before, sizeof before, "--changed-by=%s=", key);
 	json_array_append_new(
@@ -262,7 +268,7 @@ static int backup_argv(json_t *argv, const json_t *spec, struct err *err)
 		char where[32];
 		snprintf(where, sizeof where, "disks[%zu].", i);
 		if (check_fields(disk_fields, where, disk, err) < 0 ||
-			add_changed_by(argv, disk, err) < 0)
+			add_changed_by(argv, where, disk, err) < 0)
 			return -1;
 		add_keyed(argv, "change-id", disk, "change_id");
 		add_keyed(argv, "bitmap", disk, "bitmap");

@@ -90,6 +90,14 @@ static void test_refused(void **state)
 			"usage: disks[0].key: it is missing"},
 		{"{" BACKUP ",\"parallel\":17,\"disks\":[{\"source\":\"raw:/a\"}]}",
 			"usage: parallel: it is not in 1..16"},
+		{"{" BACKUP ",\"disks\":[{\"source\":\"raw:/a\",\"changed_by\":"
+		 "\"disk0=extents:/etc/shadow\"}]}",
+			"usage: disks[0].changed_by: it is none of"},
+		{"{" BACKUP ",\"disks\":[{\"key\":\"1\",\"source\":\"raw:/a\",\"changed_by\":"
+		 "\"2=extents:/etc/shadow\"}]}",
+			"usage: disks[0].changed_by: it is none of"},
+		{"{" BACKUP ",\"disks\":[{\"source\":\"raw:/a\",\"changed_by\":\"extents:/l\"}]}",
+			"usage: disks[0].changed_by: a list needs"},
 		{"{" BACKUP ",\"mode\":\"quick\",\"disks\":[{\"source\":\"raw:/a\"}]}",
 			"usage: mode"},
 		{"{" BACKUP ",\"argv\":[],\"disks\":[{\"source\":\"raw:/a\"}]}", "usage: argv"},
