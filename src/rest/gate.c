@@ -87,7 +87,6 @@ static bool wrong_token(struct rest_request *request)
 static bool is_known(struct rest_request *request)
 {
 	struct err err = ERR_INIT;
-	char hash[REST_TOKEN_HASH_BYTES];
 	const char *text = rest_header(request, "Authorization");
 	if (!text || strncasecmp(text, "Bearer ", 7) != 0) {
 		refuse(request, 401, ERR_DENIED,
@@ -99,10 +98,10 @@ static bool is_known(struct rest_request *request)
 	text += strspn(text, " ");
 	if (!*text || strlen(text) > TOKEN_TEXT_MOST)
 		return wrong_token(request);
-	rest_token_hash(text, hash);
+	rest_token_hash(text, request->token_hash);
 	struct rest_server_options *options = &request->server->options;
-	int rc = options->authenticate(options->context, hash, &request->actor, &err);
-	explicit_bzero(hash, sizeof hash);
+	int rc =
+		options->authenticate(options->context, request->token_hash, &request->actor, &err);
 	if (!rc)
 		return true;
 	if (err.code == ERR_DENIED)
@@ -139,6 +138,8 @@ bool rest_gate_enter(struct rest_request *request)
 	if (request->match.route->scope != REST_NONE && (!is_known(request) || !may_call(request)))
 		return false;
 	request->let_in = true;
-	rest_lines_busy(&request->server->lines, request->line, true);
+	/* A stranger who sends a request slowly is as good as silent. */
+	if (request->match.route->scope != REST_NONE)
+		rest_lines_busy(&request->server->lines, request->line, true);
 	return true;
 }

@@ -79,6 +79,7 @@ static enum MHD_Result complete(struct rest_request *request)
 {
 	if (!request->refused && rest_body_complete(request)) {
 		set_timeout(request, 0);
+		rest_lines_busy(&request->server->lines, request->line, true);
 		rest_replay_or_call(request);
 		set_timeout(request, request->server->options.idle_timeout_ms);
 	}
@@ -120,5 +121,6 @@ void rest_handle_end(void *server, struct MHD_Connection *connection, void **con
 	rest_answer_clear(&request->answer);
 	rest_actor_clear(&request->actor);
 	rest_target_clear(&request->target);
+	explicit_bzero(request->token_hash, sizeof request->token_hash);
 	free(request);
 }

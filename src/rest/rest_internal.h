@@ -176,6 +176,7 @@ struct rest_request {
 	struct rest_target target;
 	struct rest_match match;
 	struct rest_actor actor;
+	char token_hash[REST_TOKEN_HASH_BYTES]; /* "": none was asked for */
 	char method[8];
 	bool head, begun, let_in, refused, sent;
 	uint8_t *bytes; /* of the body */

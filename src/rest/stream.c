@@ -1,7 +1,7 @@
 /*
  * A stream of events, on its connection's thread.  It looks once a second whether the server
- * is being stopped or the client is gone, and says something every ten seconds, so that
- * both sides (and what is between them) know that the other is there.
+ * is being stopped, the client is gone or its token too, and says something every ten seconds, so
+ * that both sides (and what is between them) know that the other is there.
  */
 #include "rest_internal.h"
 
@@ -19,6 +19,7 @@ struct rest_stream {
 	void (*done)(void *context);
 	void *context;
 	int fd;
+	char token_hash[REST_TOKEN_HASH_BYTES]; /* whose stream it is */
 	char *text; /* that is being sent; owned */
 	size_t length, at;
 	int64_t said_ns;
@@ -32,6 +33,7 @@ void rest_stream_free(struct rest_stream *stream)
 		stream->done(stream->context);
 	atomic_fetch_sub(&stream->server->nr_streams, 1);
 	free(stream->text);
+	explicit_bzero(stream->token_hash, sizeof stream->token_hash);
 	free(stream);
 }
 
@@ -51,6 +53,17 @@ static bool is_over(const struct rest_stream *stream)
 	       (poll(&poll_fd, 1, 0) > 0 && poll_fd.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
+/* Asked before each word: what is revoked, or expires, counts for streams that stand too. */
+static bool may_hear(const struct rest_stream *stream)
+{
+	const struct rest_server_options *options = &stream->server->options;
+	struct rest_actor actor = {0};
+	struct err err = ERR_INIT;
+	int rc = options->authenticate(options->context, stream->token_hash, &actor, &err);
+	rest_actor_clear(&actor);
+	return rc == 0;
+}
+
 /* False: the stream is over. */
 static bool fill(struct rest_stream *stream)
 {
@@ -61,6 +74,10 @@ static bool fill(struct rest_stream *stream)
 		size_t length = 0;
 		int rc = stream->next(
 			stream->context, deadline_after_ms(LOOK_MS), &name, &id, &data);
+		if (!may_hear(stream)) {
+			json_decref(data);
+			return false;
+		}
 		if (rc == 1) {
 			char *text = rest_event_text(name, id, data, &length);
 			json_decref(data);
@@ -124,6 +141,7 @@ static struct rest_stream *make(struct rest_request *request)
 	}
 	stream->server = request->server;
 	stream->fd = info->connect_fd;
+	memcpy(stream->token_hash, request->token_hash, sizeof stream->token_hash);
 	say(stream, text, strlen(text));
 	return stream;
 }

@@ -439,6 +439,27 @@ def test_tokens_are_told_once_held_to_their_scope_and_revoked_at_once(h):
     assert ("createToken", "token admin") in actions and ("revokeToken", "token admin") in actions
 
 
+def test_streams_end_with_their_token(h):
+    h.start()
+    session = h.open_session("web01", {"2000": MIB})
+    for path in ("events/stream", f"jobs/{session['id']}/events"):
+        for made, revoked in ((h.post("tokens", {"name": "gone", "scope": "read"}), True),
+                              (h.post("tokens", {"name": "short", "scope": "read", "expires_in_s": 2}), False)):
+            connection = h.connect(10)
+            try:
+                connection.request("GET", f"/api/v1/{path}",
+                                   headers={"Authorization": f"Bearer {made['token']}"})
+                answer = connection.getresponse()
+                assert answer.status == 200 and answer.readline() == b"retry: 1000\n"
+                if revoked:
+                    h.call("DELETE", f"tokens/{made['id']}")
+                said = answer.read()  # to its end
+                assert b"event: end" not in said and b"revokeToken" not in said
+            finally:
+                connection.close()
+            assert h.ask("GET", path, token=made["token"]).status == 401
+
+
 def test_systemd_unit_is_sandboxed(scratch):
     support.need("systemd-analyze")
     with open(os.path.join(support.TOP, "packaging", "sendense-hub.service.in"), encoding="utf-8") as file:

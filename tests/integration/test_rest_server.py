@@ -354,6 +354,17 @@ def test_silence_gives_way(scratch):
         print(f"after 1,000 silent connections the first call took {waited:.2f} s")
 
 
+def test_strangers_that_are_slow_give_way(scratch):
+    """Who needs no token keeps no place by sending a request that never ends."""
+    with serving(scratch, connections=4, idle_ms=600000) as server:
+        slow = [connect(server) for _ in range(4)]
+        for connection in slow:
+            connection.sendall(b"GET /api/v1/health HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx")
+        support.wait_for(lambda: server.call("GET", "/api/v1/things").status == 200, "a place")
+        for connection in slow:
+            connection.close()
+
+
 def test_refused_with_a_reason(scratch):
     with serving(scratch, connections=2) as server:
         busy = [connect(server) for _ in range(2)]
