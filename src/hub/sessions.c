@@ -157,13 +157,29 @@ static void end_session(struct hub *hub, const char *id)
 	json_decref(hub_host_call(hub, "session-forget", json_pack("{s:s}", "session", id), NULL));
 }
 
+/* Whether it is the first time that this is to be said of the session. */
+static bool is_news(struct hub *hub, const char *id, const char *what)
+{
+	struct seen *seen = seen_of(hub->sessions, id);
+	if (!seen)
+		return true;
+	bool news = strcmp(seen->stage, what) != 0;
+	seen->round = true;
+	snprintf(seen->stage, sizeof seen->stage, "%s", what);
+	return news;
+}
+
 static void tell_end(struct hub *hub, const char *id, enum job_state state, const struct err *why)
 {
 	struct err err = ERR_INIT;
 	const struct err *told = why && why->code != ERR_NONE ? why : NULL;
-	if (jobs_tell(hub->jobs, id, state, NULL, NULL, told, &err) < 0)
-		log_warning("the job %s does not know that its session ended: %s", id, err.text);
-	end_session(hub, id);
+	int rc = jobs_tell(hub->jobs, id, state, NULL, NULL, told, &err);
+	if (rc == 0 || err.code == ERR_REFUSED || err.code == ERR_NOT_FOUND)
+		end_session(hub, id);
+	/* Else the note stays, so that the next round tells it again: nobody else ends the job. */
+	else if (is_news(hub, id, "untold"))
+		log_warning(
+			"the job %s does not know yet that its session ended: %s", id, err.text);
 }
 
 static void tell_progress(struct hub *hub, const struct state_object *noted, const json_t *session,
@@ -193,17 +209,19 @@ static void tell_progress(struct hub *hub, const struct state_object *noted, con
 static void follow(struct hub *hub, const struct state_object *noted, const json_t *session)
 {
 	const char *name = text_of(session, "state"), *stage = text_of(session, "stage");
-	hub->sessions->nr_ending += strcmp(name, "open") != 0;
-	if (strcmp(name, "ending") == 0)
+	if (strcmp(name, "ending") == 0) {
+		hub->sessions->nr_ending++;
 		return; /* what it ends as is told in a moment */
+	}
 	for (size_t i = 0; i < ARRAY_LENGTH(states); i++) {
 		if (strcmp(states[i].name, name) != 0)
 			continue;
 		struct err why = ERR_INIT;
-		if (states[i].stage)
+		if (states[i].stage) {
+			hub->sessions->nr_ending += states[i].state != JOB_RUNNING;
 			tell_progress(hub, noted, session, states[i].state,
 				stage[0] ? stage : states[i].stage);
-		else {
+		} else {
 			error_of(session, &why);
 			tell_end(hub, noted->id, states[i].state, &why);
 		}
@@ -229,18 +247,6 @@ static int is_made(struct repository *repo, const json_t *noted, struct err *err
 	return 1;
 }
 
-/* Once for each session; it is asked again when the repository is back. */
-static void not_known_yet(struct hub *hub, const char *id, const struct err *why)
-{
-	struct seen *seen = seen_of(hub->sessions, id);
-	if (!seen)
-		return;
-	if (strcmp(seen->stage, "lost") != 0)
-		log_warning("what became of the session %s is not known yet: %s", id, why->text);
-	seen->round = true;
-	snprintf(seen->stage, sizeof seen->stage, "lost");
-}
-
 /* The service died, or the machine was started again: what became of it tells the
  * repository. */
 static void settle_lost(struct hub *hub, const struct state_object *noted)
@@ -251,8 +257,10 @@ static void settle_lost(struct hub *hub, const struct state_object *noted)
 	int made = repo ? is_made(repo, noted->value, &err) : -1;
 	repository_close(repo);
 	if (made < 0 && text_of(noted->value, "point")[0]) {
-		not_known_yet(hub, noted->id, &err);
-		return;
+		if (is_news(hub, noted->id, "lost"))
+			log_warning("what became of the session %s is not known yet: %s", noted->id,
+				err.text);
+		return; /* it is asked again when the repository is back */
 	}
 	err_set(&why, ERR_DISCONNECTED,
 		"the NBD service ended while it ran (a new session of the same disks goes on with "
@@ -422,7 +430,9 @@ void hub_sessions_wake(struct hub *hub)
 static bool is_noted(struct hub *hub, const char *id)
 {
 	struct state_object noted = {0};
-	bool found = state_get(hub->state, "session", id, &noted, NULL) == 0;
+	struct err err = ERR_INIT;
+	bool found = state_get(hub->state, "session", id, &noted, &err) == 0 ||
+		     err.code != ERR_NOT_FOUND;
 	state_object_clear(&noted);
 	return found;
 }
@@ -469,6 +479,49 @@ unsigned hub_sessions_open(struct hub *hub)
 	return hub->sessions ? atomic_load(&hub->sessions->nr_open) : 0;
 }
 
+/* --- what an earlier hub left ----------------------------------------------------------------- */
+
+/* Of all jobs of sessions that are open: what nobody else would look at. */
+struct left {
+	struct hub *hub;
+	char (*unnoted)[JOB_ID_BYTES]; /* nr_unnoted: the hub was killed between job and note */
+	size_t nr_unnoted;
+};
+
+static int take_left(void *context, const struct state_job *job)
+{
+	struct left *left = context;
+	const json_t *cancel = json_object_get(job->value, "cancel");
+	if (cancel)
+		hub_sessions_cancel(left->hub, job->id, text_of(cancel, "text"));
+	char(*more)[JOB_ID_BYTES] = reallocarray(left->unnoted, left->nr_unnoted + 1, sizeof *more);
+	if (!more)
+		return 1;
+	left->unnoted = more;
+	snprintf(more[left->nr_unnoted++], JOB_ID_BYTES, "%s", job->id);
+	return 0;
+}
+
+/* Before anybody opens a session. */
+static int settle_left(struct hub *hub, struct err *err)
+{
+	const struct state_job_filter open = {.state = "open", .kind = "push"};
+	struct left left = {.hub = hub};
+	int rc = state_jobs(hub->state, &open, take_left, &left, err);
+	for (size_t i = 0; i < left.nr_unnoted; i++) {
+		const char *id = left.unnoted[i];
+		struct err why = ERR_INIT, trouble = ERR_INIT;
+		if (is_noted(hub, id))
+			continue;
+		err_set(&why, ERR_DISCONNECTED,
+			"the hub was killed before it had opened the session");
+		if (jobs_tell(hub->jobs, id, JOB_FAILED, NULL, NULL, &why, &trouble) < 0)
+			log_warning("the job %s stays open: %s", id, trouble.text);
+	}
+	free(left.unnoted);
+	return rc;
+}
+
 int hub_sessions_start(struct hub *hub, struct err *err)
 {
 	struct hub_sessions *s = calloc(1, sizeof *s);
@@ -478,9 +531,11 @@ int hub_sessions_start(struct hub *hub, struct err *err)
 	thread_cond_init(&s->woken);
 	thread_cond_init(&s->looked);
 	hub->sessions = s;
-	if (thread_start(&s->thread, "sessions", watch, hub, err) == 0)
+	if (settle_left(hub, err) == 0 &&
+		thread_start(&s->thread, "sessions", watch, hub, err) == 0)
 		return 0;
 	hub->sessions = NULL;
+	free(s->cancelled);
 	free(s);
 	return -1;
 }

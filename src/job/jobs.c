@@ -410,8 +410,11 @@ static int cancel(struct jobs *jobs, struct job *job, const char *why, struct er
 		job->stop_why = reason;
 		return finish_job(jobs, job, -1, &reason);
 	}
-	if (job->asked_to_cancel)
-		return 0;
+	if (job->asked_to_cancel) {
+		/* Its owner may have been dead when it was told. */
+		job->told_to_cancel = false;
+		return job->is_foreign ? cancel_foreign(jobs, job, err) : 0;
+	}
 	job->asked_to_cancel = true;
 	struct err before = job->stop_why;
 	job->stop_why = reason;

@@ -8,6 +8,7 @@ SENDENSE_SOAK=1 ten times each, else each stage once, the victims in turn.
 
 import os
 import signal
+import sqlite3
 
 import pytest
 
@@ -103,3 +104,44 @@ def test_killed_in_each_stage_of_a_push(h, servers, scratch, victim):
     h.stop()
     wait_for(lambda: hub.pids_of(h.runtime) == [], "the NBD service's end")
     assert [name for name in os.listdir(h.runtime) if name.endswith(".sock")] == []
+
+
+def unnote(h, kind):
+    """Takes the hub's notes of that kind away, as if it had been killed before it made them."""
+    with sqlite3.connect(os.path.join(h.state, "state.db")) as db:
+        assert db.execute("DELETE FROM object WHERE kind = ?", (kind,)).rowcount == 1
+    db.close()
+
+
+def ended(h, session, state):
+    """The job's end, soon."""
+    wait_for(lambda: h.job(session["id"])["state"] in hub.ENDS, "the job's end", timeout=10)
+    job = h.job(session["id"])
+    assert job["state"] == state, job
+    return job
+
+
+def test_killed_between_a_push_s_job_and_its_note(h, scratch):
+    """The job of a session that nobody knows is not open for ever, and in no backup's way."""
+    disk = make_disk(f"{scratch}/a.raw", MIB, [(0, MIB, "random")])
+    session = h.open_session("m", {"2000": MIB})
+    os.kill(h.nbd_service(), signal.SIGKILL)
+    h.kill()
+    unnote(h, "session")
+    h.start()
+    assert "killed" in ended(h, session, "failed")["error"]["text"]
+    h.push("m", {"2000": disk})
+    assert h.open_jobs() == []
+
+
+def test_killed_between_a_push_s_cancelling_and_its_end(h):
+    """What somebody cancelled is cancelled by the next hub."""
+    session = h.open_session("m", {"2000": MIB})
+    h.kill()
+    with sqlite3.connect(os.path.join(h.state, "state.db")) as db:
+        db.execute("UPDATE job SET value = json_set(value, '$.cancel', json(?)) WHERE id = ?",
+                   ('{"code": "cancelled", "text": "cancelled by a test"}', session["id"]))
+    db.close()
+    h.start()
+    ended(h, session, "cancelled")
+    assert h.open_jobs() == [] and h.get("sessions")["items"] == []
