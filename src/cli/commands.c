@@ -22,6 +22,8 @@ const struct command *const cli_commands[] = {
 	&command_hub_check_config,
 	&command_hub_export,
 	&command_hub_import,
+	&command_tunnel_run,
+	&command_tunnel_sshd_config,
 	&command_doctor,
 	&command_version,
 	&command_completion,
