@@ -2,15 +2,18 @@
  * sendense tunnel run: ssh from the node to the hub, looked after.
  * sendense tunnel sshd-config: what the hub's sshd needs for it, from the same file.
  *
- * A reverse forward is proven from end to end as well: ssh also leads the same port of this
- * machine to where the server listens, and what is asked there comes back through the
- * tunnel a second time.
+ * A reverse forward is proven from end to end as well: ssh also leads a port of this machine,
+ * picked by the kernel, to where the server listens, and what is asked there comes back
+ * through the tunnel a second time.
  */
 #include "commands.h"
 #include "nbd.h"
 #include "rest.h"
+#include "transport.h"
 #include "tunnel_config.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -42,8 +45,11 @@ static int prove_nbd(const struct prover *p, struct deadline until, struct err *
 		p->at);
 	if (nbd_probe(uri, until, &why) == 0)
 		return 0;
-	/* A server that says no has answered. */
-	return why.code == ERR_NOT_FOUND || why.code == ERR_REFUSED ? 0 : err_copy(err, &why);
+	/* A server that says no has answered: there is no export without a name, or it demands
+	 * TLS.  That the connection was refused, or ended, is no answer. */
+	return why.sys_errno == ENOENT || why.sys_errno == ENOTSUP || why.sys_errno == EACCES
+		       ? 0
+		       : err_copy(err, &why);
 }
 
 static int prove_rest(const struct prover *p, struct deadline until, struct err *err)
@@ -101,23 +107,40 @@ static struct tunnel_forward *add_forward(struct setup *s, const struct tunnel_s
 	return f;
 }
 
-static void fill_section(struct setup *s, struct cli *cli, size_t index)
+/* On 127.0.0.1, which is in the certificates. */
+static int pick_port(struct tunnel_endpoint *out, struct err *err)
+{
+	struct listener listener;
+	if (transport_listen_tcp(&listener, "127.0.0.1", 0, err) < 0)
+		return -1;
+	*out = (struct tunnel_endpoint){
+		.address = "127.0.0.1", .first = listener.port, .last = listener.port};
+	listener_close(&listener);
+	return 0;
+}
+
+static int fill_section(struct setup *s, struct cli *cli, size_t index, struct err *err)
 {
 	const struct tunnel_section *section = &s->config.sections[index];
 	struct prover *p = &s->provers[index];
 	struct tunnel_forward *last = NULL;
+	struct tunnel_endpoint here = section->listen;
 	for (unsigned i = 0; i < nr_ports(section); i++) {
 		last = add_forward(s, section, &section->listen, &section->to, i);
 		last->reverse = section->reverse;
 	}
-	if (is_proven_back(section))
-		last = add_forward(s, section, &section->listen, &section->listen, 0);
+	if (is_proven_back(section)) {
+		if (pick_port(&here, err) < 0)
+			return -1;
+		last = add_forward(s, section, &here, &section->listen, 0);
+	}
 	*p = (struct prover){.cli = cli, .section = section};
-	tunnel_endpoint_text(&section->listen, section->listen.first, p->at);
+	tunnel_endpoint_text(&here, here.first, p->at);
 	if (section->service == TUNNEL_NONE)
-		return;
+		return 0;
 	last->prove = prove;
 	last->context = p;
+	return 0;
 }
 
 static int fill(struct setup *s, struct cli *cli, struct err *err)
@@ -130,7 +153,8 @@ static int fill(struct setup *s, struct cli *cli, struct err *err)
 	if (!s->forwards || !s->texts)
 		return err_set(err, ERR_NO_MEMORY, "cannot make a tunnel: out of memory");
 	for (size_t i = 0; i < s->config.nr_sections; i++)
-		fill_section(s, cli, i);
+		if (fill_section(s, cli, i, err) < 0)
+			return -1;
 	return 0;
 }
 
@@ -170,6 +194,8 @@ static int run_tunnel(struct setup *s, struct cli *cli, struct err *err)
 		.known_hosts_file = s->config.known_hosts,
 		.forwards = s->forwards,
 		.nr_forwards = s->nr_forwards,
+		.look_ms = 1000 * s->config.look_s,
+		.pause_most_ms = 1000 * s->config.pause_most_s,
 		.changed = tell_change,
 		.context = cli,
 		.cancel = cli->cancel,
@@ -234,8 +260,10 @@ static bool has_reverse(const struct setup *s)
 
 static void print_user(const struct setup *s)
 {
+	/* Not locked ("!"), which sshd without PAM refuses, but with no password that fits. */
 	printf("useradd --system --no-create-home --home-dir /nonexistent "
-	       "--shell /usr/sbin/nologin %s\n",
+	       "--shell /usr/sbin/nologin --password '*' %s\n"
+	       "install -d -m 755 /etc/ssh/authorized_keys\n",
 		s->config.user);
 }
 
@@ -280,7 +308,8 @@ static int print_key(const struct setup *s, struct err *err)
 	if (strncmp(key, "ssh-", 4) != 0 && strncmp(key, "ecdsa-", 6) != 0 &&
 		strncmp(key, "sk-", 3) != 0)
 		return err_set(err, ERR_FORMAT, "%s is no public key of OpenSSH's", path);
-	printf("restrict,port-forwarding");
+	/* Not even where the Match block is missing. */
+	printf("restrict,port-forwarding,command=\"/usr/sbin/nologin\"");
 	each_place(s, false, put_option, "permitopen");
 	each_place(s, true, put_option, "permitlisten");
 	printf(" %s\n", key);

@@ -1,15 +1,26 @@
-/* The file of a tunnel, read strictly with libinih. */
+/*
+ * The file of a tunnel, read line by line with libinih, which passes over sections without
+ * settings, cuts what is too long, and does not say which line it is at: so the reader
+ * that hands it the lines looks at them first, and counts them.
+ */
 #include "tunnel_config.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ini.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define LINE_MOST 4400 /* a path of 4,095 bytes, and its name */
+#define NAME_MOST 48 /* libinih's own limit for sections and names */
+
 struct loading {
 	struct tunnel_config *config;
+	struct tunnel_section *section; /* that the lines belong to; NULL: [tunnel], or none yet */
+	const char *at; /* the next line */
+	unsigned line; /* of the one before; of the error, when there is one */
 	struct err err; /* the first one */
 };
 
@@ -30,6 +41,29 @@ static int set_path(char **to, const char *value, struct err *err)
 	if (value[0] != '/')
 		return err_set(err, ERR_USAGE, "\"%s\" is no absolute path", value);
 	return set_text(to, value, err);
+}
+
+/* A name of Debian's for a user: it becomes a pattern of sshd's, and a file's name. */
+static int set_user(char **to, const char *value, struct err *err)
+{
+	size_t length = strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789_-");
+	if (value[length] != '\0' || length > 32 || value[0] == '-')
+		return err_set(err, ERR_USAGE,
+			"\"%s\" is no user (1 to 32 of a-z 0-9 _ -, not beginning with -)", value);
+	return set_text(to, value, err);
+}
+
+static int set_seconds(unsigned *to, const char *value, struct err *err)
+{
+	char *end;
+	unsigned long number = value[0] >= '0' && value[0] <= '9' ? strtoul(value, &end, 10) : 0;
+	if (*to)
+		return err_set(err, ERR_USAGE, "it is given twice");
+	if (number == 0 || number > 3600 || strcmp(end, "s") != 0)
+		return err_set(
+			err, ERR_USAGE, "\"%s\" is no time from 1s to 3600s (like 30s)", value);
+	*to = (unsigned)number;
+	return 0;
 }
 
 static bool parse_port(const char *text, const char **end, unsigned *port)
@@ -114,7 +148,10 @@ static int set_server(struct tunnel_config *config, const char *value, struct er
 		snprintf(host, sizeof host, "%s", value);
 	}
 	config->port = 22;
-	if (host[0] == '\0' || (port && (!parse_port(port, &port, &config->port) || *port != '\0')))
+	if (host[0] == '\0' || host[0] == '-' ||
+		host[strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				  "0123456789._:-")] != '\0' ||
+		(port && (!parse_port(port, &port, &config->port) || *port != '\0')))
 		return err_set(err, ERR_USAGE, "\"%s\" is no HOST[:PORT]", value);
 	return set_text(&config->host, host, err);
 }
@@ -131,8 +168,7 @@ static int set_service(enum tunnel_service *to, const char *value, struct err *e
 	return err_set(err, ERR_USAGE, "\"%s\" is not one of none, nbd, nbds, rest", value);
 }
 
-/* --- sections ----------------------------------------------------------------------------------
- */
+/* --- sections -------------------------------------------------------------------------------- */
 
 static int set_tunnel(
 	struct tunnel_config *config, const char *name, const char *value, struct err *err)
@@ -140,13 +176,17 @@ static int set_tunnel(
 	if (strcmp(name, "server") == 0)
 		return set_server(config, value, err);
 	if (strcmp(name, "user") == 0)
-		return set_text(&config->user, value, err);
+		return set_user(&config->user, value, err);
 	if (strcmp(name, "identity") == 0)
 		return set_path(&config->identity, value, err);
 	if (strcmp(name, "known-hosts") == 0)
 		return set_path(&config->known_hosts, value, err);
-	return err_set(
-		err, ERR_USAGE, "there is no such setting (server, user, identity, known-hosts)");
+	if (strcmp(name, "look") == 0)
+		return set_seconds(&config->look_s, value, err);
+	if (strcmp(name, "pause-most") == 0)
+		return set_seconds(&config->pause_most_s, value, err);
+	return err_set(err, ERR_USAGE,
+		"there is no such setting (server, user, identity, known-hosts, look, pause-most)");
 }
 
 static int set_forward(
@@ -163,40 +203,44 @@ static int set_forward(
 	return err_set(err, ERR_USAGE, "there is no such setting (listen, to, service, ca-file)");
 }
 
-static struct tunnel_section *find_section(
-	struct tunnel_config *config, bool reverse, const char *name, struct err *err)
+static int add_section(struct loading *l, bool reverse, const char *name, struct err *err)
 {
+	struct tunnel_config *config = l->config;
 	size_t length =
 		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
-	if (length == 0 || length > 32 || name[length] != '\0') {
-		err_set(err, ERR_USAGE, "\"%s\" is no name (1 to 32 of A-Z a-z 0-9 _ -)", name);
-		return NULL;
-	}
+	if (length == 0 || length > 32 || name[length] != '\0')
+		return err_set(
+			err, ERR_USAGE, "\"%s\" is no name (1 to 32 of A-Z a-z 0-9 _ -)", name);
 	for (size_t i = 0; i < config->nr_sections; i++)
 		if (config->sections[i].reverse == reverse &&
 			strcmp(config->sections[i].name, name) == 0)
-			return &config->sections[i];
-	if (config->nr_sections == TUNNEL_SECTIONS_MOST) {
-		err_set(err, ERR_USAGE, "there are more than %u sections", TUNNEL_SECTIONS_MOST);
-		return NULL;
-	}
-	struct tunnel_section *section = &config->sections[config->nr_sections++];
-	section->reverse = reverse;
-	snprintf(section->name, sizeof section->name, "%s", name);
-	return section;
+			return err_set(err, ERR_USAGE, "this section is there already, in line %u",
+				config->sections[i].line);
+	if (config->nr_sections == TUNNEL_SECTIONS_MOST)
+		return err_set(
+			err, ERR_USAGE, "there are more than %u sections", TUNNEL_SECTIONS_MOST);
+	l->section = &config->sections[config->nr_sections++];
+	l->section->reverse = reverse;
+	l->section->line = l->line;
+	memcpy(l->section->name, name, length + 1);
+	return 0;
 }
 
-static int set(struct tunnel_config *config, const char *section, const char *name,
-	const char *value, struct err *err)
+static int begin_section(struct loading *l, const char *section, struct err *err)
 {
 	bool reverse = strncmp(section, "reverse ", 8) == 0;
-	if (strcmp(section, "tunnel") == 0)
-		return set_tunnel(config, name, value, err);
-	if (!reverse && strncmp(section, "forward ", 8) != 0)
+	if (reverse || strncmp(section, "forward ", 8) == 0)
+		return add_section(l, reverse, section + 8, err);
+	if (strcmp(section, "tunnel") != 0)
 		return err_set(err, ERR_USAGE,
-			"there is no such section ([tunnel], [forward NAME], [reverse NAME])");
-	struct tunnel_section *found = find_section(config, reverse, section + 8, err);
-	return found ? set_forward(found, name, value, err) : -1;
+			"there is no section \"%s\" ([tunnel], [forward NAME], [reverse NAME])",
+			section);
+	if (l->config->line)
+		return err_set(err, ERR_USAGE, "this section is there already, in line %u",
+			l->config->line);
+	l->config->line = l->line;
+	l->section = NULL;
+	return 0;
 }
 
 static int on_setting(void *user, const char *section, const char *name, const char *value)
@@ -204,57 +248,148 @@ static int on_setting(void *user, const char *section, const char *name, const c
 	struct loading *l = user;
 	if (l->err.code != ERR_NONE)
 		return 1;
-	if (set(l->config, section, name, value, &l->err) == 0)
-		return 1;
-	err_context(&l->err, "[%s] %s", section, name);
-	return 0;
+	int rc = section[0] == '\0' ? err_set(&l->err, ERR_USAGE, "it stands before [tunnel]")
+		 : l->section       ? set_forward(l->section, name, value, &l->err)
+				    : set_tunnel(l->config, name, value, &l->err);
+	if (rc < 0)
+		err_context(&l->err, "%s", name);
+	return 1;
 }
 
-/* --- the whole
- * ------------------------------------------------------------------------------------ */
+/* --- lines ------------------------------------------------------------------------------------ */
+
+static bool is_space(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r';
+}
+
+/* 1: it is for libinih; 0: there is nothing in it. */
+static int look_at(struct loading *l, const char *line, size_t length, struct err *err)
+{
+	while (length > 0 && is_space(line[length - 1]))
+		length--;
+	while (length > 0 && is_space(*line)) {
+		line++;
+		length--;
+	}
+	if (length == 0 || *line == '#' || *line == ';')
+		return 0;
+	if (length >= LINE_MOST - 4)
+		return err_set(err, ERR_USAGE, "the line is longer than %d bytes", LINE_MOST - 4);
+	const char *equals = memchr(line, '=', length);
+	size_t name = equals ? (size_t)(equals - line) : 0;
+	if (*line != '[')
+		return name > 0 && name <= NAME_MOST && !memchr(line, ':', name)
+			       ? 1
+			       : err_set(err, ERR_USAGE,
+					 "this is no setting (like user = sendense-web)");
+	char section[NAME_MOST + 1];
+	if (line[length - 1] != ']' || length - 2 > NAME_MOST)
+		return err_set(err, ERR_USAGE, "this is no section (like [tunnel])");
+	snprintf(section, sizeof section, "%.*s", (int)length - 2, line + 1);
+	return begin_section(l, section, err) < 0 ? -1 : 1;
+}
+
+/* An ini_reader: one line after the other, until the first error. */
+static char *next_line(char *out, int bytes, void *context)
+{
+	struct loading *l = context;
+	if (!*l->at || l->err.code != ERR_NONE)
+		return NULL;
+	size_t length = strcspn(l->at, "\n");
+	const char *line = l->at;
+	l->at += length + (line[length] == '\n');
+	l->line++;
+	if (look_at(l, line, length, &l->err) <= 0 || length + 2 > (size_t)bytes)
+		length = 0;
+	memcpy(out, line, length);
+	out[length] = '\n';
+	out[length + 1] = '\0';
+	return out;
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
 
 static int check_section(const struct tunnel_section *s, struct err *err)
 {
-	const char *kind = s->reverse ? "reverse" : "forward";
 	if (!s->listen.first || !s->to.first)
-		return err_set(err, ERR_USAGE, "[%s %s] has no \"%s\"", kind, s->name,
-			s->listen.first ? "to" : "listen");
+		return err_set(
+			err, ERR_USAGE, "it has no \"%s\"", s->listen.first ? "to" : "listen");
 	if (s->listen.last - s->listen.first != s->to.last - s->to.first)
-		return err_set(err, ERR_USAGE,
-			"[%s %s] leads from %u ports to %u: they must be as many", kind, s->name,
+		return err_set(err, ERR_USAGE, "it leads from %u ports to %u: they must be as many",
 			s->listen.last - s->listen.first + 1, s->to.last - s->to.first + 1);
 	if (s->service != TUNNEL_NONE && s->listen.first != s->listen.last)
 		return err_set(err, ERR_USAGE,
-			"[%s %s] has several ports: most of the time nothing answers there "
-			"(service = none; another forward tells whether the tunnel works)",
-			kind, s->name);
+			"it has several ports: most of the time nothing answers there "
+			"(service = none; another forward tells whether the tunnel works)");
 	if (s->ca_file && s->service != TUNNEL_REST)
-		return err_set(
-			err, ERR_USAGE, "[%s %s] ca-file is for service = rest", kind, s->name);
+		return err_set(err, ERR_USAGE, "its ca-file is for service = rest");
 	return 0;
 }
 
-static int check(const struct tunnel_config *config, struct err *err)
+/* Two sections that want one port: ssh would end each time. */
+static const struct tunnel_section *find_overlap(
+	const struct tunnel_config *config, const struct tunnel_section *s)
 {
+	for (const struct tunnel_section *other = config->sections; other < s; other++)
+		if (other->reverse == s->reverse &&
+			strcmp(other->listen.address, s->listen.address) == 0 &&
+			other->listen.first <= s->listen.last &&
+			s->listen.first <= other->listen.last)
+			return other;
+	return NULL;
+}
+
+static int check_sections(struct loading *l)
+{
+	const struct tunnel_config *config = l->config;
+	for (size_t i = 0; i < config->nr_sections; i++) {
+		const struct tunnel_section *s = &config->sections[i];
+		l->line = s->line;
+		if (check_section(s, &l->err) < 0)
+			return err_context(
+				&l->err, "[%s %s]", s->reverse ? "reverse" : "forward", s->name);
+		const struct tunnel_section *other = find_overlap(config, s);
+		if (other)
+			return err_set(&l->err, ERR_USAGE,
+				"[%s %s] listens where the section in line %u does",
+				s->reverse ? "reverse" : "forward", s->name, other->line);
+	}
+	return 0;
+}
+
+static int check(struct loading *l)
+{
+	const struct tunnel_config *config = l->config;
 	const char *const names[] = {"server", "user", "identity", "known-hosts"};
 	const char *const values[] = {
 		config->host, config->user, config->identity, config->known_hosts};
 	bool proven = false;
+	if (check_sections(l) < 0)
+		return -1;
+	l->line = config->line;
 	for (unsigned i = 0; i < ARRAY_LENGTH(names); i++)
 		if (!values[i])
-			return err_set(err, ERR_USAGE, "[tunnel] has no \"%s\"", names[i]);
-	if (config->nr_sections == 0)
-		return err_set(err, ERR_USAGE, "there is no [forward NAME] and no [reverse NAME]");
-	for (size_t i = 0; i < config->nr_sections; i++) {
-		if (check_section(&config->sections[i], err) < 0)
-			return -1;
+			return err_set(&l->err, ERR_USAGE, "[tunnel] has no \"%s\"", names[i]);
+	for (size_t i = 0; i < config->nr_sections; i++)
 		proven |= config->sections[i].service != TUNNEL_NONE;
-	}
 	if (!proven)
-		return err_set(err, ERR_USAGE,
-			"no forward has a service (nbd, nbds or rest): nothing would show whether "
-			"the tunnel works");
+		return err_set(&l->err, ERR_USAGE,
+			"no [forward NAME] or [reverse NAME] has a service (nbd, nbds or rest): "
+			"nothing would show whether the tunnel works");
 	return 0;
+}
+
+static void parse(struct loading *l)
+{
+	/* libinih's settings are the process's; nobody else uses it meanwhile. */
+	ini_use_stack = false;
+	ini_max_line = LINE_MOST + 4;
+	ini_initial_alloc = LINE_MOST + 4;
+	ini_allow_multiline = false;
+	ini_allow_inline_comments = false;
+	if (ini_parse_stream(next_line, l, on_setting, l) != 0 && l->err.code == ERR_NONE)
+		err_set(&l->err, ERR_USAGE, "this cannot be read");
 }
 
 int tunnel_config_load(struct tunnel_config *config, const char *path, struct err *err)
@@ -267,14 +402,12 @@ int tunnel_config_load(struct tunnel_config *config, const char *path, struct er
 		return err_context(err, "cannot read the tunnel's settings");
 	if (strlen(text) != length)
 		return err_set(err, ERR_USAGE, "%s: it holds a zero byte", path);
-	int line = ini_parse_string(text, on_setting, &l);
-	if (line == 0 && l.err.code == ERR_NONE && check(config, &l.err) == 0)
+	l.at = text;
+	parse(&l);
+	if (l.err.code == ERR_NONE && check(&l) == 0)
 		return 0;
-	/* Where both are, the earlier line counts, which is the one that libinih gives. */
-	if (l.err.code == ERR_NONE)
-		err_set(&l.err, ERR_USAGE, "this is neither a [section] nor \"name = value\"");
-	if (line > 0)
-		err_context(&l.err, "%s:%d", path, line);
+	if (l.line > 0)
+		err_context(&l.err, "%s:%u", path, l.line);
 	else
 		err_context(&l.err, "%s", path);
 	tunnel_config_clear(config);

@@ -1,14 +1,14 @@
 /*
  * tunnel_config: the file that "sendense tunnel" reads on both sides (docs/tunnel.md).
  *
- *   [tunnel]         server user identity known-hosts
+ *   [tunnel]         server user identity known-hosts look pause-most
  *   [forward NAME]   listen to service ca-file     here  ─► at the hub
  *   [reverse NAME]   listen to service ca-file     at the hub ─► here
  */
 #ifndef SENDENSE_CLI_TUNNEL_CONFIG_H
 #define SENDENSE_CLI_TUNNEL_CONFIG_H
 
-#include "tunnel.h"
+#include "base.h"
 
 #define TUNNEL_SECTIONS_MOST 32u
 #define TUNNEL_PORTS_MOST 128u /* of one section */
@@ -25,7 +25,7 @@ struct tunnel_endpoint {
 struct tunnel_section {
 	char name[33];
 	bool reverse;
-	unsigned line;
+	unsigned line; /* of its "[...]" */
 	struct tunnel_endpoint listen, to; /* as many ports each */
 	enum tunnel_service service;
 	char *ca_file; /* REST through TLS; NULL: in the clear */
@@ -34,6 +34,8 @@ struct tunnel_section {
 struct tunnel_config {
 	char *host, *user, *identity, *known_hosts;
 	unsigned port;
+	unsigned look_s, pause_most_s; /* 0: as tunnel.h says */
+	unsigned line; /* of [tunnel]; 0: there is none */
 	struct tunnel_section sections[TUNNEL_SECTIONS_MOST];
 	size_t nr_sections;
 };

@@ -29,7 +29,7 @@ struct tls_server {
 
 /* --- ciphers ---------------------------------------------------------------------- */
 
-static bool has_aes(void)
+bool tls_has_aes(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
 	return __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
@@ -49,9 +49,9 @@ static bool has_aes(void)
 
 const char *tls_priorities(void)
 {
-	return has_aes() ? PRIORITIES_BEFORE
+	return tls_has_aes() ? PRIORITIES_BEFORE
 		       "+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305" PRIORITIES_BEHIND
-			 : PRIORITIES_BEFORE
+			     : PRIORITIES_BEFORE
 		       "+CHACHA20-POLY1305:+AES-128-GCM:+AES-256-GCM" PRIORITIES_BEHIND;
 }
 

@@ -116,5 +116,6 @@ void stream_shut(struct stream *stream, bool both);
 
 #include "pki.h"
 #include "tls.h"
+#include "tunnel.h"
 
 #endif

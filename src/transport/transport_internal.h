@@ -6,6 +6,7 @@
  *   stream_tls.c  the same through TLS
  *   tls.c         credentials
  *   pki.c         making certificates
+ *   tunnel.c      ssh, looked after
  */
 #ifndef SENDENSE_TRANSPORT_INTERNAL_H
 #define SENDENSE_TRANSPORT_INTERNAL_H
@@ -39,6 +40,9 @@ void stream_tls_close(struct stream *stream);
 int stream_tls_find_key(gnutls_session_t session, const gnutls_datum_t *name, gnutls_datum_t *key);
 
 /* --- credentials (tls.c) ------------------------------------------------------------ */
+
+/* Whether this processor has instructions for AES-GCM. */
+bool tls_has_aes(void);
 
 /* What the files held when they were read; sessions keep theirs. */
 struct tls_credentials {

@@ -4,7 +4,8 @@
  * What ssh writes to its standard error is read by a thread of its own, goes to the
  * log, and its last line is kept: when ssh ends, that is the reason.
  */
-#include "tunnel.h"
+#include "transport.h"
+#include "transport_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +23,7 @@
 #define LOOK_MS 30000u
 #define PAUSE_FIRST_MS 1000u
 #define PAUSE_MOST_MS 60000u
-#define PROVE_MS 15000u
+#define PROVE_MS 5000u /* the longest that one look takes; or look_ms, if that is shorter */
 /* Between two tries to prove what has just been started. */
 #define PROVE_AGAIN_MS 100u
 #define FAILURES_MOST 2u
@@ -38,6 +39,8 @@ struct tunnel {
 	int errors_fd;
 	pthread_t reader;
 	char last[LINE_BYTES]; /* that ssh wrote; read after the reader was joined */
+	/* Of the last look at all forwards. */
+	size_t nr_proven, nr_silent;
 	bool up;
 };
 
@@ -77,7 +80,14 @@ static void tell(struct tunnel *tunnel, bool up, const char *text)
 {
 	if (tunnel->options->changed)
 		tunnel->options->changed(tunnel->options->context, up, text);
+	if (!up)
+		log_warning("tunnel: %s", text);
 	tunnel->up = up;
+}
+
+static unsigned look_ms(const struct tunnel_options *o)
+{
+	return o->look_ms ? o->look_ms : LOOK_MS;
 }
 
 /* --- the process --------------------------------------------------------------------------- */
@@ -85,7 +95,7 @@ static void tell(struct tunnel *tunnel, bool up, const char *text)
 struct arguments {
 	const char *items[ARGUMENTS_FIXED + 2 * FORWARDS_MOST];
 	char forwards[FORWARDS_MOST][160];
-	char port[16], destination[512], known_hosts[4200];
+	char port[16], destination[512], known_hosts[4200], alive[48];
 	size_t nr;
 };
 
@@ -118,11 +128,16 @@ static void fill_arguments(struct arguments *a, const struct tunnel_options *o)
 	add_option(a, "PreferredAuthentications=publickey");
 	add_option(a, "IdentitiesOnly=yes");
 	add_option(a, "ConnectTimeout=10");
-	add_option(a, "ServerAliveInterval=15");
+	snprintf(a->alive, sizeof a->alive, "ServerAliveInterval=%u",
+		look_ms(o) >= 4000 ? look_ms(o) / 2000 : 1);
+	add_option(a, a->alive);
 	add_option(a, "ServerAliveCountMax=3");
 	add_option(a, "LogLevel=INFO");
 	/* What goes through is compressed, or random, already. */
 	add_option(a, "Compression=no");
+	/* OpenSSH's own order begins with ChaCha20. */
+	if (tls_has_aes())
+		add_option(a, "Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com");
 	add(a, "-i");
 	add(a, o->identity_file);
 	snprintf(a->port, sizeof a->port, "%u", o->port ? o->port : 22);
@@ -149,8 +164,9 @@ static void become_ssh(const struct arguments *a, int errors_fd, pid_t parent)
 	bool ready = null_fd >= 0 && dup2(null_fd, 0) == 0 && dup2(null_fd, 1) == 1 &&
 		     dup2(errors_fd, 2) == 2 && close_range(3, ~0u, 0) == 0 &&
 		     sigprocmask(SIG_SETMASK, &none, NULL) == 0 &&
-		     /* A supervisor that is killed leaves no tunnel behind. */
-		     prctl(PR_SET_PDEATHSIG, SIGTERM) == 0;
+		     /* A supervisor that is killed leaves no tunnel behind, not even one that
+		      * stands still. */
+		     prctl(PR_SET_PDEATHSIG, SIGKILL) == 0;
 	if (ready && getppid() == parent) {
 		signal(SIGPIPE, SIG_DFL);
 		execvp(a->items[0], (char *const *)(uintptr_t)a->items);
@@ -159,6 +175,31 @@ static void become_ssh(const struct arguments *a, int errors_fd, pid_t parent)
 	ssize_t n = write(2, text, sizeof text - 1);
 	(void)n;
 	_exit(127);
+}
+
+/* ssh names the port that it could not listen on, at best, not the forward; and whoever else
+ * listens there could pass for what is behind it. */
+static int check_port(const struct tunnel_forward *f, struct err *err)
+{
+	struct listener listener;
+	char address[128];
+	const char *colon = strrchr(f->listen, ':');
+	bool brackets = f->listen[0] == '[';
+	snprintf(address, sizeof address, "%.*s", (int)(colon - f->listen) - 2 * brackets,
+		f->listen + brackets);
+	if (transport_listen_tcp(&listener, address, (unsigned)strtoul(colon + 1, NULL, 10), err) <
+		0)
+		return err_context(err, "forward \"%s\"", f->name);
+	listener_close(&listener);
+	return 0;
+}
+
+static int check_ports(const struct tunnel_options *o, struct err *err)
+{
+	for (size_t i = 0; i < o->nr_forwards; i++)
+		if (!o->forwards[i].reverse && check_port(&o->forwards[i], err) < 0)
+			return -1;
+	return 0;
 }
 
 static int start(struct tunnel *tunnel, struct err *err)
@@ -224,18 +265,33 @@ static void finish(struct tunnel *tunnel)
 
 /* --- proving -------------------------------------------------------------------------------- */
 
-static int prove_all(struct tunnel *tunnel, struct deadline until, struct err *err)
+/* One look at all forwards: -1 and the first that does not answer.  Each has its time, so that
+ * one that hangs says nothing of the others. */
+static int prove_all(struct tunnel *tunnel, struct err *err)
 {
 	const struct tunnel_options *o = tunnel->options;
-	for (size_t i = 0; i < o->nr_forwards; i++) {
+	unsigned most_ms = look_ms(o) < PROVE_MS ? look_ms(o) : PROVE_MS;
+	tunnel->nr_proven = tunnel->nr_silent = 0;
+	for (size_t i = 0; i < o->nr_forwards && !has_ended(tunnel, 0); i++) {
 		const struct tunnel_forward *f = &o->forwards[i];
+		struct err why = ERR_INIT;
 		if (cancel_check(o->cancel, err) < 0)
 			return -1;
-		if (f->prove && f->prove(f->context, f, until, err) < 0)
-			return err_context(err, "nothing answers through forward \"%s\" (%s)",
-				f->name, f->reverse ? f->to : f->listen);
+		if (!f->prove)
+			continue;
+		if (f->prove(f->context, f, deadline_after_ms(most_ms), &why) == 0) {
+			tunnel->nr_proven++;
+		} else if (tunnel->nr_silent++ == 0) {
+			err_copy(err, &why);
+			err_context(err, "nothing answers through forward \"%s\" (%s)", f->name,
+				f->reverse ? f->to : f->listen);
+		}
 	}
-	return 0;
+	if (has_ended(tunnel, 0)) {
+		tunnel->nr_proven = 0;
+		return err_set(err, ERR_DISCONNECTED, "ssh ended");
+	}
+	return tunnel->nr_silent > 0 ? -1 : 0;
 }
 
 /* Sleeps, but no longer than ssh lives: -1 when it has ended, or cancelled. */
@@ -247,6 +303,7 @@ static int sleep_beside(struct tunnel *tunnel, struct deadline until, struct err
 	return why.code == ERR_TIMEOUT ? 0 : err_copy(err, &why);
 }
 
+/* Until it answers: all of it, or, at the deadline, a part. */
 static int come_up(struct tunnel *tunnel, struct err *err)
 {
 	const struct tunnel_options *o = tunnel->options;
@@ -254,45 +311,54 @@ static int come_up(struct tunnel *tunnel, struct err *err)
 		deadline_after_ms(o->connect_timeout_ms ? o->connect_timeout_ms : CONNECT_MS);
 	for (;;) {
 		struct err why = ERR_INIT;
-		if (prove_all(tunnel, until, &why) == 0)
-			return has_ended(tunnel, 0) ? err_set(err, ERR_DISCONNECTED, "ssh ended")
-						    : 0;
-		if (why.code == ERR_CANCELLED || deadline_passed(until))
+		int rc = prove_all(tunnel, &why);
+		if (why.code == ERR_CANCELLED)
 			return err_copy(err, &why);
-		if (sleep_beside(tunnel, deadline_min(deadline_after_ms(PROVE_AGAIN_MS), until),
-			    err) < 0)
+		if (sleep_beside(tunnel, deadline_after_ms(rc == 0 ? 0 : PROVE_AGAIN_MS), err) < 0)
 			return -1;
+		if (rc < 0 && !deadline_passed(until))
+			continue;
+		if (rc < 0 && tunnel->nr_proven == 0)
+			return err_copy(err, &why);
+		tell(tunnel, rc == 0, why.text);
+		return 0;
 	}
 }
 
-/* Until something is wrong. */
+/* Until nothing answers any more, or ssh has ended. */
 static int stay_up(struct tunnel *tunnel, struct err *err)
 {
-	const struct tunnel_options *o = tunnel->options;
-	unsigned nr_failures = 0;
+	unsigned nr_failures = tunnel->up ? 0 : FAILURES_MOST;
 	for (;;) {
 		struct err why = ERR_INIT;
-		if (sleep_beside(
-			    tunnel, deadline_after_ms(o->look_ms ? o->look_ms : LOOK_MS), err) < 0)
+		if (sleep_beside(tunnel, deadline_after_ms(look_ms(tunnel->options)), err) < 0)
 			return -1;
-		if (prove_all(tunnel, deadline_after_ms(PROVE_MS), &why) == 0) {
+		if (prove_all(tunnel, &why) == 0) {
+			if (!tunnel->up)
+				tell(tunnel, true, "");
 			nr_failures = 0;
 			continue;
 		}
-		if (why.code == ERR_CANCELLED || ++nr_failures == FAILURES_MOST)
+		if (why.code == ERR_CANCELLED)
 			return err_copy(err, &why);
-		log_warning(
-			"tunnel: %s; looked at once more before ssh is started again", why.text);
+		nr_failures++;
+		if (nr_failures >= FAILURES_MOST && tunnel->nr_proven == 0)
+			return err_copy(err, &why);
+		if (nr_failures < FAILURES_MOST)
+			log_info("tunnel: %s; looked at once more", why.text);
+		else if (tunnel->up)
+			tell(tunnel, false, why.text);
 	}
 }
 
-/* One life of ssh; always -1. */
-static int live(struct tunnel *tunnel, struct err *err)
+/* One life of ssh; always -1.  worked: something came through it. */
+static int live(struct tunnel *tunnel, bool *worked, struct err *err)
 {
-	if (start(tunnel, err) < 0)
+	*worked = false;
+	if (check_ports(tunnel->options, err) < 0 || start(tunnel, err) < 0)
 		return -1;
 	if (come_up(tunnel, err) == 0) {
-		tell(tunnel, true, "");
+		*worked = true;
 		stay_up(tunnel, err);
 	}
 	bool ended = has_ended(tunnel, 0);
@@ -321,6 +387,7 @@ static int check_file(const char *path, const char *what, bool secret, struct er
 
 int tunnel_check(const struct tunnel_options *o, struct err *err)
 {
+	const char *const files[] = {o->identity_file, o->known_hosts_file};
 	if (o->nr_forwards == 0 || o->nr_forwards > FORWARDS_MOST)
 		return err_set(err, ERR_USAGE, "a tunnel has 1 to %u forwards, not %zu",
 			FORWARDS_MOST, o->nr_forwards);
@@ -328,12 +395,12 @@ int tunnel_check(const struct tunnel_options *o, struct err *err)
 	if (o->host[0] == '-' || o->host[0] == '\0' || o->user[0] == '-' || o->user[0] == '\0' ||
 		strchr(o->user, '@') || strpbrk(o->host, " \t@"))
 		return err_set(err, ERR_USAGE, "%s@%s is no user and host", o->user, o->host);
-	if (strpbrk(o->known_hosts_file, "\"\\%$"))
-		return err_set(err, ERR_USAGE,
-			"cannot use known hosts file %s: ssh reads quotes, backslashes, %% and $ "
-			"in "
-			"its name in its own way",
-			o->known_hosts_file);
+	for (unsigned i = 0; i < 2; i++)
+		if (strpbrk(files[i], "\"\\%$~"))
+			return err_set(err, ERR_USAGE,
+				"cannot use %s: ssh reads quotes, backslashes, %%, $ and ~ in the "
+				"name of a file in its own way",
+				files[i]);
 	if (check_file(o->identity_file, "the key", true, err) < 0)
 		return -1;
 	if (check_file(o->known_hosts_file, "known hosts file", false, err) < 0)
@@ -344,8 +411,7 @@ int tunnel_check(const struct tunnel_options *o, struct err *err)
 	return 0;
 }
 
-/* --- running ------------------------------------------------------------------------------------
- */
+/* --- running --------------------------------------------------------------------------------- */
 
 int tunnel_run(const struct tunnel_options *options, struct err *err)
 {
@@ -357,14 +423,15 @@ int tunnel_run(const struct tunnel_options *options, struct err *err)
 		return -1;
 	for (;;) {
 		struct err why = ERR_INIT;
+		bool worked;
 		tunnel.up = false;
-		live(&tunnel, &why);
-		if (tunnel.up)
-			pause_ms = first_ms; /* it worked: this is another fault */
+		live(&tunnel, &worked, &why);
 		if (why.code == ERR_CANCELLED)
 			return err_copy(err, &why);
+		if (worked)
+			pause_ms = first_ms; /* this is another fault */
 		tell(&tunnel, false, why.text);
-		log_warning("tunnel: %s; tried again in %.1f s", why.text, pause_ms / 1000.0);
+		log_info("tunnel: tried again in %.1f s", pause_ms / 1000.0);
 		if (cancel_sleep(options->cancel, deadline_after_ms(pause_ms), err) < 0)
 			return -1;
 		pause_ms = pause_ms < most_ms / 2 ? pause_ms * 2 : most_ms;

@@ -1,16 +1,18 @@
 /*
  * tunnel: OpenSSH's ssh, started and looked after.
  *
- *   start ─► ssh runs ─► every forward is proven ─► up ─► proven again every 30 s
- *     ▲                        │ deadline                  │ twice not, or ssh ended
- *     └── pause, doubling ◄────┴──────────────────────────-┘
+ *   ports free? ─► ssh runs ─► its forwards are proven ─► up ─► proven again every look_ms
+ *        ▲                          │ none, by the deadline      │ twice none, or ssh ended
+ *        └──── pause, doubling ◄────┴────────────────────────────┘
  *
  * ssh authenticates with a key file alone, knows the server by the keys in a file of
  * our own (never by asking, never by trusting the first), ends when one of its forwards cannot
- * be made, and notices a dead peer within 45 s.  What goes through a forward is proven by its
- * owner: that ssh runs proves nothing.
+ * be made, and notices a dead peer by itself.  What goes through a forward is proven by its
+ * owner: that ssh runs proves nothing.  Where one forward answers and another does not, the
+ * service behind that one is at fault: that is told, and ssh is left alone, because a new one
+ * would mend nothing and cut what goes through the others.
  *
- * Thread rule: one thread runs it; tunnel_run() ends by its cancel.
+ * Thread rule: one thread runs it, and must outlive it; tunnel_run() ends by its cancel.
  */
 #ifndef SENDENSE_TUNNEL_H
 #define SENDENSE_TUNNEL_H
@@ -40,10 +42,12 @@ struct tunnel_options {
 	const struct tunnel_forward *forwards;
 	size_t nr_forwards; /* 1..256 */
 	unsigned connect_timeout_ms; /* until everything is proven; 0: 30,000 */
-	unsigned look_ms; /* between two looks; 0: 30,000 */
+	/* Between two looks; 0: 30,000.  ssh asks its peer for a sign of life twice as often, and
+	 * ends without one after one and a half of it (whole seconds). */
+	unsigned look_ms;
 	unsigned pause_first_ms, pause_most_ms; /* between two attempts; 0: 1,000 and 60,000 */
-	/* What has happened, told from the running thread; text: why it is not up.  May be
-	 * NULL. */
+	/* What has changed, told from the running thread.  up: all forwards are proven; else
+	 * text says why not.  May be NULL. */
 	void (*changed)(void *context, bool up, const char *text);
 	void *context;
 	struct cancel *cancel;
