@@ -135,8 +135,7 @@ struct capacity *capacity_start(
 	const struct job_repository *repositories, size_t nr_repositories, struct err *err)
 {
 	struct capacity *capacity = calloc(1, sizeof *capacity);
-	if (!capacity ||
-		!(capacity->watches = calloc(nr_repositories + 1, sizeof(struct watch *)))) {
+	if (!capacity || !(capacity->watches = calloc(nr_repositories + 1, sizeof(void *)))) {
 		free(capacity);
 		err_errno(err, ENOMEM, "cannot watch the repositories");
 		return NULL;

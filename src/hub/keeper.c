@@ -13,8 +13,8 @@
 #include <errno.h>
 #include <string.h>
 
-#define ROUND_MS (10 * 60 * INT64_C(1000))
-#define FORGET_MS (24 * 60 * 60 * INT64_C(1000))
+#define ROUND_MS (INT64_C(1000) * 60 * 10)
+#define FORGET_MS (INT64_C(1000) * 60 * 60 * 24)
 
 struct hub_keeper {
 	pthread_t thread;

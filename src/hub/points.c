@@ -15,7 +15,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define WALK_MS (15 * 60 * INT64_C(1000))
+#define WALK_MS (INT64_C(1000) * 60 * 15)
 
 struct change {
 	struct change *next;

@@ -333,7 +333,7 @@ static struct hub_config *load_anew(struct running *r, char *differences, size_t
 	struct err err = ERR_INIT;
 	struct hub_config *new = hub_config_load(old->path, tell_finding, old->path, &err);
 	struct hub_config **retired =
-		new ? reallocarray(r->retired, r->nr_retired + 1, sizeof r->retired[0]) : NULL;
+		new ? reallocarray(r->retired, r->nr_retired + 1, sizeof(void *)) : NULL;
 	if (retired)
 		r->retired = retired;
 	if (new)

@@ -53,20 +53,26 @@ struct run *runs_find(struct runs *runs, const char *schedule, const char *who)
 	return found ? &runs->runs[place] : NULL;
 }
 
+/* Room for one more. */
+static bool has_room(struct runs *runs)
+{
+	if (runs->runs && runs->nr_runs < runs->room)
+		return true;
+	size_t room = runs->room ? runs->room * 2 : 64;
+	struct run *grown = reallocarray(runs->runs, room, sizeof *grown);
+	if (!grown)
+		return false;
+	runs->runs = grown;
+	runs->room = room;
+	return true;
+}
+
 /* Takes who. */
 static struct run *insert(struct runs *runs, const char *schedule, char *who, struct err *err)
 {
 	char id[RUN_ID_BYTES];
 	bool found;
-	if (who && runs->nr_runs == runs->room) {
-		size_t room = runs->room ? runs->room * 2 : 64;
-		struct run *grown = reallocarray(runs->runs, room, sizeof *grown);
-		if (grown) {
-			runs->runs = grown;
-			runs->room = room;
-		}
-	}
-	if (!who || runs->nr_runs == runs->room) {
+	if (!who || !has_room(runs)) {
 		free(who);
 		err_errno(err, ENOMEM, "cannot note a run of schedule %s", schedule);
 		return NULL;
