@@ -21,6 +21,23 @@
 
 #define ARRAY_LENGTH(a) (sizeof(a) / sizeof((a)[0]))
 
+/* Two hex digits, large or small: their value; -1 for anything else, the end of a string too. */
+static inline int hex_pair(const char *text)
+{
+	int value = 0;
+	for (int i = 0; i < 2; i++) {
+		char c = text[i];
+		int digit = c >= '0' && c <= '9'   ? c - '0'
+			    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+			    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+						   : -1;
+		if (digit < 0)
+			return -1;
+		value = value << 4 | digit;
+	}
+	return value;
+}
+
 static inline uint16_t be16_get(const void *p)
 {
 	uint16_t v;

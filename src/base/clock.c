@@ -1,7 +1,13 @@
 /* Time; see clock.h. */
 #include "clock.h"
 
+#include "bytes.h"
+
+#include <ctype.h>
+#include <errno.h>
 #include <limits.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define NS_PER_MS 1000000
 #define NS_PER_S 1000000000
@@ -55,4 +61,23 @@ void clock_utc_text(int64_t unix_seconds, char out[CLOCK_UTC_BYTES])
 	struct tm tm;
 	gmtime_r(&t, &tm);
 	strftime(out, CLOCK_UTC_BYTES, "%Y-%m-%dT%H:%M:%SZ", &tm);
+}
+
+int clock_parse_duration(const char *text, uint64_t *seconds, struct err *err)
+{
+	static const struct {
+		const char *unit;
+		uint64_t seconds;
+	} units[] = {{"", 1}, {"s", 1}, {"m", 60}, {"min", 60}, {"h", 3600}, {"d", 86400},
+		{"w", 604800}, {"y", 31536000}};
+	char *end;
+	errno = 0;
+	unsigned long long count = strtoull(text, &end, 10);
+	if (isdigit((unsigned char)text[0]) && errno == 0)
+		for (size_t i = 0; i < ARRAY_LENGTH(units); i++)
+			if (strcmp(end, units[i].unit) == 0 &&
+				mul_u64(count, units[i].seconds, seconds))
+				return 0;
+	return err_set(
+		err, ERR_USAGE, "\"%s\" is not a duration (like 90s, 15m, 2h, 1d, 4w or 1y)", text);
 }

@@ -7,6 +7,8 @@
 #ifndef SENDENSE_CLOCK_H
 #define SENDENSE_CLOCK_H
 
+#include "err.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -36,5 +38,8 @@ struct timespec deadline_timespec(struct deadline d);
  * CLOCK_UTC_BYTES.  Years 1970..9999. */
 #define CLOCK_UTC_BYTES 32
 void clock_utc_text(int64_t unix_seconds, char out[CLOCK_UTC_BYTES]);
+
+/* "90s", "15m", "2h", "1d", "4w", "1y" (365 days), "90": seconds; otherwise ERR_USAGE. */
+int clock_parse_duration(const char *text, uint64_t *seconds, struct err *err);
 
 #endif

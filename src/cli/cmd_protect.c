@@ -56,7 +56,7 @@ static int parse_until(const char *text, int64_t *until, struct err *err)
 	uint64_t seconds;
 	if (parse_date(text, until))
 		return 0;
-	if (options_parse_duration(text, &seconds, NULL) < 0 || seconds > INT64_MAX / 2)
+	if (clock_parse_duration(text, &seconds, NULL) < 0 || seconds > INT64_MAX / 2)
 		return err_set(err, ERR_USAGE,
 			"--until: \"%s\" is not a date (like 2026-12-31, 2026-12-31T20:00:00Z or "
 			"30d)",

@@ -80,25 +80,6 @@ static int parse_number(const char *text, uint64_t *value, struct err *err)
 	return 0;
 }
 
-int options_parse_duration(const char *text, uint64_t *seconds, struct err *err)
-{
-	static const struct {
-		const char *unit;
-		uint64_t seconds;
-	} units[] = {{"", 1}, {"s", 1}, {"m", 60}, {"min", 60}, {"h", 3600}, {"d", 86400},
-		{"w", 604800}, {"y", 31536000}};
-	char *end;
-	errno = 0;
-	unsigned long long count = strtoull(text, &end, 10);
-	if (isdigit((unsigned char)text[0]) && errno == 0)
-		for (size_t i = 0; i < ARRAY_LENGTH(units); i++)
-			if (strcmp(end, units[i].unit) == 0 &&
-				mul_u64(count, units[i].seconds, seconds))
-				return 0;
-	return err_set(
-		err, ERR_USAGE, "\"%s\" is not a duration (like 90s, 15m, 2h, 1d, 4w or 1y)", text);
-}
-
 static int parse_rate(const char *text, uint64_t *rate, struct err *err)
 {
 	char size[32];
@@ -123,7 +104,7 @@ static int set_number(const struct option_spec *spec, struct option_number *numb
 		rc = parse_rate(text, &number->value, err);
 		break;
 	case OPTION_DURATION:
-		rc = options_parse_duration(text, &number->value, err);
+		rc = clock_parse_duration(text, &number->value, err);
 		break;
 	default:
 		rc = parse_number(text, &number->value, err);

@@ -77,7 +77,4 @@ void options_print_help(FILE *out, const struct option_group *groups, size_t nr_
 /* Of nr words, the one that is near to word (at most two letters away), or NULL. */
 const char *options_nearest(const char *word, const char *const *words, size_t nr);
 
-/* "90s", "15m", "2h", "1d", "4w", "1y" (365 days): seconds. */
-int options_parse_duration(const char *text, uint64_t *seconds, struct err *err);
-
 #endif

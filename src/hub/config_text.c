@@ -165,25 +165,6 @@ static int parse_ports(const char *text, unsigned ports[2], struct err *err)
 	return 0;
 }
 
-static int parse_duration(const char *text, uint64_t *seconds, struct err *err)
-{
-	static const struct {
-		const char *unit;
-		uint64_t seconds;
-	} units[] = {{"", 1}, {"s", 1}, {"m", 60}, {"min", 60}, {"h", 3600}, {"d", 86400},
-		{"w", 604800}, {"y", YEAR}};
-	char *end;
-	errno = 0;
-	unsigned long long count = strtoull(text, &end, 10);
-	if (isdigit((unsigned char)text[0]) && errno == 0)
-		for (size_t i = 0; i < ARRAY_LENGTH(units); i++)
-			if (strcmp(end, units[i].unit) == 0 &&
-				mul_u64(count, units[i].seconds, seconds))
-				return 0;
-	return err_set(
-		err, ERR_USAGE, "\"%s\" is not a duration (like 90s, 15m, 2h, 1d, 4w or 1y)", text);
-}
-
 static int parse_choice(
 	const char *const *choices, const char *text, unsigned *choice, struct err *err)
 {
@@ -261,7 +242,7 @@ static int set_number(
 {
 	uint64_t number = 0;
 	int rc = setting->kind == CONFIG_SIZE       ? locator_parse_size(text, &number, err)
-		 : setting->kind == CONFIG_DURATION ? parse_duration(text, &number, err)
+		 : setting->kind == CONFIG_DURATION ? clock_parse_duration(text, &number, err)
 						    : parse_number(text, &number, err);
 	if (rc < 0 || check_bounds(setting, text, number, err) < 0)
 		return -1;

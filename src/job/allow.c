@@ -40,15 +40,6 @@ static const char *use_name(enum allow_use use)
 
 /* --- parsing ----------------------------------------------------------------------- */
 
-static int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 /* Undoes percent-encoding; false for a bad one, a control character, or too long a text. */
 static bool decode(const char *text, size_t length, char *out, size_t bytes)
 {
@@ -56,11 +47,10 @@ static bool decode(const char *text, size_t length, char *out, size_t bytes)
 	for (size_t i = 0; i < length; i++) {
 		char c = text[i];
 		if (c == '%') {
-			int high = i + 2 < length ? hex_value(text[i + 1]) : -1;
-			int low = high < 0 ? -1 : hex_value(text[i + 2]);
-			if (low < 0)
+			int value = i + 2 < length ? hex_pair(text + i + 1) : -1;
+			if (value < 0)
 				return false;
-			c = (char)(high << 4 | low);
+			c = (char)value;
 			i += 2;
 		}
 		if ((unsigned char)c < 0x20 || c == 0x7f || used + 1 >= bytes)

@@ -32,38 +32,13 @@ extern char **environ;
 
 /* --- who it is --------------------------------------------------------------------- */
 
-static void read_boot(char boot[PROCESS_BOOT_BYTES])
-{
-	int AUTO_CLOSE fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, boot, PROCESS_BOOT_BYTES - 1);
-	boot[n > 0 ? n : 0] = '\0';
-	boot[strcspn(boot, "\n")] = '\0';
-}
-
-/* Field 22 of its stat file, counted from behind the last ')': a program's name may hold
- * anything.  False when there is no such process, or only its exit status is left of it. */
+/* False when there is no such process, or only its exit status is left of it. */
 static bool read_start(pid_t pid, uint64_t *start)
 {
-	char path[64], text[1024];
-	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-	int AUTO_CLOSE fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	if (n <= 0)
+	struct proc_stat stat;
+	if (!proc_stat(pid, &stat) || stat.state == 'Z' || stat.state == 'X')
 		return false;
-	text[n] = '\0';
-	char *at = strrchr(text, ')');
-	if (!at || at[1] != ' ')
-		return false;
-	at += 2;
-	if (*at == 'Z' || *at == 'X')
-		return false;
-	for (int field = 3; field < 22; field++) {
-		at = strchr(at, ' ');
-		if (!at)
-			return false;
-		at++;
-	}
-	*start = strtoull(at, NULL, 10);
+	*start = stat.start;
 	return true;
 }
 
@@ -79,8 +54,8 @@ bool process_find(struct process *process, const json_t *object)
 	json_int_t pid = json_integer_value(json_object_get(object, "pid"));
 	json_int_t start = json_integer_value(json_object_get(object, "start"));
 	const char *boot = json_string_value(json_object_get(object, "boot"));
-	char now[PROCESS_BOOT_BYTES];
-	read_boot(now);
+	char now[PROC_BOOT_BYTES];
+	proc_boot(now);
 	if (pid <= 1 || pid > INT32_MAX || !boot || !now[0] || strcmp(boot, now) != 0)
 		return false;
 	/* First the handle, then the look: what is looked at is what the handle holds. */
@@ -263,7 +238,7 @@ int process_start(struct process *process, const struct process_options *options
 	if (fork_it(process, &s, err) < 0)
 		return err_context(err, "cannot start a worker");
 	process->pidfd = pidfd_open(process->pid, 0);
-	read_boot(process->boot);
+	proc_boot(process->boot);
 	if (process->pidfd >= 0 && read_start(process->pid, &process->start) && process->boot[0])
 		return 0;
 	err_errno(err, errno, "cannot start a worker: cannot tell who it is (is /proc mounted?)");

@@ -12,12 +12,10 @@
 #include <jansson.h>
 #include <sys/types.h>
 
-#define PROCESS_BOOT_BYTES 40
-
 struct process {
 	pid_t pid; /* 0: none */
 	uint64_t start; /* in clock ticks since the boot */
-	char boot[PROCESS_BOOT_BYTES];
+	char boot[PROC_BOOT_BYTES];
 	int pidfd; /* -1: none */
 	int gate, report; /* of one that was started and does nothing yet; -1: none */
 };

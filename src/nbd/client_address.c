@@ -21,17 +21,6 @@ static int bad_uri(const char *text, const char *why, struct err *err)
 		text, why);
 }
 
-static int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
 /* Undoes percent-encoding; NULL for bad escapes, NUL bytes, or no memory. */
 static char *decode(const char *text, size_t length)
 {
@@ -41,13 +30,12 @@ static char *decode(const char *text, size_t length)
 	for (size_t i = 0; i < length; i++) {
 		char c = text[i];
 		if (c == '%') {
-			int high = i + 2 < length ? hex_value(text[i + 1]) : -1;
-			int low = high < 0 ? -1 : hex_value(text[i + 2]);
-			if (low < 0 || (high == 0 && low == 0)) {
+			int value = i + 2 < length ? hex_pair(text + i + 1) : -1;
+			if (value <= 0) {
 				free(out);
 				return NULL;
 			}
-			c = (char)(high << 4 | low);
+			c = (char)value;
 			i += 2;
 		}
 		*to++ = c;

@@ -13,38 +13,18 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define DEPTH_MOST 16
+#define DEPTH_MOST 16u
 /* A parsed value takes up to some 300 bytes. */
 #define VALUES_MOST 65536u
 
 static int check_shape(const char *text, size_t length, const char *name, struct err *err)
 {
-	int depth = 0;
-	unsigned nr_values = 1;
-	bool in_string = false;
-	for (size_t i = 0; i < length; i++) {
-		char c = text[i];
-		if (in_string) {
-			if (c == '\\')
-				i++;
-			else if (c == '"')
-				in_string = false;
-		} else if (c == '"') {
-			in_string = true;
-		} else if (c == '{' || c == '[') {
-			nr_values++;
-			if (++depth > DEPTH_MOST)
-				return err_set(err, ERR_FORMAT,
-					"%s is nested deeper than %d levels", name, DEPTH_MOST);
-		} else if (c == '}' || c == ']') {
-			depth--;
-		} else if (c == ',') {
-			nr_values++;
-		}
-		if (nr_values > VALUES_MOST)
-			return err_set(
-				err, ERR_FORMAT, "%s holds more than %u values", name, VALUES_MOST);
-	}
+	struct jsontext_shape shape = jsontext_shape(text, length);
+	if (shape.depth > DEPTH_MOST)
+		return err_set(
+			err, ERR_FORMAT, "%s is nested deeper than %u levels", name, DEPTH_MOST);
+	if (shape.nr_values > VALUES_MOST)
+		return err_set(err, ERR_FORMAT, "%s holds more than %u values", name, VALUES_MOST);
 	return 0;
 }
 

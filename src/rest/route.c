@@ -8,15 +8,6 @@
 
 #include <stdio.h>
 
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 static bool is_utf8(const char *text)
 {
 	json_t *string = json_string(text);
@@ -32,10 +23,10 @@ static int decode(char *text, bool plus, struct err *err)
 	for (; *from; from++) {
 		unsigned char c = (unsigned char)*from;
 		if (c == '%') {
-			int high = hex_digit(from[1]), low = high < 0 ? -1 : hex_digit(from[2]);
-			if (low < 0)
+			int value = hex_pair(from + 1);
+			if (value < 0)
 				return err_set(err, ERR_USAGE, "a \"%%\" without two hex digits");
-			c = (unsigned char)(high << 4 | low);
+			c = (unsigned char)value;
 			from += 2;
 		} else if (c == '+' && plus) {
 			c = ' ';

@@ -89,6 +89,17 @@ static void test_bitmap(void **state)
 	assert_true(bitmap_test(words, 66));
 }
 
+static void test_hex_pair(void **state)
+{
+	(void)state;
+	assert_int_equal(hex_pair("00"), 0);
+	assert_int_equal(hex_pair("a5"), 0xa5);
+	assert_int_equal(hex_pair("fF0"), 0xff);
+	static const char *const bad[] = {"", "1", "g0", "0g", " 1", "1 ", "0x"};
+	for (size_t i = 0; i < ARRAY_LENGTH(bad); i++)
+		assert_int_equal(hex_pair(bad[i]), -1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -97,6 +108,7 @@ int main(void)
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_cursor),
 		cmocka_unit_test(test_bitmap),
+		cmocka_unit_test(test_hex_pair),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

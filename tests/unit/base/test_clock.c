@@ -55,6 +55,27 @@ static void test_utc_text(void **state)
 	assert_string_equal(text, "9999-12-31T23:59:59Z");
 }
 
+static void test_durations(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text;
+		uint64_t seconds; /* 0: refused */
+	} cases[] = {{"90", 90}, {"90s", 90}, {"15m", 900}, {"15min", 900}, {"2h", 7200},
+		{"1d", 86400}, {"4w", 2419200}, {"1y", 31536000}, {"", 0}, {"s", 0}, {"-1s", 0},
+		{" 1s", 0}, {"1 s", 0}, {"1S", 0}, {"1.5h", 0}, {"99999999999999999999", 0},
+		{"18446744073709551615w", 0}};
+	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+		struct err err = ERR_INIT;
+		uint64_t seconds = 0;
+		int rc = clock_parse_duration(cases[i].text, &seconds, &err);
+		assert_int_equal(rc, cases[i].seconds ? 0 : -1);
+		assert_int_equal(err.code, cases[i].seconds ? ERR_NONE : ERR_USAGE);
+		if (rc == 0)
+			assert_int_equal(seconds, cases[i].seconds);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -62,6 +83,7 @@ int main(void)
 		cmocka_unit_test(test_left_is_rounded_up),
 		cmocka_unit_test(test_timespec),
 		cmocka_unit_test(test_utc_text),
+		cmocka_unit_test(test_durations),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
