@@ -22,6 +22,7 @@ import time
 import catalogue
 import chain
 import tls
+import tunnel
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GIB = 1 << 30
@@ -233,7 +234,7 @@ def main():
     parser.add_argument("--make-pki", help="the program that makes certificates and keys")
     parser.add_argument("--catalogue", help="the program that measures the hub's catalogue")
     parser.add_argument("rows", nargs="*", help="only rows whose name holds one of these words; "
-                                                "chain: long chains, and nothing else; tls [WORD...]: TLS beside plain TCP; catalogue: the hub's catalogue, and nothing else")
+                                                "chain: long chains, and nothing else; tls [WORD...]: TLS beside plain TCP; tunnel [WORD...]: an SSH tunnel beside both; catalogue: the hub's catalogue, and nothing else")
     options = parser.parse_args()
     if options.rows == ["catalogue"]:
         catalogue.run(options)
@@ -241,6 +242,9 @@ def main():
     with tempfile.TemporaryDirectory(prefix="sendense-bench-", dir=options.scratch) as scratch:
         if options.rows[:1] == ["tls"]:
             tls.run(options, scratch, Bench.free_port)
+            return
+        if options.rows[:1] == ["tunnel"]:
+            tunnel.run(options, scratch, Bench.free_port)
             return
         if options.rows == ["chain"]:
             chain.run(options, scratch)

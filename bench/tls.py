@@ -133,27 +133,30 @@ class Tls:
             process.stdout.close()
 
 
+def table(bench, options, ways, cell):
+    """Runs all rows, each way in turn, and prints their medians; the first way is the measure."""
+    print(f"{SIZE_MIB} MiB of random bytes in memory; medians of {options.rounds} rounds. In each "
+          f"cell: {cell}.\n")
+    print(f"| path | {' | '.join(ways)} | lost with {', '.join(ways[1:])} |")
+    print(f"|{'---|' * (len(ways) + 2)}", flush=True)
+    for name, server, command in bench.rows():
+        if options.rows[1:] and not any(word in name for word in options.rows[1:]):
+            continue
+        got = {way: [] for way in ways}
+        for _ in range(options.rounds):
+            for way in ways:
+                got[way].append(bench.measure(server, way, command))
+        middle = {way: [statistics.median(column) for column in zip(*got[way])] for way in ways}
+        cells = [f"{middle[way][0]:.0f}; {' + '.join(f'{cpu:.2f}' for cpu in middle[way][1:])}"
+                 for way in ways]
+        lost = [f"{100 * (1 - middle[way][0] / middle[ways[0]][0]):.0f} %" for way in ways[1:]]
+        print(f"| {name} | {' | '.join(cells)} | {', '.join(lost)} |", flush=True)
+
+
 def run(options, scratch, free_port):
     tls = Tls(options, scratch)
     try:
         tls.start_all(free_port)
-        print(f"{SIZE_MIB} MiB of random bytes in memory; medians of {options.rounds} rounds. In each "
-              "cell: MiB/s; CPU s for a GiB of client + server.\n")
-        print("| path | plain | certificates | pre-shared key | lost with certificates, key |")
-        print("|---|---|---|---|---|", flush=True)
-        for name, server, command in tls.rows():
-            if options.rows[1:] and not any(word in name for word in options.rows[1:]):
-                continue
-            got = {way: [] for way in WAYS}
-            for _ in range(options.rounds):
-                for way in WAYS:
-                    got[way].append(tls.measure(server, way, command))
-            middle = {way: [statistics.median(m[i] for m in got[way]) for i in range(3)]
-                      for way in WAYS}
-            cells = [f"{middle[way][0]:.0f}; {middle[way][1]:.2f} + {middle[way][2]:.2f}"
-                     for way in WAYS]
-            lost = [f"{100 * (1 - middle[way][0] / middle['plain'][0]):.0f} %"
-                    for way in ("x509", "psk")]
-            print(f"| {name} | {' | '.join(cells)} | {', '.join(lost)} |", flush=True)
+        table(tls, options, WAYS, "MiB/s; CPU s for a GiB of client + server")
     finally:
         tls.end()

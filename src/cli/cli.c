@@ -83,7 +83,7 @@ static void print_help(void)
 	       "Backs up virtual machines' disks into plain QCOW2 files, and gets them back.\n\n"
 	       "Commands:\n");
 	for (size_t i = 0; i < cli_nr_commands; i++)
-		printf("  %-16s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
+		printf("  %-18s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
 	printf("\nDisks are named as raw:PATH, qcow2:PATH, nbd://HOST[:PORT]/NAME,\n"
 	       "nbd+unix:///NAME?socket=PATH or null:SIZE, a machine in QEMU as qemu:SOCKET;\n"
 	       "a format is never guessed.\n"
@@ -109,7 +109,7 @@ static bool print_group_help(const char *first)
 			       "[ARGUMENT]...\n\nCommands:\n",
 				first);
 		found = true;
-		printf("  %-16s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
+		printf("  %-18s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
 	}
 	if (found)
 		printf("\nMore: sendense %s COMMAND --help\n", first);

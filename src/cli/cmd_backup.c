@@ -281,8 +281,10 @@ static enum loss find_loss(
 		return LOSS_NONE;
 	if (store_backup_is_lost(backup, err))
 		return LOSS_HUB;
-	return err->code == ERR_DISCONNECTED && backup_sources_may_change(b) ? LOSS_SOURCE
-									     : LOSS_NONE;
+	if (err->code != ERR_DISCONNECTED)
+		return LOSS_NONE;
+	/* Files do not disconnect: the way to the hub did, for too long, and is there again. */
+	return backup_sources_may_change(b) ? LOSS_SOURCE : LOSS_HUB;
 }
 
 /* Copies and commits; -1 with *loss: the backup was left, to be gone on with. */

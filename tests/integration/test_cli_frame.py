@@ -17,7 +17,7 @@ def commands():
         if on and not line.startswith("  "):
             break
         if on:
-            names.append(line[2:18].strip())
+            names.append(line[2:20].strip())
         on = on or line == "Commands:"
     assert "version" in names
     return names

@@ -72,18 +72,19 @@ def test_a_key_can_do_nothing_else(site, servers, scratch, disk, layers):
         assert site.ssh("-W", place(port_of(export)), to).out.startswith("NBDMAGIC")
         refused = site.ssh("-W", place(port_of(other)), to)
         assert refused.status != 0 and "prohibited" in refused.err and refused.out == ""
-        for words in ("echo reached; id",), ("-s", "sftp"), ("-tt",):
-            said = site.ssh(*(words[:1] if words[0] == "-tt" else ()), *(("-s",) if words[0] == "-s" else ()), to,
-                            *(words[-1:] if words[0] != "-tt" else ()))
-            assert said.status != 0 and "reached" not in said.out and "uid=" not in said.out, said
-        for forward in place(free_port()), place(back, "0.0.0.0"), f"{scratch}/socket":
+        for words in (to, "echo reached"), ("-s", to, "sftp"), ("-tt", to):
+            said = site.ssh(*words)
+            assert said.status != 0 and "reached" not in said.out, said
+        # The line of a key has no word against Unix sockets.
+        sockets = [f"{scratch}/socket"] if layers[0] else []
+        for forward in place(free_port()), place(back, "0.0.0.0"), *sockets:
             said = site.ssh("-N", "-o", "ExitOnForwardFailure=yes", "-R", f"{forward}:127.0.0.1:{rest}", to)
             assert said.status == 255 and "forwarding failed" in said.err, said
         assert not os.path.exists(f"{scratch}/socket")
         # Another key, and a password.
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{scratch}/stranger")
         said = site.ssh("-W", place(port_of(export)), to, identity=f"{scratch}/stranger")
-        assert said.status == 255 and "Permission denied (publickey)" in said.err, said
+        assert said.status == 255 and "Permission denied (publickey" in said.err, said
 
 
 def test_what_is_printed(site):
@@ -154,7 +155,7 @@ def test_a_reverse_forward_is_proven_through_the_server(site):
 
 
 def test_ten_broken_tunnels_in_a_backup(site, servers, scratch):
-    size = 40 * MIB
+    size = 32 * MIB
     disk = make_disk(f"{scratch}/big", size, [(0, size - 4321, "random")])
     # The hub tells clients where its exports are: at the tunnel's end.
     with hub.hub_in(servers, settings="[nbd]\naddress-for-clients = 127.0.0.2\n") as made:
@@ -178,7 +179,7 @@ def test_ten_broken_tunnels_in_a_backup(site, servers, scratch):
                        for d in made.get(f"sessions/{item['id']}").get("disks", []))
         for _ in range(10):
             before = received()
-            wait_for(lambda least=before: received() > least, "the backup to go on")
+            wait_for(lambda least=before + MIB: received() >= least, "the backup to go on")
             gone(tunnel.kill_ssh())
             assert any("ended" in reason for reason in tunnel.wait_up())
         assert backup.running, backup.err
