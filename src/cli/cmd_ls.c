@@ -264,8 +264,17 @@ struct vm_sum {
 struct vm_list {
 	struct store *store;
 	json_t *vms; /* NULL: as text */
+	bool headed; /* the columns are named */
 	struct err err;
 };
+
+/* Not before the repository has answered: a refusal stands alone. */
+static void print_vms_head(struct vm_list *list)
+{
+	if (!list->vms && !list->headed)
+		printf("%-32s %6s %12s  %s\n", "virtual machine", "points", "stored", "latest");
+	list->headed = true;
+}
 
 static int add_point(void *context, const struct repository_point *point)
 {
@@ -298,6 +307,7 @@ static int print_vm(void *context, const char *vm)
 		return 0;
 	}
 	char stored[SIZE_TEXT_BYTES];
+	print_vms_head(list);
 	printf("%s%*s %6u %12s  %s", vm, cli_padding(vm, 32), "", sum.nr_points,
 		cli_size_text(sum.stored_bytes, stored), sum.latest[0] ? sum.latest : "-");
 	if (sum.nr_damaged > 0)
@@ -309,8 +319,6 @@ static int print_vm(void *context, const char *vm)
 static int list_vms(struct cli *cli, struct store *store, struct err *err)
 {
 	struct vm_list list = {.store = store, .vms = cli->common.json ? json_array() : NULL};
-	if (!list.vms)
-		printf("%-32s %6s %12s  %s\n", "virtual machine", "points", "stored", "latest");
 	int rc = store_list_vms(store, print_vm, &list, err);
 	if (rc == 0 && list.err.code != ERR_NONE)
 		rc = err_copy(err, &list.err);
@@ -318,6 +326,7 @@ static int list_vms(struct cli *cli, struct store *store, struct err *err)
 		json_decref(list.vms);
 		return -1;
 	}
+	print_vms_head(&list);
 	if (list.vms)
 		return cli_print_json(json_pack("{s:o}", "vms", list.vms), err);
 	return cli_flush(err);

@@ -14,6 +14,7 @@
 #include <time.h>
 
 #define URL_BYTES 1024
+#define RETRY_MS 5000u /* for one that is just being started again */
 
 struct values {
 	struct store_values store;
@@ -159,6 +160,7 @@ static json_t *ask_hub(struct cli *cli, const struct values *v, struct err *err)
 	const struct rest_client_options options = {.url = url,
 		.token_file = token ? token : getenv("SENDENSE_TOKEN_FILE"),
 		.ca_file = ca ? ca : getenv("SENDENSE_CA_FILE"),
+		.retry_ms = RETRY_MS,
 		.cancel = cli->cancel};
 	struct rest_client *client = rest_client_new(&options, err);
 	if (!client)

@@ -214,6 +214,8 @@ def test_prune_and_protect(site):
 
 def test_refusals(site):
     disk = f"raw:{site.disk}"
+    refused = fails("ls", "--repo", f"{site.hub.url}/main", "--ca-file", site.hub.ca_file, contains="token")
+    assert refused.out == "", "columns named, and then nothing"
     case = {"case": "a hub's repository that is not there"}
     fails(*site.words("ls", store=f"{site.hub.url}/other"), contains="other", **case)
     fails("ls", "--repo", site.hub.url, "--ca-file", site.hub.ca_file, contains="token")
