@@ -432,10 +432,35 @@ static struct hub_config *load(struct loading *l, char *text, size_t length)
 	return l->nr_errors == 0 ? l->config : NULL;
 }
 
+/* Gives back all that loading took; done, or NULL. */
+static struct hub_config *loaded(struct loading *l, struct hub_config *done)
+{
+	for (size_t i = 0; l->config && l->repository_lines && i < l->config->nr_repositories; i++)
+		free(l->repository_lines[i]);
+	free(l->repository_lines);
+	free(l->lines);
+	if (!done)
+		hub_config_free(l->config);
+	return done;
+}
+
+struct hub_config *hub_config_parse(const char *path, char *text, size_t length, struct err *err)
+{
+	struct loading l = {.err = err};
+	struct hub_config *done = NULL;
+	l.config = calloc(1, sizeof *l.config);
+	l.lines = calloc(config_nr_settings, sizeof *l.lines);
+	if (!l.config || !l.lines || !(l.config->path = strdup(path)))
+		err_errno(err, ENOMEM, "cannot read %s", path);
+	else
+		done = load(&l, text, length);
+	return loaded(&l, done);
+}
+
 struct hub_config *hub_config_load(
 	const char *path, hub_config_tell *tell, void *context, struct err *err)
 {
-	char *text = NULL;
+	char *AUTO_FREE text = NULL;
 	size_t length = 0;
 	struct loading l = {.tell = tell, .context = context, .err = err};
 	l.config = calloc(1, sizeof *l.config);
@@ -453,14 +478,7 @@ struct hub_config *hub_config_load(
 	} else {
 		done = load(&l, text, length);
 	}
-	for (size_t i = 0; l.config && l.repository_lines && i < l.config->nr_repositories; i++)
-		free(l.repository_lines[i]);
-	free(l.repository_lines);
-	free(l.lines);
-	free(text);
-	if (!done)
-		hub_config_free(l.config);
-	return done;
+	return loaded(&l, done);
 }
 
 static void free_repositories(struct hub_config *config)

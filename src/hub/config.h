@@ -88,6 +88,8 @@ typedef void hub_config_tell(void *context, const struct hub_config_finding *fin
  */
 struct hub_config *hub_config_load(
 	const char *path, hub_config_tell *tell, void *context, struct err *err);
+/* The same of a text that is to become that file. */
+struct hub_config *hub_config_parse(const char *path, char *text, size_t length, struct err *err);
 /* NULL is harmless. */
 void hub_config_free(struct hub_config *config);
 

@@ -76,9 +76,7 @@ static int make_certificates(struct making *m, struct err *err)
 {
 	char ca_key[4096], certificate[4096], key[4096];
 	char *ca = m->result->ca_file, common[65];
-	if (join(m->tls_dir, sizeof m->tls_dir, m->state_dir, "tls", err) < 0 ||
-		join(ca, sizeof m->result->ca_file, m->tls_dir, "ca.crt", err) < 0 ||
-		join(ca_key, sizeof ca_key, m->tls_dir, "ca.key", err) < 0 ||
+	if (join(ca_key, sizeof ca_key, m->tls_dir, "ca.key", err) < 0 ||
 		join(certificate, sizeof certificate, m->tls_dir, "server.crt", err) < 0 ||
 		join(key, sizeof key, m->tls_dir, "server.key", err) < 0 ||
 		make_folder(m, m->tls_dir, 0700, err) < 0)
@@ -160,12 +158,9 @@ static void write_config(FILE *out, const struct making *m)
 {
 	const struct hub_init_options *o = m->options;
 	fprintf(out,
-		"# Settings of the Sendense hub.  man sendense-hub-run and docs/hub.md tell of "
-		"all; "
-		"look\n"
-		"# at it with \"sendense hub check-config\", \"systemctl reload sendense-hub\" "
-		"reads "
-		"it anew.\n\n"
+		"# Settings of the Sendense hub; docs/hub.md tells of all.  Look at it with\n"
+		"# \"sendense hub check-config\"; \"systemctl reload sendense-hub\" reads it "
+		"anew.\n\n"
 		"[hub]\nstate-dir = %s\nruntime-dir = %s\nlisten = %s\nname = %s\n\n"
 		"[tls]\ncertificate = %s/server.crt\nkey = %s/server.key\nca = %s\n\n"
 		"[nbd]\nlisten = %s\ntls = required\n",
@@ -183,25 +178,43 @@ static void write_config(FILE *out, const struct making *m)
 		fputs("# source = nbd://hypervisor.example:10809/\n", out);
 }
 
-static int make_config(const struct making *m, struct err *err)
+/* Its text is looked at before the first thing is made: what is wrong in an option must neither
+ * leave a half-made hub nor a file that stays as it is. */
+static int draft_config(const struct making *m, char **text, size_t *length, struct err *err)
 {
-	const char *path = m->options->config_path;
-	char *text = NULL;
-	size_t length = 0;
-	if (exists(path)) {
-		did(m, "%s is there already and stays as it is", path);
+	if (exists(m->options->config_path))
 		return 0;
-	}
-	FILE *out = open_memstream(&text, &length);
+	FILE *out = open_memstream(text, length);
 	if (!out)
 		return err_errno(err, errno, "cannot write the settings");
 	write_config(out, m);
-	int rc = fclose(out) != 0 ? err_errno(err, errno, "cannot write the settings")
-				  : file_replace(AT_FDCWD, path, text, length, 0640, err);
-	free(text);
-	if (rc == 0)
-		did(m, "wrote %s", path);
-	return rc;
+	if (fclose(out) != 0)
+		return err_errno(err, errno, "cannot write the settings");
+	struct hub_config *config = hub_config_parse(m->options->config_path, *text, *length, err);
+	hub_config_free(config);
+	return config ? 0 : -1;
+}
+
+static int make_config(const struct making *m, const char *text, size_t length, struct err *err)
+{
+	const char *path = m->options->config_path;
+	char *AUTO_FREE folder = strdup(path);
+	if (!text) {
+		did(m, "%s is there already and stays as it is", path);
+		return 0;
+	}
+	if (!folder)
+		return err_errno(err, ENOMEM, "cannot write the settings");
+	char *slash = strrchr(folder, '/');
+	if (slash && slash != folder) {
+		*slash = 0;
+		if (make_folder(m, folder, 0700, err) < 0)
+			return -1;
+	}
+	if (file_replace(AT_FDCWD, path, text, length, 0640, err) < 0)
+		return -1;
+	did(m, "wrote %s", path);
+	return 0;
 }
 
 /* --- all of it
@@ -209,10 +222,14 @@ static int make_config(const struct making *m, struct err *err)
 
 static int check_options(const struct making *m, struct err *err)
 {
-	const char *const paths[] = {m->state_dir, m->runtime_dir, m->options->repository_path};
+	const struct {
+		const char *option, *path;
+	} paths[] = {{"state-dir", m->state_dir}, {"runtime-dir", m->runtime_dir},
+		{"repository", m->options->repository_path}};
 	for (size_t i = 0; i < ARRAY_LENGTH(paths); i++)
-		if (paths[i] && paths[i][0] != '/')
-			return err_set(err, ERR_USAGE, "\"%s\" is not an absolute path", paths[i]);
+		if (paths[i].path && paths[i].path[0] != '/')
+			return err_set(err, ERR_USAGE, "--%s: \"%s\" is not an absolute path",
+				paths[i].option, paths[i].path);
 	for (const char *p = m->name; *p; p++)
 		if ((unsigned char)*p <= ' ')
 			return err_set(err, ERR_USAGE, "the name \"%s\" holds a space", m->name);
@@ -226,9 +243,11 @@ static int tell_result(struct making *m, struct err *err)
 	if (!config)
 		return -1;
 	const struct hub_address *a = &config->listen;
+	bool all = strcmp(a->host, "0.0.0.0") == 0 || strcmp(a->host, "::") == 0;
+	const char *host = all ? config->name : a->host;
 	snprintf(m->result->url, sizeof m->result->url,
-		strchr(a->host, ':') ? "%s://[%s]:%u" : "%s://%s:%u",
-		config->certificate ? "https" : "http", a->host, a->port);
+		strchr(host, ':') ? "%s://[%s]:%u" : "%s://%s:%u",
+		config->certificate ? "https" : "http", host, a->port);
 	hub_config_free(config);
 	return 0;
 }
@@ -248,9 +267,15 @@ int hub_init(
 		snprintf(m.name, sizeof m.name, "%s", options->name);
 	else if (gethostname(m.name, sizeof m.name - 1) < 0 || !m.name[0])
 		snprintf(m.name, sizeof m.name, "localhost");
-	if (check_options(&m, err) < 0 || make_folder(&m, m.state_dir, 0700, err) < 0 ||
-		make_certificates(&m, err) < 0 || make_token(&m, err) < 0 ||
-		make_repository(&m, err) < 0 || make_config(&m, err) < 0)
+	char *AUTO_FREE text = NULL; /* of the settings; NULL: they are there */
+	size_t length = 0;
+	if (check_options(&m, err) < 0 ||
+		join(m.tls_dir, sizeof m.tls_dir, m.state_dir, "tls", err) < 0 ||
+		join(result->ca_file, sizeof result->ca_file, m.tls_dir, "ca.crt", err) < 0 ||
+		draft_config(&m, &text, &length, err) < 0 ||
+		make_folder(&m, m.state_dir, 0700, err) < 0 || make_certificates(&m, err) < 0 ||
+		make_token(&m, err) < 0 || make_repository(&m, err) < 0 ||
+		make_config(&m, text, length, err) < 0)
 		return err_context(err, "hub init");
 	return tell_result(&m, err);
 }

@@ -55,6 +55,20 @@ def test_init_makes_all_that_is_missing_and_replaces_nothing(scratch):
     assert "is good" in sendense("hub", "check-config", "--config", f"{scratch}/hub.conf").out
 
 
+def test_init_with_a_wrong_option_makes_nothing(scratch):
+    words = ["hub", "init", "--config", f"{scratch}/etc/hub.conf", "--state-dir", f"{scratch}/state",
+             "--runtime-dir", f"{scratch}/run"]
+    for case, option, text in (
+            ("hub init: an address without a port", ("--listen", "127.0.0.1"), "[hub] listen"),
+            ("hub init: a source that is no rule", ("--allow-source", "/dev/vg0"), "[allow] source"),
+            ("hub init: a repository that is relative", ("--repository", "backup"), "--repository")):
+        fails(*words, *option, status=2, case=case, contains=text)
+        assert os.listdir(scratch) == [], case
+    made = sendense(*words, "--listen", "0.0.0.0:8443", "--name", "hub.example", "--repository", f"{scratch}/repo")
+    assert "https://hub.example:8443 " in made.out
+    assert "is good" in sendense("hub", "check-config", "--config", f"{scratch}/etc/hub.conf").out
+
+
 BAD = [
     ("an unknown section", "[hup]\n", "[hup] is no section", True),
     ("an unknown setting", "[limits]\njob = 1\n", 'no setting "job"', True),
