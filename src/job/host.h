@@ -45,8 +45,9 @@
  *                   disks: [{key, connections, received_bytes, zeroed_bytes, requests}]}
  *                   state: "opening" -> "open" -> "settling" -> "comparing" -> "committing" ->
  *                   "committed"; or "refused" (digests differ: it was aborted), "failed"
- *                   (aborted, error), "left" (kept to be gone on with: the service stopped, the
- *                   client let go), "expired" (its lease ended; kept in the same way), "aborted".
+ *                   (aborted, error; or a client gave up whose writes had failed), "left"
+ *                   (kept to be gone on with: the service stopped, the client let go), "expired"
+ *                   (its lease ended; kept in the same way), "aborted".
  *                   "failed" with error.code "no-space", "io" and the like before the manifest
  *                   was renamed; after it, "committed" with a warning in the log.
  *                   An end is told for an hour, or until session-forget.

@@ -64,6 +64,7 @@ struct export_one {
 	bool exported;
 	_Atomic int64_t active_ns;
 	atomic_uint_fast64_t requests, read_bytes, received_bytes, zeroed_bytes;
+	struct err failure; /* the first that a write met; under exports.mutex */
 };
 
 /* --- counting -------------------------------------------------------------------- */
@@ -84,6 +85,19 @@ static int end(struct export_one *one, int rc)
 	return rc;
 }
 
+/* The client is told a number and gives up: why, the session's end has to know. */
+static int end_write(struct export_one *one, int rc, struct err *why, struct err *err)
+{
+	if (rc < 0 && why->code != ERR_CANCELLED) {
+		WITH_LOCK(&one->group->exports->mutex);
+		if (one->failure.code == ERR_NONE)
+			err_copy(&one->failure, why);
+	}
+	if (rc < 0)
+		err_copy(err, why);
+	return end(one, rc);
+}
+
 static int count_read(
 	struct block *block, void *buffer, size_t length, uint64_t offset, struct err *err)
 {
@@ -97,7 +111,9 @@ static int count_write(struct block *block, const void *buffer, size_t length, u
 {
 	struct export_one *one = (struct export_one *)block;
 	begin(block, &one->received_bytes, length);
-	return end(one, block_write(one->inner, buffer, length, offset, flags, err));
+	struct err why = ERR_INIT;
+	return end_write(
+		one, block_write(one->inner, buffer, length, offset, flags, &why), &why, err);
 }
 
 static int count_zero(
@@ -105,7 +121,8 @@ static int count_zero(
 {
 	struct export_one *one = (struct export_one *)block;
 	begin(block, &one->zeroed_bytes, length);
-	return end(one, block_zero(one->inner, offset, length, flags, err));
+	struct err why = ERR_INIT;
+	return end_write(one, block_zero(one->inner, offset, length, flags, &why), &why, err);
 }
 
 static int count_trim(
@@ -113,13 +130,15 @@ static int count_trim(
 {
 	struct export_one *one = (struct export_one *)block;
 	begin(block, &one->zeroed_bytes, length);
-	return end(one, block_trim(one->inner, offset, length, flags, err));
+	struct err why = ERR_INIT;
+	return end_write(one, block_trim(one->inner, offset, length, flags, &why), &why, err);
 }
 
 static int count_flush(struct block *block, struct err *err)
 {
 	struct export_one *one = begin(block, NULL, 0);
-	return end(one, block_flush(one->inner, err));
+	struct err why = ERR_INIT;
+	return end_write(one, block_flush(one->inner, &why), &why, err);
 }
 
 static int count_extents(struct block *block, uint64_t offset, uint64_t length,
@@ -507,4 +526,13 @@ void export_figures(struct export_one *one, struct export_figures *figures)
 		.zeroed_bytes = atomic_load(&one->zeroed_bytes),
 		.active_ns = atomic_load(&one->active_ns),
 	};
+}
+
+bool export_failed(struct export_one *one, struct err *why)
+{
+	WITH_LOCK(&one->group->exports->mutex);
+	if (one->failure.code == ERR_NONE)
+		return false;
+	err_copy(why, &one->failure);
+	return true;
 }

@@ -7,7 +7,7 @@
  *   SETTLING    read back ─► COMPARING; abort, an error ─► an end
  *   COMPARING   digests as the client says ─► COMMITTING; else ─► REFUSED
  *   COMMITTING  manifest renamed ─► COMMITTED; abort before it, an error ─► an end
- *   ENDING      exports gone ─► LEFT, EXPIRED, ABORTED
+ *   ENDING      exports gone ─► LEFT, EXPIRED, ABORTED; FAILED where a write had failed
  *
  * From SETTLING and ENDING on a thread of its own works for the session, and it alone changes
  * the state.  Before, whoever changes the state to one of the two starts that thread.
@@ -68,6 +68,9 @@ struct push {
 
 	pthread_mutex_t work;
 	struct repository_backup *backup; /* under work; NULL before and behind it */
+	/* Under work: the first write that failed. */
+	struct err failure;
+	char failed_disk[REPOSITORY_KEY_BYTES];
 
 	/* Under service.mutex: */
 	unsigned nr_refs; /* the list's included */

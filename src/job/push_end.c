@@ -3,7 +3,7 @@
  *
  *   exports removed ─► read back ─► compared ─► committed
  *         │                            └ another digest than the client's: aborted
- *         └► aborted, or left to be gone on with
+ *         └► aborted (failed, where a write had failed), or left to be gone on with
  */
 #include "push.h"
 
@@ -35,6 +35,9 @@ static void remove_exports(struct push *session)
 			(void)cancel_sleep(NULL, deadline_after_ms(TRY_AGAIN_MS), NULL);
 		}
 		export_figures(disk->export, &disk->last);
+		if (session->failure.code == ERR_NONE &&
+			export_failed(disk->export, &session->failure))
+			memcpy(session->failed_disk, disk->key, sizeof session->failed_disk);
 	}
 	WITH_LOCK(&session->service->mutex);
 	err_clear(&session->err);
@@ -172,14 +175,21 @@ static enum push_state run_commit(struct push *session, struct err *err)
 
 /* --- the thread ------------------------------------------------------------------ */
 
-static enum push_state run_end(struct push *session)
+/* A client whose writes failed gives up, which is no wish of anybody: it failed. */
+static enum push_state run_end(struct push *session, struct err *err)
 {
-	if (session->end == PUSH_ABORTED)
+	enum push_state state = session->end;
+	if (state == PUSH_ABORTED)
 		repository_backup_abort(session->backup);
 	else
 		repository_backup_leave(session->backup);
 	session->backup = NULL;
-	return session->end;
+	if (state != PUSH_ABORTED || session->failure.code == ERR_NONE)
+		return state;
+	err_copy(err, &session->failure);
+	WITH_LOCK(&session->service->mutex);
+	memcpy(session->err_disk, session->failed_disk, sizeof session->err_disk);
+	return PUSH_FAILED;
 }
 
 static void *end_main(void *arg)
@@ -191,7 +201,8 @@ static void *end_main(void *arg)
 	pthread_mutex_lock(&session->work);
 	remove_exports(session);
 	/* Before it is set by somebody else. */
-	state = session->state == PUSH_SETTLING ? run_commit(session, &err) : run_end(session);
+	state = session->state == PUSH_SETTLING ? run_commit(session, &err)
+						: run_end(session, &err);
 	push_give_back(session);
 	pthread_mutex_unlock(&session->work);
 	pthread_mutex_lock(&service->mutex);

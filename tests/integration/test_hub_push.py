@@ -1,6 +1,7 @@
 """Push sessions and serves, by other people's clients and by hand."""
 
 import os
+import resource
 import signal
 
 import pytest
@@ -138,6 +139,22 @@ def test_a_client_that_vanished(h, scratch):
     h.write(again["disks"][0]["export"], disk)
     h.commit(again)
     assert hub.compare(h.point_images("web01")["2000"], disk)
+
+
+def test_a_push_that_gave_up_because_writes_failed_has_failed(h, scratch):
+    disk = make_disk(f"{scratch}/a.raw", 16 * MIB, [(0, 12 * MIB, "random")])
+    old = resource.prlimit(h.nbd_service(), resource.RLIMIT_FSIZE, (4 * MIB, resource.RLIM_INFINITY))
+    refused = hub.cli(h, "backup", "--vm", "web01", f"raw:{disk}", status=1)
+    resource.prlimit(h.nbd_service(), resource.RLIMIT_FSIZE, old)
+    assert "no restore point was made" in refused.err
+    job = h.get("jobs?vm=web01")["items"][0]
+    assert h.wait(job, "failed")["error"]["code"] == "no-space"
+    assert "File too large" in h.job(job["id"])["error"]["text"]
+    wait_for(lambda: h.get("status")["alarms"], "an alarm")
+    alarm = h.get("status")["alarms"][0]
+    assert (alarm["kind"], alarm["vm"]) == ("failed", "web01")
+    hub.cli(h, "backup", "--vm", "web01", f"raw:{disk}")
+    wait_for(lambda: not h.get("status")["alarms"], "the alarm's end")
 
 
 def test_serves(h, scratch):
