@@ -113,6 +113,19 @@ static int collect(struct hub *hub, const struct rest_actor *actor, struct state
 	return 0;
 }
 
+/* A state that there is not would find no job, which looks like good news. */
+static int check_state(const char *state, struct err *err)
+{
+	enum job_state parsed;
+	if (!state || strcmp(state, "open") == 0 || job_state_parse(state, &parsed))
+		return 0;
+	return err_set(err, ERR_USAGE,
+		"the parameter state: \"%s\" is no state of a job (there is queued, starting, "
+		"running, verifying, committing, done, failed, cancelled; open: all that have not "
+		"ended)",
+		state);
+}
+
 static int get_jobs(void *context, struct rest_request *request, struct err *err)
 {
 	unsigned limit;
@@ -128,6 +141,8 @@ static int get_jobs(void *context, struct rest_request *request, struct err *err
 		.before = after,
 	};
 	char before[JOB_ID_BYTES] = "";
+	if (check_state(filter.state, err) < 0)
+		return -1;
 	json_t *items = json_array();
 	if (collect(context, rest_actor(request), &filter, before, limit, items, &more, err) < 0) {
 		json_decref(items);
