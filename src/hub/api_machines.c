@@ -131,6 +131,7 @@ int api_machines_replace(void *context, struct rest_request *request, struct err
 	const char *name = rest_param(request, "vm");
 	const json_t *body = rest_body(request);
 	const char *repository = time_text(body, "repository");
+	const char *policy = time_text(body, "policy");
 	struct state_object old = {0};
 	struct err why = ERR_INIT;
 	if (policy_check_machine(name, body, err) < 0)
@@ -138,6 +139,8 @@ int api_machines_replace(void *context, struct rest_request *request, struct err
 	if (repository && !hub_config_repository(hub_config(hub), repository))
 		return err_set(
 			err, ERR_USAGE, "repository: there is no repository \"%s\"", repository);
+	if (policy && api_objects_is_there(hub, "policy", policy, err) < 0)
+		return err_context(err, "policy");
 	if (state_get(hub->state, "vm", name, &old, &why) < 0 && why.code != ERR_NOT_FOUND)
 		return err_copy(err, &why);
 	json_t *value = NULL;

@@ -102,6 +102,19 @@ static int answer(const struct api_objects *objects, struct hub *hub, struct res
 		    : rest_reply(request, 200, value, err);
 }
 
+int api_objects_is_there(struct hub *hub, const char *kind, const char *id, struct err *err)
+{
+	struct state_object object;
+	struct err why = ERR_INIT;
+	if (state_get(hub->state, kind, id, &object, &why) == 0) {
+		state_object_clear(&object);
+		return 0;
+	}
+	return why.code == ERR_NOT_FOUND
+		       ? err_set(err, ERR_USAGE, "there is no %s \"%s\" (make it first)", kind, id)
+		       : err_copy(err, &why);
+}
+
 int api_objects_create(const struct api_objects *objects, struct hub *hub,
 	struct rest_request *request, struct err *err)
 {

@@ -13,6 +13,13 @@ static int check(struct hub *hub, const char *id, const json_t *value, struct er
 	if (repository && !hub_config_repository(hub_config(hub), repository))
 		return err_set(
 			err, ERR_USAGE, "repository: there is no repository \"%s\"", repository);
+	size_t i;
+	json_t *schedule;
+	json_array_foreach(json_object_get(value, "schedules"), i, schedule)
+	{
+		if (api_objects_is_there(hub, "schedule", json_string_value(schedule), err) < 0)
+			return err_context(err, "schedules[%zu]", i);
+	}
 	return 0;
 }
 
