@@ -265,6 +265,12 @@ void alarm_sweep_begin(struct alarms *alarms)
 		alarms->alarms[i].seen = false;
 }
 
+void alarm_sweep_keep_machines(struct alarms *alarms)
+{
+	for (size_t i = 0; i < alarms->nr_alarms; i++)
+		alarms->alarms[i].seen |= alarm_is_of_machine(&alarms->alarms[i]);
+}
+
 int alarm_sweep_end(struct alarms *alarms, struct err *err)
 {
 	for (size_t i = alarms->nr_alarms; i-- > 0;)

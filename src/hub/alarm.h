@@ -65,6 +65,8 @@ int alarm_forget(struct alarms *alarms, const char *object, bool of_machine, str
  * raised; the rest of them is over then. */
 void alarm_sweep_begin(struct alarms *alarms);
 int alarm_sweep_end(struct alarms *alarms, struct err *err);
+/* Between both: those of machines are as before. */
+void alarm_sweep_keep_machines(struct alarms *alarms);
 
 /* By kind and object; valid until the next change. */
 const struct alarm *alarm_list(const struct alarms *alarms, size_t *nr);

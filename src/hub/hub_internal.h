@@ -89,6 +89,8 @@ void hub_points_stop(struct hub *hub);
 void hub_points_job_changed(void *context, const char *id, enum job_state state, const json_t *job);
 /* Brings the index up to date with one VM in a repository (vm NULL: all of it). */
 int hub_points_refresh(struct hub *hub, const char *repository, const char *vm, struct err *err);
+/* False while an index that is new has not been filled: what it does not hold may be there. */
+bool hub_points_known(struct hub *hub);
 /* The repository, open, after its mount and its id were looked at; ERR_NOT_FOUND: the
  * configuration has none of that name.  The caller closes it. */
 struct repository *hub_repository_open(
@@ -179,6 +181,8 @@ void hub_time_job_changed(struct hub *hub, const char *id, enum job_state state,
 /* Each line of the audit log; any thread, must not block. */
 void hub_time_event(struct hub *hub, const struct state_event *event);
 /* hub_config() is another one. */
+/* Of others than jobs: seen on a walk through a repository. */
+void hub_time_points_changed(struct hub *hub);
 void hub_time_reload(struct hub *hub);
 
 #endif

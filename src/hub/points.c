@@ -13,6 +13,7 @@
 #include "thread.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #define WALK_MS (INT64_C(1000) * 60 * 15)
@@ -30,6 +31,7 @@ struct hub_points {
 	pthread_cond_t changed;
 	struct change *first, **last;
 	bool ends;
+	atomic_bool walked; /* each once, or tried */
 	pthread_mutex_t *walking; /* of each repository: one walks it at a time */
 	size_t nr_walking;
 };
@@ -118,6 +120,15 @@ int hub_points_refresh(struct hub *hub, const char *name, const char *vm, struct
 	return refresh(hub, name, vm, CARE_QUICK, err);
 }
 
+bool hub_points_known(struct hub *hub)
+{
+	const struct hub_config *config = hub_config(hub);
+	for (size_t i = 0; i < config->nr_repositories; i++)
+		if (!index_walked(hub->index, config->repositories[i].name))
+			return hub->points && atomic_load(&hub->points->walked);
+	return true;
+}
+
 /* --- changes of jobs
  * ------------------------------------------------------------------------------- */
 
@@ -184,6 +195,8 @@ static void *work(void *context)
 		/* What was done beside the hub, from the command line, is seen in time. */
 		if (deadline_passed(next_walk)) {
 			refresh_all(hub);
+			atomic_store(&hub->points->walked, true);
+			hub_time_points_changed(hub);
 			next_walk = deadline_after_ms(WALK_MS);
 		}
 		struct change *change = next_change(hub->points, next_walk, &ends);

@@ -102,22 +102,31 @@ static void look_at_repository(void *context, const struct capacity_report *repo
 	raise_alarm(s->time, &alarm);
 }
 
-int64_t sweep_run(struct hub_time *time, int64_t now)
+static void look_at_machines(struct hub_time *time, int64_t now, int64_t *wake)
 {
 	const struct machine_set *set = time->machines;
-	struct err err = ERR_INIT;
-	int64_t wake = now + LOOK_AGAIN_S;
-	alarm_sweep_begin(time->alarms);
 	for (size_t i = 0; i < set->nr_machines; i++) {
 		const struct machine *machine = &set->machines[i];
 		int64_t since = machine_alarm_since(machine, now);
 		int64_t begins = machine_alarm_begins(machine);
 		if (since > 0)
 			look_at_objective(time, machine, since);
-		else if (begins > now && begins < wake)
-			wake = begins;
+		else if (begins > now && begins < *wake)
+			*wake = begins;
 		look_at_damage(time, machine, now);
 	}
+}
+
+int64_t sweep_run(struct hub_time *time, int64_t now)
+{
+	struct err err = ERR_INIT;
+	int64_t wake = now + LOOK_AGAIN_S;
+	alarm_sweep_begin(time->alarms);
+	/* After an import, or where the index was lost: nobody is told what is not known yet. */
+	if (time->points_known)
+		look_at_machines(time, now, &wake);
+	else
+		alarm_sweep_keep_machines(time->alarms);
 	capacity_look(time->capacity, look_at_repository, &(struct spaces){time, now});
 	if (alarm_sweep_end(time->alarms, &err) < 0)
 		log_error("an alarm that is over stays: %s", err.text);

@@ -137,6 +137,14 @@ void hub_time_event(struct hub *hub, const struct state_event *event)
 	pthread_rwlock_unlock(&door);
 }
 
+void hub_time_points_changed(struct hub *hub)
+{
+	pthread_rwlock_rdlock(&door);
+	if (hub->time)
+		time_changed(hub->time, false, true);
+	pthread_rwlock_unlock(&door);
+}
+
 void hub_time_reload(struct hub *hub)
 {
 	pthread_rwlock_rdlock(&door);
@@ -204,12 +212,14 @@ static int read_schedules(struct hub_time *time, struct err *err)
 
 static int read_machines(struct hub_time *time, struct err *err)
 {
+	bool known = hub_points_known(time->hub); /* before it is read */
 	struct machine_set *set =
 		machine_load(time->hub->state, time->hub->index, hub_config(time->hub), err);
 	if (!set)
 		return -1;
 	machine_set_free(time->machines);
 	time->machines = set;
+	time->points_known = known;
 	return 0;
 }
 

@@ -52,6 +52,7 @@ struct hub_time {
 	struct schedule **schedules;
 	size_t nr_schedules;
 	struct machine_set *machines;
+	bool points_known; /* when these were read: hub_points_known() */
 	struct runs *runs;
 	struct alarms *alarms;
 	struct capacity *capacity;

@@ -3,6 +3,7 @@ metrics, webhooks, mail, the stream of events.  When something is due is tested 
 tests' own (tests/unit/hub/test_runs.c)."""
 
 import contextlib
+import glob
 import hashlib
 import hmac
 import http.server
@@ -152,6 +153,9 @@ def test_objects(servers):
         upcoming = hub.get("schedules/nightly/next?count=3")
         assert [i["local"][11:] for i in upcoming["items"]] == ["22:30:00"] * 3
         assert hub.ask("GET", "schedules/nowhere/next").status == 404
+        # A word that is wrong must not look like "nothing has failed".
+        refused = hub.ask("GET", "jobs?state=fialed")
+        assert refused.status == 400 and "fialed" in refused.body["detail"], refused.body
         assert hub.ask("GET", "schedules/nightly/next?count=0").status in (400, 422)
 
         policy = {"id": "gold", "vms": ["web*"], "labels": {"tier": "g*"}, "schedules": ["nightly"],
@@ -159,7 +163,8 @@ def test_objects(servers):
         assert hub.ask("POST", "policies", policy).status == 201
         for change, word in (({"keep": {}}, "keep"), ({"keep": {"daily": -1}}, "daily"),
                              ({"labels": {"a": 1}}, "labels.a"), ({"repository": "x"}, "\"x\""),
-                             ({"schedules": [1]}, "schedules[0]"), ({"audit": 101}, "audit")):
+                             ({"schedules": [1]}, "schedules[0]"), ({"audit": 101}, "audit"),
+                             ({"schedules": ["nightly", "nihgtly"]}, "no schedule \"nihgtly\"")):
             refused = hub.ask("PUT", "policies/gold", {**policy, **change})
             assert refused.status in (400, 422) and word in refused.body["detail"], refused.body
 
@@ -174,6 +179,8 @@ def test_objects(servers):
         assert [r["vm"] for r in run_of] == ["web 01"] and run_of[0]["state"] == "due later"
         twice = {"disks": [vm["disks"][0], vm["disks"][0]]}
         assert "twice" in hub.ask("PUT", "vms/other", twice).body["detail"]
+        refused = hub.ask("PUT", "vms/other", {"policy": "golden"})
+        assert refused.status == 422 and 'no policy "golden"' in refused.body["detail"]
         hub.call("PUT", "vms/db01", {})
         assert [v["name"] for v in hub.get("vms?limit=1")["items"]] == ["db01"]
         assert [v["name"] for v in hub.all("vms?limit=1")] == ["db01", "web 01"]
@@ -247,6 +254,32 @@ def test_alarm_to_recovery(servers, receiver):
                                      "Subject: [sendense hub.test] VM web01: alarm\nDate: ")
         assert "\n\nthere is no good restore point" in mails()[0]
         assert "VM web01: failed" in mails()[2] and "good again" in mails()[3]
+
+
+def test_an_index_that_is_not_filled_yet_is_no_news(servers):
+    """After an import, or where index.db was lost: what the hub does not know is neither an alarm nor
+    the end of one."""
+    folder = servers.folder
+    with hub_helper.hub_in(servers, tls=False) as hub:
+        hub.start()
+        hub.backup("web01", {"disk0": f"raw:{disk(folder)}"})
+        [image] = hub.point_images("web01").values()
+        with open(image, "r+b") as file:
+            file.seek(-70000, os.SEEK_END)
+            file.write(b"x" * 70000)
+        hub.wait(hub.post("verifications", {"repository": "main"}), "failed")
+        def damage():
+            return [alarm for alarm in hub.get("status")["alarms"] if alarm["kind"] == "damage"]
+        wait_for(damage, "the alarm")
+        before = damage()
+        hub.stop()
+        for path in glob.glob(f"{hub.state}/index.db*"):
+            os.unlink(path)
+        hub.start()
+        wait_for(lambda: hub.get("vms")["items"], "the index")
+        assert hub.get("vms/web01")["status"]["damaged"] == 1
+        assert damage() == before
+        assert "no alarm any more" not in hub.process.err
 
 
 def test_notices_are_kept(servers, receiver):
