@@ -287,6 +287,16 @@ static enum loss find_loss(
 	return backup_sources_may_change(b) ? LOSS_SOURCE : LOSS_HUB;
 }
 
+static int made_all_the_same(const struct backup *b, struct store_backup *backup, struct err *err)
+{
+	log_warning("the restore point was made, although: %s", err->text);
+	err_clear(err);
+	store_backup_abort(backup); /* removes nothing */
+	if (b->qemu)
+		qemu_source_commit(b->qemu);
+	return 0;
+}
+
 /* Copies and commits; -1 with *loss: the backup was left, to be gone on with. */
 static int try_point(struct backup *b, enum loss *loss, struct err *err)
 {
@@ -306,6 +316,8 @@ static int try_point(struct backup *b, enum loss *loss, struct err *err)
 	*loss = rc < 0 ? find_loss(b, backup, err) : LOSS_NONE;
 	if (rc == 0) {
 		rc = store_backup_commit(backup, err);
+		if (rc < 0 && store_backup_stop_commit(backup, is_interruption(err)))
+			return made_all_the_same(b, backup, err);
 		if (rc < 0 && store_backup_is_lost(backup, err) && b->nr_losses < AGAIN_MOST)
 			*loss = LOSS_HUB;
 	}

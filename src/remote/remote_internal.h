@@ -125,6 +125,9 @@ int session_config(struct session *session, const char *name, const void *bytes,
 	struct err *err);
 /* On success the session is gone. */
 int session_commit(struct session *session, struct err *err);
+/* After a commit that failed, or was not waited for: ends it; true when it came to its end all
+ * the same. */
+bool session_stop_commit(struct session *session, bool keep);
 bool session_is_committed(const struct session *session);
 /* keep: what was stored is kept to be gone on with.  Gone in any case; NULL is harmless. */
 void session_end(struct session *session, bool keep);

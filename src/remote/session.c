@@ -474,6 +474,21 @@ static bool is_there(struct session *session)
 	return there;
 }
 
+/* A hub that was killed before it could answer did what it was asked for, and does not remember
+ * having been asked: the session has the id of its job, which tells what comes of it. */
+static bool commits_already(struct session *session, const struct err *why)
+{
+	json_t *now = NULL;
+	if (why->code == ERR_NOT_FOUND)
+		return true; /* it has ended */
+	bool does =
+		why->code == ERR_BUSY &&
+		rest_call(session->store->closing, "GET", session->path, NULL, &now, NULL) == 0 &&
+		!is_state(now, "open");
+	json_decref(now);
+	return does;
+}
+
 static int commit(struct session *session, struct err *err)
 {
 	char path[REMOTE_PATH_BYTES], job[REMOTE_ID_BYTES];
@@ -489,9 +504,15 @@ static int commit(struct session *session, struct err *err)
 			return err_context(err, "disk %s", session->disks[i].key);
 		}
 	session_stage(session, "commit");
+	struct err why = ERR_INIT;
 	int rc = HUB_PATH(path, err, "/api/v1/sessions/", session->id, "/commit");
-	if (rc == 0)
-		rc = hub_add_job(session->store, path, request, job, err);
+	session->asked = rc == 0;
+	if (rc == 0 && hub_add_job(session->store, path, request, job, &why) < 0) {
+		if (commits_already(session, &why))
+			snprintf(job, sizeof job, "%s", session->id);
+		else
+			rc = err_copy(err, &why);
+	}
 	json_decref(request);
 	if (rc == 0)
 		rc = hub_follow(session->store, job, false, take_stage, session, &ended, err);
@@ -513,6 +534,16 @@ int session_commit(struct session *session, struct err *err)
 	}
 	session_free(session);
 	return 0;
+}
+
+bool session_stop_commit(struct session *session, bool keep)
+{
+	/* Asked to end it, the hub does, or commits: one of both is told then. */
+	if (!session->asked || session->committed)
+		return session->committed;
+	delete_session(session->store, session->path, keep, NULL);
+	session->committed = is_there(session);
+	return session->committed;
 }
 
 bool session_is_committed(const struct session *session)

@@ -34,6 +34,7 @@ struct session {
 	size_t nr_disks;
 	void (*stage)(void *context, const char *stage);
 	void *stage_context;
+	bool asked; /* to commit */
 	bool committed;
 	unsigned lease_s;
 	struct keeper *keeper;

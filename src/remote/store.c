@@ -354,6 +354,11 @@ bool store_backup_is_committed(const struct store_backup *backup)
 			     : session_is_committed(backup->session);
 }
 
+bool store_backup_stop_commit(struct store_backup *backup, bool keep)
+{
+	return backup->session && session_stop_commit(backup->session, keep);
+}
+
 void store_backup_abort(struct store_backup *backup)
 {
 	if (!backup)

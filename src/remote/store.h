@@ -119,6 +119,9 @@ int store_backup_config(struct store_backup *backup, const char *name, const voi
 /* In a hub: tells the digests of what was sent, and waits for the commit's job. */
 int store_backup_commit(struct store_backup *backup, struct err *err);
 bool store_backup_is_committed(const struct store_backup *backup);
+/* After it failed: true when a hub, which may have been too far to be stopped, made the restore
+ * point all the same.  keep: else what was stored is kept.  Always false of a folder. */
+bool store_backup_stop_commit(struct store_backup *backup, bool keep);
 void store_backup_abort(struct store_backup *backup);
 void store_backup_leave(struct store_backup *backup);
 /* After a failure: whether the way to the hub was lost, so that leaving and beginning again

@@ -465,6 +465,94 @@ def test_the_hub_is_killed_and_started_again(alone):
     alone.check()
 
 
+# --- the outcome of a commit --------------------------------------------------------------------------
+
+
+class Forgetful(http.server.BaseHTTPRequestHandler):
+    """Passes calls on.  The first answer to a commit is lost, and the key of its repetition: so it is
+    with a hub that was killed before it remembered."""
+
+    hub, commits = None, 0
+
+    def answer(self):
+        cls = type(self)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        is_commit = self.command == "POST" and self.path.endswith("/commit")
+        cls.commits += is_commit
+        headers = {name: value for name, value in self.headers.items()
+                   if not (is_commit and cls.commits > 1 and name == "Idempotency-Key")}
+        connection = self.hub.connect()
+        try:
+            connection.request(self.command, self.path, body=body, headers=headers)
+            said = connection.getresponse()
+            self.close_connection = True
+            if is_commit and cls.commits == 1:
+                return
+            self.send_response(said.status)
+            self.send_header("Content-Type", said.headers.get("Content-Type", "text/plain"))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            while data := said.read1(65536):
+                self.wfile.write(data)
+        finally:
+            connection.close()
+
+    do_GET = do_POST = do_PUT = do_DELETE = answer
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def slow(alone, servers):
+    """A hub whose NBD service is slow on its ways to the disk."""
+    need("strace")
+    calls = "fsync,fdatasync,renameat,renameat2,linkat,unlinkat"
+    tracer = servers.start("strace", "-f", "-o", "/dev/null", "-e", f"trace={calls}", "-e",
+                           f"inject={calls}:delay_enter=60000", "-p", alone.hub.nbd_service(), name="strace")
+    wait_for(lambda: "attached" in tracer.err or not tracer.running, "strace")
+    if "attached" not in tracer.err:
+        pytest.skip(f"strace: {tracer.err.strip()}")
+    yield alone
+    tracer.signal(signal.SIGKILL)
+    tracer.wait()
+
+
+def test_a_commit_whose_answer_was_lost_is_followed(slow):
+    Forgetful.hub, Forgetful.commits = slow.hub, 0
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Forgetful)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        process = slow.servers.start(
+            SENDENSE, "backup", "--repo", f"http://127.0.0.1:{server.server_port}/main",
+            "--token-file", slow.hub.token_file, "--vm", slow.vm, "--json",
+            f"--disk=2000=raw:{slow.disk}", name="backup", pipe=True)
+        report_of(process)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert Forgetful.commits == 2
+    assert len(slow.hub.points(slow.vm)) == 1
+    slow.check()
+
+
+@pytest.mark.parametrize("stage", ["settle", "rename-data", "rename-manifest"])
+def test_ctrl_c_in_a_commit_tells_what_came_of_it(slow, stage):
+    process = slow.start("backup", "--vm", slow.vm, "--json", f"--disk=2000=raw:{slow.disk}", pipe=True)
+    wait_for(slow.hub.open_jobs, "the push")
+    [job] = slow.hub.open_jobs()
+    slow.hub.wait_stage(job["id"], stage)
+    support.interrupt(process, signal.SIGINT)
+    process.wait()
+    assert slow.hub.get("sessions")["items"] == []
+    made = slow.hub.job(job["id"])["state"] == "done"
+    assert made or stage == "settle"
+    assert made == ("the restore point was made, although" in process.err), process.err
+    assert made != ("no restore point was made" in process.err), process.err
+
+
 # --- a hub that is not what it says -------------------------------------------------------------------
 
 
