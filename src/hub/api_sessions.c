@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define CALL_MS 600000
+#define OPENING_MS (12 * 3600 * 1000) /* an interrupted job is read before it is gone on with */
 #define CLOSE_MS 10000
 #define DIGESTS_MOST (1u << 20)
 
@@ -161,7 +162,16 @@ static json_t *ask_service(
 	if (r->id)
 		json_object_set_new(request, "repository_id", json_string(r->id));
 	json_object_set_new(request, "for", json_string(who));
-	return hub_host_call(hub, "session-open", request, err);
+	json_object_set_new(request, "verb", json_string("session-open"));
+	json_t *answer = NULL;
+	if (!hub->host)
+		err_set(err, ERR_BUSY, "the NBD service does not run yet");
+	else
+		answer = host_call(hub->host, request, NULL, 0, NULL, NULL,
+			deadline_after_ms(OPENING_MS), err);
+	json_decref(request);
+	json_object_del(answer, "ok");
+	return answer;
 }
 
 /* It is open: the note says which point it makes. */

@@ -117,6 +117,8 @@ void hub_sessions_wake(struct hub *hub);
 /* Until that session, which is about to end, is not open any more, and its job knows. */
 void hub_sessions_wait(struct hub *hub, const char *id, struct deadline until);
 unsigned hub_sessions_open(struct hub *hub);
+/* The hub stops: what is just being opened is given up, and kept to be gone on with. */
+void hub_sessions_hurry(struct hub *hub);
 /* A jobs_options.cancel_foreign; context is the hub. */
 void hub_sessions_cancel(void *context, const char *id, const char *why);
 /* One call to the NBD service; verb and id ("session" or "serve") are put into request, which is

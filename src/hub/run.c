@@ -264,6 +264,8 @@ static int start_rest(struct running *r, struct err *err)
 
 static void stop_rest(struct running *r)
 {
+	if (r->hub.sessions)
+		hub_sessions_hurry(&r->hub);
 	rest_server_stop(r->hub.rest);
 	r->hub.rest = NULL;
 }

@@ -231,7 +231,7 @@ static void follow(struct hub *hub, const struct state_object *noted, const json
 }
 
 /* 1 when it became a restore point all the same (the plan that it left is dropped then), 0 when
- * not, -1 when that cannot be told now. */
+ * not (err: there is one, and it is damaged), -1 when that cannot be told now. */
 static int is_made(struct repository *repo, const json_t *noted, struct err *err)
 {
 	const char *vm = text_of(noted, "vm"), *point = text_of(noted, "point");
@@ -239,8 +239,12 @@ static int is_made(struct repository *repo, const json_t *noted, struct err *err
 	if (!point[0])
 		return 0;
 	struct repository_point *made = repository_point_load(repo, vm, point, &why);
-	if (!made)
-		return why.code == ERR_NOT_FOUND ? 0 : err_copy(err, &why);
+	if (!made && why.code == ERR_NOT_FOUND)
+		return 0;
+	if (!made) {
+		err_copy(err, &why);
+		return why.code == ERR_CORRUPT || why.code == ERR_FORMAT ? 0 : -1;
+	}
 	repository_point_free(made);
 	if (repository_clean(repo, REPOSITORY_CLEAN_DEAD, vm, NULL, NULL, &why) < 0)
 		log_warning("what a push of %s left is not cleaned up: %s", vm, why.text);
@@ -252,11 +256,12 @@ static int is_made(struct repository *repo, const json_t *noted, struct err *err
 static void settle_lost(struct hub *hub, const struct state_object *noted)
 {
 	struct err err = ERR_INIT, why = ERR_INIT;
-	struct repository *repo =
-		hub_repository_open(hub, text_of(noted->value, "repository"), true, &err);
+	const char *name = text_of(noted->value, "repository");
+	bool is_known = hub_config_repository(hub_config(hub), name) != NULL;
+	struct repository *repo = hub_repository_open(hub, name, true, &err);
 	int made = repo ? is_made(repo, noted->value, &err) : -1;
 	repository_close(repo);
-	if (made < 0 && text_of(noted->value, "point")[0]) {
+	if (made < 0 && is_known && text_of(noted->value, "point")[0]) {
 		if (is_news(hub, noted->id, "lost"))
 			log_warning("what became of the session %s is not known yet: %s", noted->id,
 				err.text);
@@ -265,6 +270,8 @@ static void settle_lost(struct hub *hub, const struct state_object *noted)
 	err_set(&why, ERR_DISCONNECTED,
 		"the NBD service ended while it ran (a new session of the same disks goes on with "
 		"it)");
+	if (made == 0 && err.code != ERR_NONE)
+		err_copy(&why, &err);
 	tell_end(hub, noted->id, made > 0 ? JOB_DONE : JOB_FAILED, made > 0 ? NULL : &why);
 }
 
@@ -472,6 +479,18 @@ void hub_sessions_cancel(void *context, const char *id, const char *why)
 	snprintf(more[s->nr_cancelled++], JOB_ID_BYTES, "%s", id);
 	s->wake = true;
 	pthread_cond_signal(&s->woken);
+}
+
+void hub_sessions_hurry(struct hub *hub)
+{
+	struct round round = {.hub = hub};
+	state_list(hub->state, "session", NULL, note, &round, NULL);
+	for (size_t i = 0; i < round.nr_noted; i++)
+		if (is_opening_here(hub, &round.noted[i]))
+			json_decref(hub_host_call(hub, "session-abort",
+				json_pack("{s:s, s:b}", "session", round.noted[i].id, "keep", 1),
+				NULL));
+	free_round(&round);
 }
 
 unsigned hub_sessions_open(struct hub *hub)

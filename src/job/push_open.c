@@ -471,8 +471,7 @@ static json_t *open_session(struct push *session, struct open_request *r, struct
 	json_t *missing = json_array(), *answer = NULL;
 	session->repository = host_repository_get(service, r->path, r->repository_id, true, err);
 	if (session->repository && decide(session, r, missing, err) == 0 &&
-		begin(session, r, err) == 0 && export_disks(session, r, err) == 0 &&
-		cancel_check(session->cancel, err) == 0)
+		begin(session, r, err) == 0 && export_disks(session, r, err) == 0)
 		answer = describe_opened(session, missing);
 	json_decref(missing);
 	if (!answer)
@@ -480,10 +479,18 @@ static json_t *open_session(struct push *session, struct open_request *r, struct
 	log_info("session %s: VM \"%s\", restore point %s, job %s, %zu disks%s%s", session->id,
 		session->vm, session->point, session->job, session->nr_disks,
 		session->asker ? ", for " : "", session->asker ? session->asker : "");
-	WITH_LOCK(&service->mutex);
-	session->renewed_ns = clock_now_ns();
-	push_set(session, PUSH_OPEN);
-	return answer;
+	pthread_mutex_lock(&service->mutex);
+	/* Who aborted it until now believes it to be gone. */
+	int rc = cancel_check(session->cancel, err);
+	if (rc == 0) {
+		session->renewed_ns = clock_now_ns();
+		push_set(session, PUSH_OPEN);
+	}
+	pthread_mutex_unlock(&service->mutex);
+	if (rc == 0)
+		return answer;
+	json_decref(answer);
+	return NULL;
 }
 
 json_t *push_verb_open(struct host_service *service, const json_t *request,

@@ -16,7 +16,10 @@
 #define RETRY_MS 120000u /* so long a hub may take to be started again */
 #define OPENING_RETRY_MS 2000u /* a name that is wrong is told at once */
 #define CLOSING_RETRY_MS 5000u
-#define SILENCE_MS 300000u /* a session may have to look at an interrupted job first */
+#define SILENCE_MS 300000u
+/* An interrupted job is read, all of it, before it is gone on with.  A hub that is gone, and not
+ * just busy, is found out by the connection. */
+#define OPENING_MS (12u * 3600 * 1000)
 
 /* --- opening ------------------------------------------------------------------------ */
 
@@ -118,10 +121,12 @@ static int make_clients(struct store *store, const struct store_options *options
 		.cancel = options->cancel,
 	};
 	store->client = rest_client_new(&client, err);
+	client.silence_timeout_ms = OPENING_MS;
+	store->opening = store->client ? rest_client_new(&client, err) : NULL;
 	client.retry_ms = CLOSING_RETRY_MS;
 	client.silence_timeout_ms = 0;
 	client.cancel = NULL;
-	store->closing = store->client ? rest_client_new(&client, err) : NULL;
+	store->closing = store->opening ? rest_client_new(&client, err) : NULL;
 	return store->closing ? 0 : -1;
 }
 
@@ -143,8 +148,9 @@ static int say_hello(struct store *store, const struct store_options *options, s
 static void free_clients(struct store *store)
 {
 	rest_client_free(store->client);
+	rest_client_free(store->opening);
 	rest_client_free(store->closing);
-	store->client = store->closing = NULL;
+	store->client = store->opening = store->closing = NULL;
 }
 
 int hub_open(struct store *store, const struct store_options *options, struct err *err)

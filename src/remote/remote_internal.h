@@ -27,6 +27,7 @@ struct store {
 	struct cancel *cancel;
 	struct repository *repo; /* of a folder; NULL: a hub */
 	struct rest_client *client; /* of a hub */
+	struct rest_client *opening; /* the same, for what takes long before it is answered */
 	struct rest_client *closing; /* the same, for what is given back after a cancel */
 	char *repository; /* its name there */
 	char *build; /* ours */

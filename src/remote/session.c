@@ -335,7 +335,7 @@ static int post(struct store *store, const struct store_backup_options *options,
 	struct deadline desert_until = deadline_after_ms(DESERT_WAIT_MS);
 	for (;;) {
 		struct err why = ERR_INIT;
-		if (rest_call(store->client, "POST", "/api/v1/sessions", request, answer, &why) ==
+		if (rest_call(store->opening, "POST", "/api/v1/sessions", request, answer, &why) ==
 			0)
 			return 0;
 		/* ERR_EXISTS: it was opened by a call whose answer was lost, and is deserted. */

@@ -6,9 +6,13 @@ NBD service's ways to the disk down, so that each stage lasts long enough to be 
 SENDENSE_SOAK=1 ten times each, else each stage once, the victims in turn.
 """
 
+import contextlib
+import http.client
 import os
 import signal
 import sqlite3
+import threading
+import time
 
 import pytest
 
@@ -30,10 +34,10 @@ def h(servers):
         yield made.start()
 
 
-def slow_down(h, servers):
+def slow_down(h, servers, calls=CALLS, by_us=60000):
     """Until the service dies, or it is stopped."""
-    slow = servers.start("strace", "-f", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e",
-                         f"inject={CALLS}:delay_enter=60000", "-p", h.nbd_service(), name="strace")
+    slow = servers.start("strace", "-f", "-o", "/dev/null", "-e", f"trace={calls}", "-e",
+                         f"inject={calls}:delay_enter={by_us}", "-p", h.nbd_service(), name="strace")
     wait_for(lambda: "attached" in slow.err or not slow.running, "strace")
     if "attached" not in slow.err:
         pytest.skip(f"strace: {slow.err.strip()}")
@@ -145,3 +149,46 @@ def test_killed_between_a_push_s_cancelling_and_its_end(h):
     h.start()
     ended(h, session, "cancelled")
     assert h.open_jobs() == [] and h.get("sessions")["items"] == []
+
+
+def test_a_damaged_manifest_is_no_restore_point(h, scratch):
+    """What a push left behind a dead service counts as made only where it can be read."""
+    session = h.open_session("m", {"2000": MIB})
+    os.kill(h.nbd_service(), signal.SIGKILL)
+    h.kill()
+    point = os.path.join(h.repositories["main"], "vms", "m", "points", session["point"])
+    with open(os.path.join(point, "manifest.json"), "w", encoding="ascii") as file:
+        file.write("{}")
+    h.start()
+    ended(h, session, "failed")
+
+
+def test_a_stop_does_not_wait_for_a_session_that_is_being_opened(h, servers, scratch):
+    """An interrupted job is read before it is gone on with, which may take hours."""
+    disk = make_disk(f"{scratch}/a.raw", 32 * MIB, [(0, 32 * MIB, "random")])
+    sizes = {"2000": {"key": "2000", "size_bytes": 32 * MIB, "source_state": "frozen"}}
+    session = h.open_session("m", sizes, resume="auto")
+    h.write(session["disks"][0]["export"], disk)
+    h.call("DELETE", f"sessions/{session['id']}?keep=true")
+    slow = slow_down(h, servers, "pread64,preadv", 300000)
+
+    def open_it():
+        with contextlib.suppress(OSError, http.client.HTTPException, hub.Refused):
+            h.open_session("m", sizes, resume="auto")
+
+    opening = threading.Thread(target=open_it)
+    opening.start()
+    try:
+        wait_for(lambda: any("stage" in h.get(f"sessions/{item['id']}")
+                             for item in h.get("sessions")["items"]), "the opening")
+        began = time.monotonic()
+        h.process.signal(signal.SIGTERM)
+        assert h.process.wait() == 0
+        assert time.monotonic() - began < 10
+    finally:
+        slow.signal(signal.SIGKILL)
+        slow.wait()
+        opening.join()
+    h.start()
+    again = h.open_session("m", sizes, resume="auto")
+    assert again["disks"][0]["resumed"] == "resumed" and again["disks"][0]["kept_bytes"] == 32 * MIB
