@@ -29,6 +29,7 @@ struct running {
 	int state_lock, runtime_lock;
 	struct hub_config **retired; /* configurations that were replaced */
 	size_t nr_retired;
+	char **sources, **targets; /* what jobs may name, and what never */
 	bool is_ready; /* it was once */
 	bool hand_over;
 	struct deadline stop_until;
@@ -167,9 +168,42 @@ static void stop_points(struct running *r)
 	hub_points_stop(&r->hub);
 }
 
+static void free_rules(char **rules)
+{
+	for (size_t i = 0; rules && rules[i]; i++)
+		free(rules[i]);
+	free(rules);
+}
+
+/* What the settings allow, but nothing of the hub's own; ended by NULL. */
+static char **make_rules(const struct hub_config *c, char *const *allowed, struct err *err)
+{
+	const char *const own[] = {
+		c->state_dir, c->runtime_dir, c->path, c->key, c->webhook_secret_file};
+	size_t nr = 0, nr_allowed = 0;
+	while (allowed && allowed[nr_allowed])
+		nr_allowed++;
+	char **rules = calloc(nr_allowed + ARRAY_LENGTH(own) + 1, sizeof *rules);
+	bool good = rules != NULL;
+	for (size_t i = 0; good && i < ARRAY_LENGTH(own); i++)
+		if (own[i] && (good = asprintf(&rules[nr], "!%s", own[i]) >= 0))
+			nr++;
+	for (size_t i = 0; good && i < nr_allowed; i++)
+		good = (rules[nr++] = strdup(allowed[i])) != NULL;
+	if (good)
+		return rules;
+	free_rules(rules);
+	err_errno(err, ENOMEM, "cannot tell jobs what they may name");
+	return NULL;
+}
+
 static int start_jobs(struct running *r, struct err *err)
 {
 	const struct hub_config *c = hub_config(&r->hub);
+	r->sources = make_rules(c, c->allow_sources, err);
+	r->targets = r->sources ? make_rules(c, c->allow_targets, err) : NULL;
+	if (!r->targets)
+		return -1;
 	const struct jobs_options options = {
 		.state = r->hub.state,
 		.runtime_dir = c->runtime_dir,
@@ -177,8 +211,8 @@ static int start_jobs(struct running *r, struct err *err)
 		.program = r->hub.options->program,
 		.repositories = c->repositories,
 		.nr_repositories = c->nr_repositories,
-		.allow_sources = (const char *const *)c->allow_sources,
-		.allow_targets = (const char *const *)c->allow_targets,
+		.allow_sources = (const char *const *)r->sources,
+		.allow_targets = (const char *const *)r->targets,
 		.most = c->most_jobs,
 		.most_per_source = c->most_jobs_per_source,
 		.memory_bytes = c->memory_per_job_bytes,
@@ -195,6 +229,9 @@ static void stop_jobs(struct running *r)
 	if (r->hub.jobs)
 		jobs_stop(r->hub.jobs, r->hand_over, r->stop_until);
 	r->hub.jobs = NULL;
+	free_rules(r->targets);
+	free_rules(r->sources);
+	r->targets = r->sources = NULL;
 }
 
 static int start_sessions(struct running *r, struct err *err)

@@ -229,6 +229,11 @@ static int parse(
 int allow_check_rule(const char *rule, enum allow_use use, struct err *err)
 {
 	struct allow_name n;
+	if (rule[0] == '!' && use != ALLOW_WEBHOOK)
+		return rule[1] == '/'
+			       ? 0
+			       : err_set(err, ERR_USAGE,
+					 "the rule %.200s: its path does not begin at /", rule);
 	return parse(&n, rule, true, use, err);
 }
 
@@ -262,8 +267,9 @@ static bool net_allows(const struct allow_name *rule, const struct allow_name *n
 }
 
 /* *checked is made where the rule matches; 0 no match, 1 allowed, -1 error. */
-static int try_rule(const struct allow_name *rule, const struct allow_name *name, const char *text,
-	enum allow_use use, char checked[ALLOW_NAME_BYTES], struct err *err)
+static int try_rule(const char *const *rules, const struct allow_name *rule,
+	const struct allow_name *name, const char *text, enum allow_use use,
+	char checked[ALLOW_NAME_BYTES], struct err *err)
 {
 	if (strcmp(rule->scheme, name->scheme) != 0)
 		return 0;
@@ -277,7 +283,7 @@ static int try_rule(const struct allow_name *rule, const struct allow_name *name
 		snprintf(checked, ALLOW_NAME_BYTES, "%s%s", text, rule->query);
 		return 1;
 	default:
-		return allow_local(rule, name, use, checked, err);
+		return allow_local(rules, rule, name, use, checked, err);
 	}
 }
 
@@ -292,10 +298,12 @@ int allow_check(const char *const *rules, enum allow_use use, const char *name,
 	if (parse(&n, name, false, use, err) < 0)
 		return -1;
 	for (size_t i = 0; rules && rules[i]; i++) {
+		if (rules[i][0] == '!')
+			continue;
 		if (parse(&rule, rules[i], true, use, err) < 0)
 			return -1;
 		struct err why = ERR_INIT;
-		int rc = try_rule(&rule, &n, name, use, checked ? checked : own, &why);
+		int rc = try_rule(rules, &rule, &n, name, use, checked ? checked : own, &why);
 		if (rc > 0)
 			return 0;
 		if (rc < 0)

@@ -11,6 +11,7 @@
  *   extents:/FOLDER/            lists of changes below it (sources)
  *   null:                       null disks
  *   https://HOST[:PORT]/PATH/   webhooks: with http:// too; PORT: 443, 80
+ *   !/PATH                      nothing local there or below it, whatever other rules allow
  *
  * Both sides are parsed and compared part by part, never as texts: HOST without regard to case,
  * escapes undone, no user parts, no "..", no parameters but a socket's.  Local paths are

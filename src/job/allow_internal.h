@@ -22,8 +22,9 @@ struct allow_name {
 };
 
 /* 0: the rule does not cover the path; 1: it does, checked is the name to go on with; -1: it does,
- * but what is there may not be used. */
-int allow_local(const struct allow_name *rule, const struct allow_name *name, enum allow_use use,
-	char checked[ALLOW_NAME_BYTES], struct err *err);
+ * but what is there may not be used.  rules: all, for those that forbid. */
+int allow_local(const char *const *rules, const struct allow_name *rule,
+	const struct allow_name *name, enum allow_use use, char checked[ALLOW_NAME_BYTES],
+	struct err *err);
 
 #endif

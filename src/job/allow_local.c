@@ -132,8 +132,26 @@ static void encode(const char *path, char *out, size_t bytes)
 	out[used] = '\0';
 }
 
-int allow_local(const struct allow_name *rule, const struct allow_name *name, enum allow_use use,
-	char checked[ALLOW_NAME_BYTES], struct err *err)
+/* found is a path without links; what a rule names may have some. */
+static int check_forbidden(
+	const char *const *rules, const char *found, const char *whole, struct err *err)
+{
+	for (; *rules; rules++) {
+		const char *rest;
+		if (**rules != '!')
+			continue;
+		char *AUTO_FREE real = realpath(*rules + 1, NULL);
+		if (behind(real ? real : *rules + 1, found, &rest))
+			return err_set(err, ERR_DENIED,
+				"%s is the hub's own, or lies where no job may read or write",
+				whole);
+	}
+	return 0;
+}
+
+int allow_local(const char *const *rules, const struct allow_name *rule,
+	const struct allow_name *name, enum allow_use use, char checked[ALLOW_NAME_BYTES],
+	struct err *err)
 {
 	const char *rest;
 	char found[PATH_MAX] = "";
@@ -146,6 +164,8 @@ int allow_local(const struct allow_name *rule, const struct allow_name *name, en
 	if (rc < 0)
 		return -1;
 	char root[4096];
+	if (check_forbidden(rules, found, name->path, err) < 0)
+		return -1;
 	if (repository_path_inside(found, root))
 		return err_set(err, ERR_DENIED,
 			"%s lies in the repository %s: its files are no sources and no targets",

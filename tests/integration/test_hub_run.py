@@ -474,6 +474,23 @@ def test_streams_end_with_their_token(h):
             assert h.ask("GET", path, token=made["token"]).status == 401
 
 
+def test_no_token_reaches_the_hubs_own_files(h):
+    """Whatever is allowed: here all of the folder that holds everything."""
+    h.start()
+    disk = make_disk(os.path.join(h.folder, "disk.raw"), MIB)
+    token = h.make_token("operate")
+    h.backup("web01", {"2000": f"raw:{disk}"})
+    for path in (f"{h.state}/admin.token", f"{h.state}/state.db", f"{h.state}/tls/server.key", h.conf,
+                 f"{h.runtime}/nbd.sock", f"{h.repositories['main']}/repository.json"):
+        for route, body in (("backups", {"vm": "x", "disks": [{"source": f"raw:{path}"}]}),
+                            ("restores", {"vm": "web01", "targets": [{"target": f"raw:{path}"}], "force": True})):
+            answer = h.ask("POST", route, {"repository": "main", **body}, token=token)
+            assert answer.status == 403, (path, route, answer.body)
+    for source in (f"nbd+unix:///x?socket={h.runtime}/nbd.sock", f"raw:{h.state}/tls/../admin.token"):
+        answer = h.ask("POST", "backups", {"repository": "main", "vm": "x", "disks": [{"source": source}]})
+        assert answer.status in (403, 422), (source, answer.body)
+
+
 def test_systemd_unit_is_sandboxed(scratch):
     support.need("systemd-analyze")
     with open(os.path.join(support.TOP, "packaging", "sendense-hub.service.in"), encoding="utf-8") as file:

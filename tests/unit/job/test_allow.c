@@ -270,6 +270,40 @@ static void test_repositories(void **state)
 	assert_int_equal(ask(rule, ALLOW_TARGET, name), ERR_DENIED);
 }
 
+static void test_forbidden(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *forbidden, *name;
+		enum err_code code;
+	} cases[] = {
+		{"vm/sub", "vm/sub/b.raw", ERR_DENIED},
+		{"vm/sub/", "vm/sub/b.raw", ERR_DENIED},
+		{"vm/sub/b.raw", "vm/sub/b.raw", ERR_DENIED},
+		{"vm/sub", "vm/inner", ERR_DENIED},
+		{"alias/sub", "vm/sub/b.raw", ERR_DENIED},
+		{"vm/sub", "vm/sub/new.raw", ERR_DENIED},
+		{"vm/su", "vm/sub/b.raw", ERR_NONE},
+		{"vm/sub", "vm/a.raw", ERR_NONE},
+		{"none", "vm/a.raw", ERR_NONE},
+	};
+	struct err err = ERR_INIT;
+	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+		char rule[128], forbidden[128], name[512];
+		snprintf(rule, sizeof rule, "raw:%s/", top);
+		snprintf(forbidden, sizeof forbidden, "!%s/%s", top, cases[i].forbidden);
+		snprintf(name, sizeof name, "raw:%s/%s", top, cases[i].name);
+		const char *const rules[] = {rule, forbidden, NULL};
+		err_clear(&err);
+		allow_check(rules, ALLOW_TARGET, name, NULL, &err);
+		if (err.code != cases[i].code)
+			fail_msg("%s, %s: %s", cases[i].forbidden, cases[i].name, err.text);
+	}
+	assert_int_equal(allow_check_rule("!/srv/x", ALLOW_SOURCE, &err), 0);
+	assert_int_equal(allow_check_rule("!srv/x", ALLOW_SOURCE, &err), -1);
+	assert_int_equal(allow_check_rule("!/srv/x", ALLOW_WEBHOOK, &err), -1);
+}
+
 static void test_sockets(void **state)
 {
 	(void)state;
@@ -322,6 +356,7 @@ int main(void)
 		cmocka_unit_test(test_files),
 		cmocka_unit_test(test_what_comes_out),
 		cmocka_unit_test(test_repositories),
+		cmocka_unit_test(test_forbidden),
 		cmocka_unit_test(test_sockets),
 		cmocka_unit_test(test_hosts),
 	};
