@@ -23,7 +23,7 @@
 #define LOOK_MS 30000u
 #define PAUSE_FIRST_MS 1000u
 #define PAUSE_MOST_MS 60000u
-#define PROVE_MS 5000u /* the longest that one look takes; or look_ms, if that is shorter */
+#define PROVE_MS 15000u /* the longest that one look takes; or look_ms, if that is shorter */
 /* Between two tries to prove what has just been started. */
 #define PROVE_AGAIN_MS 100u
 #define FAILURES_MOST 2u
