@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #define ZERO_PIECE_BYTES (256 * 1024)
+#define EXTENTS_AT_ONCE 64u
 
 void block_init(struct block *block, const struct block_driver *driver, char *label)
 {
@@ -165,6 +166,29 @@ int block_extents(struct block *block, uint64_t offset, uint64_t length,
 	if (block->driver->extents(block, offset, length, extents, max, nr_extents, err) < 0)
 		return -1;
 	assert_extents(extents, *nr_extents, max, length);
+	return 0;
+}
+
+int block_unchanged(struct block *block, uint64_t offset, uint64_t length, uint64_t unit_bytes,
+	uint32_t *unchanged, struct err *err)
+{
+	uint64_t nr_units = div_round_up(length, unit_bytes);
+	assert(nr_units <= 32);
+	*unchanged = (uint32_t)((UINT64_C(1) << nr_units) - 1);
+	for (uint64_t at = 0; at < length;) {
+		struct block_extent extents[EXTENTS_AT_ONCE];
+		size_t nr;
+		if (block_extents(block, offset + at, length - at, extents, EXTENTS_AT_ONCE, &nr,
+			    err) < 0)
+			return -1;
+		for (size_t i = 0; i < nr; at += extents[i++].length) {
+			if (extents[i].flags & BLOCK_UNCHANGED)
+				continue;
+			uint64_t first = at / unit_bytes;
+			uint64_t end = div_round_up(at + extents[i].length, unit_bytes);
+			*unchanged &= (uint32_t) ~(((UINT64_C(1) << (end - first)) - 1) << first);
+		}
+	}
 	return 0;
 }
 

@@ -107,6 +107,11 @@ int block_flush(struct block *block, struct err *err);
 int block_extents(struct block *block, uint64_t offset, uint64_t length,
 	struct block_extent *extents, size_t max, size_t *nr_extents, struct err *err);
 
+/* Which units of unit_bytes from offset on are BLOCK_UNCHANGED from end to end, as bits, the first
+ * one the lowest; of the last one what is within length counts.  At most 32 units. */
+int block_unchanged(struct block *block, uint64_t offset, uint64_t length, uint64_t unit_bytes,
+	uint32_t *unchanged, struct err *err);
+
 /* Bytes that the disk takes where it is stored; 0 when unknown. */
 uint64_t block_stored_bytes(struct block *block);
 

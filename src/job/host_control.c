@@ -278,16 +278,10 @@ static void delist(struct control *control)
 		service->controls = control->next;
 }
 
-static void *control_main(void *arg)
+/* Counted until nothing of it is left. */
+static void end(struct control *control)
 {
-	struct control *control = arg;
 	struct host_service *service = control->service;
-	struct err err = ERR_INIT;
-	char *line;
-	while ((line = read_line(control, &err)) && do_request(control, line, &err) == 0)
-		;
-	if (err.code != ERR_NONE && err.code != ERR_DISCONNECTED)
-		log_warning("control socket: %s", err.text);
 	delist(control);
 	stream_close(&control->stream);
 	free(control->line);
@@ -295,6 +289,18 @@ static void *control_main(void *arg)
 	WITH_LOCK(&service->mutex);
 	service->nr_controls--;
 	pthread_cond_broadcast(&service->changed);
+}
+
+static void *control_main(void *arg)
+{
+	struct control *control = arg;
+	struct err err = ERR_INIT;
+	char *line;
+	while ((line = read_line(control, &err)) && do_request(control, line, &err) == 0)
+		;
+	if (err.code != ERR_NONE && err.code != ERR_DISCONNECTED)
+		log_warning("control socket: %s", err.text);
+	end(control);
 	return NULL;
 }
 
@@ -325,12 +331,7 @@ static int start_control(struct host_service *service, int fd, struct err *err)
 		pthread_detach(thread);
 		return 0;
 	}
-	delist(control);
-	stream_close(&control->stream);
-	free(control->line);
-	free(control);
-	WITH_LOCK(&service->mutex);
-	service->nr_controls--;
+	end(control);
 	return -1;
 }
 

@@ -151,8 +151,7 @@ static json_t *describe_disks(const struct push *session)
 	return disks;
 }
 
-/* The same. */
-static int64_t lease_left_s(const struct push *session)
+int64_t push_idle_ns(const struct push *session)
 {
 	int64_t last = session->renewed_ns;
 	for (size_t i = 0; i < session->nr_disks; i++) {
@@ -163,7 +162,13 @@ static int64_t lease_left_s(const struct push *session)
 		if (figures.active_ns > last)
 			last = figures.active_ns;
 	}
-	int64_t left = session->lease_s - (clock_now_ns() - last) / 1000000000;
+	return clock_now_ns() - last;
+}
+
+/* The same. */
+static int64_t lease_left_s(const struct push *session)
+{
+	int64_t left = session->lease_s - push_idle_ns(session) / 1000000000;
 	return left > 0 ? left : 0;
 }
 

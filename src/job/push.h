@@ -97,6 +97,8 @@ void push_stage(void *session, const char *stage);
 struct push *push_get(struct host_service *service, const char *id, struct err *err);
 /* Under service.mutex: takes an ended one from the list, whose reference is the caller's then. */
 void push_drop(struct push *session);
+/* Under service.mutex: how long ago it was renewed, or its clients did anything. */
+int64_t push_idle_ns(const struct push *session);
 /* One that nobody else knows and that has given back all. */
 void push_free(struct push *session);
 /* Not under it.  NULL is harmless. */

@@ -388,28 +388,14 @@ json_t *push_verb_abort(struct host_service *service, const json_t *request,
 
 /* --- by the clock ---------------------------------------------------------------- */
 
-/* Under the mutex. */
-static bool lease_ended(const struct push *session)
-{
-	int64_t last = session->renewed_ns;
-	for (size_t i = 0; i < session->nr_disks; i++) {
-		struct export_figures figures;
-		if (!session->disks[i].export)
-			continue;
-		export_figures(session->disks[i].export, &figures);
-		if (figures.active_ns > last)
-			last = figures.active_ns;
-	}
-	return clock_now_ns() - last > (int64_t)session->lease_s * 1000000000;
-}
-
 void push_look_round(struct host_service *service)
 {
 	struct push *ended = NULL;
 	pthread_mutex_lock(&service->mutex);
 	for (struct push *at = service->sessions; at; at = at->next) {
 		struct err err = ERR_INIT;
-		if (at->state == PUSH_OPEN && lease_ended(at)) {
+		if (at->state == PUSH_OPEN &&
+			push_idle_ns(at) > (int64_t)at->lease_s * 1000000000) {
 			log_warning("session %s of VM \"%s\": nothing came from its client for %d "
 				    "s",
 				at->id, at->vm, at->lease_s);

@@ -284,15 +284,6 @@ static struct push *push_new(
 	return NULL;
 }
 
-static const struct repository_disk_info *find_info(
-	const struct repository_point *point, const char *key)
-{
-	for (size_t i = 0; point && i < point->nr_disks; i++)
-		if (strcmp(point->disks[i].key, key) == 0)
-			return &point->disks[i];
-	return NULL;
-}
-
 /* Two disks that have each other's size were given each other's key. */
 static int check_sizes(
 	const struct open_request *r, const struct repository_point *latest, struct err *err)
@@ -300,8 +291,10 @@ static int check_sizes(
 	for (size_t i = 0; i < r->nr_disks; i++)
 		for (size_t k = 0; k < i; k++) {
 			const struct repository_offer *a = &r->offers[k], *b = &r->offers[i];
-			const struct repository_disk_info *was_a = find_info(latest, a->key);
-			const struct repository_disk_info *was_b = find_info(latest, b->key);
+			const struct repository_disk_info *was_a =
+				repository_point_disk(latest, a->key);
+			const struct repository_disk_info *was_b =
+				repository_point_disk(latest, b->key);
 			if (!was_a || !was_b || was_a->size_bytes == was_b->size_bytes ||
 				a->size_bytes != was_b->size_bytes ||
 				b->size_bytes != was_a->size_bytes)

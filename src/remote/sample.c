@@ -15,7 +15,6 @@
 
 #define UNIT_CHUNKS 16u
 #define UNIT_BYTES ((uint64_t)UNIT_CHUNKS * DIGEST_CHUNK_BYTES)
-#define EXTENTS_AT_ONCE 64u
 #define WRONG_MOST 16u
 
 struct sample {
@@ -26,28 +25,6 @@ struct sample {
 	uint64_t wrong[WRONG_MOST]; /* offsets */
 	unsigned nr_wrong; /* more may be */
 };
-
-/* Which chunks of the unit are unchanged from end to end, as bits. */
-static int find_unchanged(const struct sample *sample, uint64_t start, uint64_t length,
-	unsigned *unchanged, struct err *err)
-{
-	unsigned nr_chunks = (unsigned)div_round_up(length, DIGEST_CHUNK_BYTES);
-	*unchanged = (1u << nr_chunks) - 1;
-	for (uint64_t at = 0; at < length;) {
-		struct block_extent extents[EXTENTS_AT_ONCE];
-		size_t nr;
-		if (block_extents(sample->source, start + at, length - at, extents, EXTENTS_AT_ONCE,
-			    &nr, err) < 0)
-			return -1;
-		for (size_t i = 0; i < nr; at += extents[i++].length) {
-			uint64_t end = div_round_up(at + extents[i].length, DIGEST_CHUNK_BYTES);
-			for (uint64_t k = at / DIGEST_CHUNK_BYTES;
-				!(extents[i].flags & BLOCK_UNCHANGED) && k < end; k++)
-				*unchanged &= ~(1u << k);
-		}
-	}
-	return 0;
-}
 
 static int compare_chunk(struct sample *sample, uint64_t offset, size_t length, struct err *err)
 {
@@ -79,8 +56,8 @@ static int audit_unit(struct sample *sample, uint64_t unit, struct err *err)
 {
 	uint64_t start = unit * UNIT_BYTES;
 	uint64_t length = min_u64(UNIT_BYTES, sample->disk->size_bytes - start);
-	unsigned unchanged;
-	if (find_unchanged(sample, start, length, &unchanged, err) < 0)
+	uint32_t unchanged;
+	if (block_unchanged(sample->source, start, length, DIGEST_CHUNK_BYTES, &unchanged, err) < 0)
 		return -1;
 	for (unsigned i = 0; i < UNIT_CHUNKS; i++) {
 		uint64_t at = (uint64_t)i * DIGEST_CHUNK_BYTES;

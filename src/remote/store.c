@@ -135,10 +135,7 @@ struct repository_point *store_latest(struct store *store, const char *vm, const
 		return repository_latest(store->repo, vm, key, disk, err);
 	struct err why = ERR_INIT;
 	struct repository_point *point = hub_point_load(store, vm, NULL, &why);
-	*disk = NULL;
-	for (size_t i = 0; point && i < point->nr_disks; i++)
-		if (strcmp(point->disks[i].key, key) == 0)
-			*disk = &point->disks[i];
+	*disk = repository_point_disk(point, key);
 	if (*disk)
 		return point;
 	if (!point && why.code != ERR_NOT_FOUND)

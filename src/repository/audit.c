@@ -25,7 +25,6 @@
 #define UNIT_BYTES ((uint64_t)UNIT_CHUNKS * DIGEST_CHUNK_BYTES)
 #define BATCH_UNITS 4096u /* read in the order of their offsets */
 #define ROUNDS 6u
-#define EXTENTS_AT_ONCE 64u
 #define WRONG_MOST 4u /* offsets that are told */
 
 /* --- the order -------------------------------------------------------------------- */
@@ -89,29 +88,6 @@ struct audit {
 	unsigned nr_wrong; /* more may be */
 };
 
-/* Which chunks of the unit are unchanged from end to end, as bits. */
-static int find_unchanged(const struct audit *audit, uint64_t start, uint64_t length,
-	unsigned *unchanged, struct err *err)
-{
-	unsigned nr_chunks = (unsigned)div_round_up(length, DIGEST_CHUNK_BYTES);
-	*unchanged = (1u << nr_chunks) - 1;
-	for (uint64_t at = 0; at < length;) {
-		struct block_extent extents[EXTENTS_AT_ONCE];
-		size_t nr;
-		if (block_extents(audit->source, start + at, length - at, extents, EXTENTS_AT_ONCE,
-			    &nr, err) < 0)
-			return -1;
-		for (size_t i = 0; i < nr; at += extents[i++].length) {
-			if (extents[i].flags & BLOCK_UNCHANGED)
-				continue;
-			uint64_t first = at / DIGEST_CHUNK_BYTES;
-			uint64_t end = div_round_up(at + extents[i].length, DIGEST_CHUNK_BYTES);
-			*unchanged &= ~(((1u << (end - first)) - 1) << first);
-		}
-	}
-	return 0;
-}
-
 static int compare_chunk(
 	struct audit *audit, uint64_t offset, const uint8_t *bytes, size_t length, struct err *err)
 {
@@ -138,8 +114,8 @@ static int audit_unit(struct audit *audit, uint64_t unit, struct err *err)
 {
 	uint64_t start = unit * UNIT_BYTES;
 	uint64_t length = min_u64(UNIT_BYTES, audit->disk->size_bytes - start);
-	unsigned unchanged;
-	if (find_unchanged(audit, start, length, &unchanged, err) < 0)
+	uint32_t unchanged;
+	if (block_unchanged(audit->source, start, length, DIGEST_CHUNK_BYTES, &unchanged, err) < 0)
 		return -1;
 	for (unsigned first = 0, end; first < UNIT_CHUNKS; first = end) {
 		end = first + 1;

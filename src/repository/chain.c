@@ -163,11 +163,11 @@ static int add_link(struct chain *chain, struct repository *repo,
 static const struct repository_disk_info *find_disk(
 	const struct repository_point *point, const char *key, struct err *err)
 {
-	for (size_t i = 0; i < point->nr_disks; i++)
-		if (strcmp(point->disks[i].key, key) == 0)
-			return &point->disks[i];
-	err_set(err, ERR_CORRUPT, "point %s has no disk %s, on which others stand", point->id, key);
-	return NULL;
+	const struct repository_disk_info *info = repository_point_disk(point, key);
+	if (!info)
+		err_set(err, ERR_CORRUPT, "point %s has no disk %s, on which others stand",
+			point->id, key);
+	return info;
 }
 
 static struct repository_point *load_beneath(struct repository *repo,
@@ -259,7 +259,7 @@ static int step_down(struct repository *repo, const struct repository_point *poi
 		return 0;
 	}
 	const struct repository_disk_info *merged =
-		*listed ? NULL : find_disk(told, info->key, NULL);
+		*listed ? NULL : repository_point_disk(told, info->key);
 	bool agree = merged && strcmp(beneath, merged->backing ? merged->backing : "") == 0;
 	int rc = agree ? 0 : disagree(info, beneath, err);
 	if (agree && beneath[0]) {

@@ -460,7 +460,7 @@ bool check_has_image(struct check_run *run, const struct repository_point *point
 		return true; /* or whoever opens it tells what is wrong */
 	/* Pruned or merged while we looked. */
 	struct repository_point *now = manifest_load(run->repo, point->vm, point->id, NULL);
-	const struct repository_disk_info *info = now ? merge_data_find(now, disk->key) : NULL;
+	const struct repository_disk_info *info = repository_point_disk(now, disk->key);
 	bool changed = !info || info->image_bytes != disk->image_bytes;
 	repository_point_free(now);
 	if (changed)

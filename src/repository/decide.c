@@ -185,15 +185,6 @@ static bool changes_hold(const struct repository_offer *offer,
 /* --- one disk ----------------------------------------------------------------------------------
  */
 
-static const struct repository_disk_info *find_disk(
-	const struct repository_point *point, const char *key)
-{
-	for (size_t i = 0; i < point->nr_disks; i++)
-		if (strcmp(point->disks[i].key, key) == 0)
-			return &point->disks[i];
-	return NULL;
-}
-
 /* As check_chain(). */
 static int can_stand_on_latest(const struct decide *decide, const struct repository_offer *offer,
 	struct repository_decision *decision, struct err *err)
@@ -204,7 +195,7 @@ static int can_stand_on_latest(const struct decide *decide, const struct reposit
 			latest->damage);
 		return 0;
 	}
-	const struct repository_disk_info *parent = find_disk(latest, offer->key);
+	const struct repository_disk_info *parent = repository_point_disk(latest, offer->key);
 	const char *distrust = manifest_distrusted(latest, offer->key);
 	if (!parent)
 		say(decision, "restore point %s has no disk %s", latest->id, offer->key);

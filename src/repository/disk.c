@@ -50,15 +50,6 @@ struct repository_disk {
 
 /* --- the chain ------------------------------------------------------------------- */
 
-static const struct repository_disk_info *find_disk(
-	const struct repository_point *point, const char *key)
-{
-	for (size_t i = 0; i < point->nr_disks; i++)
-		if (strcmp(point->disks[i].key, key) == 0)
-			return &point->disks[i];
-	return NULL;
-}
-
 static int open_image(struct repository_disk *disk, struct err *err)
 {
 	/* A prune may write to images beneath: only what those above hide. */
@@ -372,7 +363,7 @@ static int choose_disk(struct repository_disk *disk, const char *key, struct err
 		return err_set(err, ERR_USAGE,
 			"restore point %s of VM \"%s\" has several disks: name one of %s",
 			point->id, point->vm, keys);
-	disk->info = key ? find_disk(point, key) : &point->disks[0];
+	disk->info = key ? repository_point_disk(point, key) : &point->disks[0];
 	if (disk->info)
 		return 0;
 	char shown[REPOSITORY_KEY_BYTES];

@@ -263,10 +263,7 @@ struct repository_point *repository_latest(struct repository *repo, const char *
 {
 	struct err why = ERR_INIT;
 	struct repository_point *point = repository_point_load(repo, vm, NULL, &why);
-	*disk = NULL;
-	for (size_t i = 0; point && i < point->nr_disks; i++)
-		if (strcmp(point->disks[i].key, key) == 0)
-			*disk = &point->disks[i];
+	*disk = repository_point_disk(point, key);
 	if (*disk)
 		return point;
 	if (!point && why.code != ERR_NOT_FOUND)

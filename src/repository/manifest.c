@@ -342,6 +342,15 @@ struct repository_point *manifest_load_link(
 	return NULL;
 }
 
+const struct repository_disk_info *repository_point_disk(
+	const struct repository_point *point, const char *key)
+{
+	for (size_t i = 0; point && i < point->nr_disks; i++)
+		if (strcmp(point->disks[i].key, key) == 0)
+			return &point->disks[i];
+	return NULL;
+}
+
 void repository_point_free(struct repository_point *point)
 {
 	if (!point)

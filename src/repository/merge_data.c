@@ -20,15 +20,6 @@
 
 #define BATCH 64u
 
-const struct repository_disk_info *merge_data_find(
-	const struct repository_point *point, const char *key)
-{
-	for (size_t i = 0; i < point->nr_disks; i++)
-		if (strcmp(point->disks[i].key, key) == 0)
-			return &point->disks[i];
-	return NULL;
-}
-
 /* --- images ----------------------------------------------------------------------- */
 
 static struct block *open_image(const struct merge *merge, const char *image,
@@ -242,8 +233,8 @@ static int write_sums(const struct merge *merge, const struct merge_disk *disk,
 int merge_data_prepare(const struct merge *merge, const struct merge_disk *disk,
 	const struct repository_point *point, const struct repository_point *child, struct err *err)
 {
-	const struct repository_disk_info *info = merge_data_find(point, disk->key);
-	const struct repository_disk_info *child_info = merge_data_find(child, disk->key);
+	const struct repository_disk_info *info = repository_point_disk(point, disk->key);
+	const struct repository_disk_info *child_info = repository_point_disk(child, disk->key);
 	if (check_tables(merge, disk, err) < 0)
 		return -1;
 	struct chain *beneath = chain_open(merge->repo, point, info, err);

@@ -64,8 +64,4 @@ int merge_data_prepare(const struct merge *merge, const struct merge_disk *disk,
 /* Writes what the child's image holds itself into the point's, durably. */
 int merge_data_write(const struct merge *merge, const struct merge_disk *disk, struct err *err);
 
-/* Its record in a point, or NULL. */
-const struct repository_disk_info *merge_data_find(
-	const struct repository_point *point, const char *key);
-
 #endif

@@ -122,8 +122,7 @@ int merge_look_actions(struct merge *merge, const struct repository_point *point
 	for (size_t i = 0; i < point->nr_disks; i++) {
 		const struct repository_disk_info *info = &point->disks[i];
 		struct merge_disk *disk = &merge->disks[i];
-		const struct repository_disk_info *above =
-			child ? merge_data_find(child, info->key) : NULL;
+		const struct repository_disk_info *above = repository_point_disk(child, info->key);
 		memcpy(disk->key, info->key, sizeof disk->key);
 		disk->size_bytes = info->size_bytes;
 		if (info->backing)
@@ -158,7 +157,7 @@ static bool stands_on(struct repository *repo, const char *vm, const char *other
 			struct repository_point *next =
 				manifest_load_link(repo, vm, beneath, &listed, NULL);
 			const struct repository_disk_info *info =
-				next ? merge_data_find(next, top->disks[i].key) : NULL;
+				repository_point_disk(next, top->disks[i].key);
 			if (info)
 				snprintf(beneath, sizeof beneath, "%s",
 					info->backing && strcmp(info->backing, beneath) < 0

@@ -203,6 +203,10 @@ struct repository_point {
 
 void repository_point_free(struct repository_point *point);
 
+/* The disk of that key; NULL when there is none, or no point. */
+const struct repository_disk_info *repository_point_disk(
+	const struct repository_point *point, const char *key);
+
 /* Return 0 to go on, 1 to stop without an error. */
 typedef int repository_vm_callback(void *context, const char *vm);
 typedef int repository_point_callback(void *context, const struct repository_point *point);

@@ -288,6 +288,32 @@ static void test_changes_are_not_told(void **state)
 	block_close(null, NULL);
 }
 
+static void test_unchanged_units(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	uint32_t unchanged;
+	struct block *null = block_null_open(40 * CELL, &err);
+	struct block *disk = block_remap_open(null, tell_changes, NULL, &err);
+	assert_ok(block_unchanged(disk, 0, 10 * CELL, CELL, &unchanged, &err));
+	assert_int_equal(unchanged, 0x2aa);
+	/* All 32, and one that is short. */
+	assert_ok(block_unchanged(disk, CELL, 32 * CELL, CELL, &unchanged, &err));
+	assert_int_equal(unchanged, 0x55555555);
+	assert_ok(block_unchanged(disk, CELL, 2 * CELL + 1, CELL, &unchanged, &err));
+	assert_int_equal(unchanged, 5);
+	/* None that is changed in part. */
+	assert_ok(block_unchanged(disk, 0, 10 * CELL, 2 * CELL, &unchanged, &err));
+	assert_int_equal(unchanged, 0);
+	assert_ok(block_unchanged(disk, CELL / 2, 2 * CELL, CELL / 2, &unchanged, &err));
+	assert_int_equal(unchanged, 6);
+	/* Of a disk that does not know, nothing. */
+	assert_ok(block_unchanged(null, 0, 10 * CELL, CELL, &unchanged, &err));
+	assert_int_equal(unchanged, 0);
+	block_close(disk, NULL);
+	block_close(null, NULL);
+}
+
 static long peak_kib(void)
 {
 	struct rusage usage;
@@ -353,6 +379,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_extents, test_make_folder, test_drop_folder),
 		cmocka_unit_test_setup_teardown(
 			test_changes_are_not_told, test_make_folder, test_drop_folder),
+		cmocka_unit_test_setup_teardown(
+			test_unchanged_units, test_make_folder, test_drop_folder),
 		cmocka_unit_test_setup_teardown(
 			test_a_large_disk_needs_little_memory, test_make_folder, test_drop_folder),
 		cmocka_unit_test_setup_teardown(
