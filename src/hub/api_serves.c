@@ -11,12 +11,6 @@
 
 #define SERVE_ID_BYTES 17
 
-static const char *text_of(const json_t *object, const char *name)
-{
-	const char *text = json_string_value(json_object_get(object, name));
-	return text ? text : "";
-}
-
 /* --- opening -----------------------------------------------------------------------------------
  */
 
@@ -43,7 +37,7 @@ static json_t *ask_service(struct hub *hub, const struct rest_request *request, 
 	const char *id, struct err *err)
 {
 	const struct job_repository *r =
-		hub_config_repository(hub_config(hub), text_of(body, "repository"));
+		hub_config_repository(hub_config(hub), hub_text(body, "repository"));
 	char who[HUB_ACTOR_BYTES];
 	json_t *told = json_deep_copy(body);
 	json_object_set_new(told, "serve", json_string(id));
@@ -61,7 +55,7 @@ static int note_open(struct hub *hub, const char *id, const json_t *answer, stru
 		return -1;
 	json_t *value = json_deep_copy(object.value);
 	json_object_set_new(value, "state", json_string("open"));
-	json_object_set_new(value, "point", json_string(text_of(answer, "point")));
+	json_object_set_new(value, "point", json_string(hub_text(answer, "point")));
 	int rc = state_put(hub->state, "serve", id, value, object.version, NULL, err);
 	json_decref(value);
 	state_object_clear(&object);
@@ -117,9 +111,9 @@ static int post_serve(void *context, struct rest_request *request, struct err *e
 	const json_t *body = rest_body(request);
 	char id[SERVE_ID_BYTES], location[80];
 	if (hub_takes_work(hub, err) < 0 || rest_check(body, fields, err) < 0 ||
-		repository_name_check_vm(text_of(body, "vm"), err) < 0)
+		repository_name_check_vm(hub_text(body, "vm"), err) < 0)
 		return -1;
-	const char *name = text_of(body, "repository");
+	const char *name = hub_text(body, "repository");
 	if (!hub_config_repository(hub_config(hub), name))
 		return err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
 	struct repository *repo = hub_repository_open(hub, name, false, err);

@@ -11,8 +11,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define CALL_MS 600000
-#define OPENING_MS (12 * 3600 * 1000) /* an interrupted job is read before it is gone on with */
 #define CLOSE_MS 10000
 #define DIGESTS_MOST (1u << 20)
 
@@ -69,12 +67,6 @@ static const struct rest_field disk_fields[] = {
 	{0},
 };
 
-static const char *text_of(const json_t *object, const char *name)
-{
-	const char *text = json_string_value(json_object_get(object, name));
-	return text ? text : "";
-}
-
 static int check_client(struct hub *hub, const json_t *client, struct err *err)
 {
 	const json_t *protocol = json_object_get(client, "protocol");
@@ -85,14 +77,14 @@ static int check_client(struct hub *hub, const json_t *client, struct err *err)
 			"client.protocol: this hub speaks %d, the client %lld (bring both to one "
 			"version)",
 			REST_PROTOCOL, (long long)json_integer_value(protocol));
-	const char *build = text_of(client, "build");
-	return hub_build_check(hub, build, text_of(client, "software"), err);
+	const char *build = hub_text(client, "build");
+	return hub_build_check(hub, build, hub_text(client, "software"), err);
 }
 
 static int check_body(
 	struct hub *hub, const struct rest_request *request, const json_t *body, struct err *err)
 {
-	const char *vm = text_of(body, "vm");
+	const char *vm = hub_text(body, "vm");
 	if (rest_check(body, session_fields, err) < 0 ||
 		rest_check_each("disks", json_object_get(body, "disks"), disk_fields, err) < 0 ||
 		repository_name_check_vm(vm, err) < 0 || hub_check_vm(request, vm, err) < 0)
@@ -130,7 +122,7 @@ static int note_session(struct hub *hub, const struct rest_request *request, con
 	char id[JOB_ID_BYTES], struct err *err)
 {
 	char who[HUB_ACTOR_BYTES];
-	const char *repository = text_of(body, "repository"), *vm = text_of(body, "vm");
+	const char *repository = hub_text(body, "repository"), *vm = hub_text(body, "vm");
 	json_int_t total = total_of(json_object_get(body, "disks"));
 	hub_actor_text(rest_actor(request), who);
 	json_t *spec = json_pack("{s:s, s:s, s:s, s:O, s:O}", "kind", "push", "repository",
@@ -155,23 +147,14 @@ static json_t *ask_service(
 	struct hub *hub, const json_t *body, const char *id, const char *who, struct err *err)
 {
 	const struct job_repository *r =
-		hub_config_repository(hub_config(hub), text_of(body, "repository"));
+		hub_config_repository(hub_config(hub), hub_text(body, "repository"));
 	json_t *request = json_deep_copy(body);
 	json_object_set_new(request, "session", json_string(id));
 	json_object_set_new(request, "repository", json_string(r->path));
 	if (r->id)
 		json_object_set_new(request, "repository_id", json_string(r->id));
 	json_object_set_new(request, "for", json_string(who));
-	json_object_set_new(request, "verb", json_string("session-open"));
-	json_t *answer = NULL;
-	if (!hub->host)
-		err_set(err, ERR_BUSY, "the NBD service does not run yet");
-	else
-		answer = host_call(hub->host, request, NULL, 0, NULL, NULL,
-			deadline_after_ms(OPENING_MS), err);
-	json_decref(request);
-	json_object_del(answer, "ok");
-	return answer;
+	return hub_host_call(hub, "session-open", request, err);
 }
 
 /* It is open: the note says which point it makes. */
@@ -182,7 +165,7 @@ static int note_open(struct hub *hub, const char *id, const json_t *answer, stru
 		return -1;
 	json_t *value = json_deep_copy(object.value);
 	json_object_set_new(value, "state", json_string("open"));
-	json_object_set_new(value, "point", json_string(text_of(answer, "point")));
+	json_object_set_new(value, "point", json_string(hub_text(answer, "point")));
 	int rc = state_put(hub->state, "session", id, value, object.version, NULL, err);
 	json_decref(value);
 	state_object_clear(&object);
@@ -207,7 +190,7 @@ static int undo(struct hub *hub, const char *id, bool is_open, struct err *err)
 void hub_export_address(struct hub *hub, const struct rest_request *request, json_t *export)
 {
 	const struct hub_config *c = hub_config(hub);
-	const char *called = rest_header(request, "Host"), *uri = text_of(export, "uri");
+	const char *called = rest_header(request, "Host"), *uri = hub_text(export, "uri");
 	const char *host = strstr(uri, "://"), *path = host ? strchr(host + 3, '/') : NULL;
 	if (c->nbd_address_for_clients || !called || !path ||
 		(strcmp(c->nbd_listen.host, "0.0.0.0") != 0 &&
@@ -245,7 +228,7 @@ static int post_session(void *context, struct rest_request *request, struct err 
 	const json_t *body = rest_body(request);
 	char id[JOB_ID_BYTES], who[HUB_ACTOR_BYTES];
 	if (hub_takes_work(hub, err) < 0 || check_body(hub, request, body, err) < 0 ||
-		check_repository(hub, request, text_of(body, "repository"), err) < 0 ||
+		check_repository(hub, request, hub_text(body, "repository"), err) < 0 ||
 		note_session(hub, request, body, id, err) < 0)
 		return -1;
 	rest_set_job(request, id);
@@ -277,7 +260,7 @@ static int session_of(
 		return -1;
 	}
 	rest_set_job(request, id);
-	if (hub_check_vm(request, text_of(noted->value, "vm"), err) == 0)
+	if (hub_check_vm(request, hub_text(noted->value, "vm"), err) == 0)
 		return 0;
 	state_object_clear(noted);
 	return -1;
@@ -333,7 +316,7 @@ struct listing {
 static int list_session(void *context, const struct state_object *object)
 {
 	struct listing *l = context;
-	if (!rest_actor_may(l->actor, text_of(object->value, "vm")))
+	if (!rest_actor_may(l->actor, hub_text(object->value, "vm")))
 		return 0;
 	if (json_array_size(l->items) == l->limit) {
 		l->more = true;
@@ -407,15 +390,13 @@ static int get_digests(void *context, struct rest_request *request, struct err *
 		rest_query_number(request, "first", 0, INT64_MAX, 0, &first, err) < 0 ||
 		rest_query_number(request, "count", 1, INT64_MAX, DIGESTS_MOST, &most, err) < 0)
 		return -1;
-	json_t *told = json_pack("{s:s, s:s, s:s, s:I, s:I}", "verb", "session-digests", "session",
-		rest_param(request, "id"), "key", rest_param(request, "key"), "first",
-		(json_int_t)first, "count", (json_int_t)most);
+	json_t *told = json_pack("{s:s, s:s, s:I, s:I}", "session", rest_param(request, "id"),
+		"key", rest_param(request, "key"), "first", (json_int_t)first, "count",
+		(json_int_t)most);
 	void *octets = NULL;
 	size_t length = 0;
-	json_t *answer = hub->host ? host_call(hub->host, told, NULL, 0, &octets, &length,
-					     deadline_after_ms(CALL_MS), err)
-				   : NULL;
-	json_decref(told);
+	json_t *answer =
+		hub_host_octets(hub, "session-digests", told, NULL, 0, &octets, &length, err);
 	if (!answer)
 		return -1;
 	json_decref(answer);
@@ -432,12 +413,10 @@ static int put_config(void *context, struct rest_request *request, struct err *e
 	const void *octets = rest_octets(request, &length);
 	if (check_session(hub, request, err) < 0)
 		return -1;
-	json_t *told = json_pack("{s:s, s:s, s:s}", "verb", "session-config", "session",
-		rest_param(request, "id"), "name", rest_param(request, "name"));
-	json_t *answer = hub->host ? host_call(hub->host, told, octets, length, NULL, NULL,
-					     deadline_after_ms(CALL_MS), err)
-				   : NULL;
-	json_decref(told);
+	json_t *told = json_pack("{s:s, s:s}", "session", rest_param(request, "id"), "name",
+		rest_param(request, "name"));
+	json_t *answer =
+		hub_host_octets(hub, "session-config", told, octets, length, NULL, NULL, err);
 	if (!answer)
 		return -1;
 	json_decref(answer);

@@ -124,6 +124,16 @@ void hub_sessions_cancel(void *context, const char *id, const char *why);
 /* One call to the NBD service; verb and id ("session" or "serve") are put into request, which is
  * taken.  The answer without "ok"; the caller's. */
 json_t *hub_host_call(struct hub *hub, const char *verb, json_t *request, struct err *err);
+/* The same with octets behind the request, or, where out is given, behind the answer. */
+json_t *hub_host_octets(struct hub *hub, const char *verb, json_t *request, const void *octets,
+	size_t length, void **out, size_t *out_length, struct err *err);
+
+/* "" where it has no such text. */
+static inline const char *hub_text(const json_t *object, const char *name)
+{
+	const char *text = json_string_value(json_object_get(object, name));
+	return text ? text : "";
+}
 
 /* --- keeper.c --------------------------------------------------------------------------------- */
 

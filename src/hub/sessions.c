@@ -23,7 +23,8 @@
 #define LOOK_MS 500
 #define SOON_MS 25 /* while one is about to end */
 #define IDLE_MS 60000
-#define CALL_MS 600000 /* an interrupted job may have to be looked at */
+#define CALL_MS 600000
+#define OPENING_MS (12 * 3600 * 1000) /* an interrupted job is read before it is gone on with */
 
 struct seen {
 	char id[JOB_ID_BYTES];
@@ -48,26 +49,27 @@ struct hub_sessions {
 	size_t nr_cancelled;
 };
 
-static const char *text_of(const json_t *object, const char *name)
-{
-	const char *text = json_string_value(json_object_get(object, name));
-	return text ? text : "";
-}
-
-json_t *hub_host_call(struct hub *hub, const char *verb, json_t *request, struct err *err)
+json_t *hub_host_octets(struct hub *hub, const char *verb, json_t *request, const void *octets,
+	size_t length, void **out, size_t *out_length, struct err *err)
 {
 	if (!request)
 		request = json_object();
 	json_object_set_new(request, "verb", json_string(verb));
 	json_t *answer = NULL;
+	int64_t within_ms = strcmp(verb, "session-open") == 0 ? OPENING_MS : CALL_MS;
 	if (!hub->host)
 		err_set(err, ERR_BUSY, "the NBD service does not run yet");
 	else
-		answer = host_call(
-			hub->host, request, NULL, 0, NULL, NULL, deadline_after_ms(CALL_MS), err);
+		answer = host_call(hub->host, request, octets, length, out, out_length,
+			deadline_after_ms(within_ms), err);
 	json_decref(request);
 	json_object_del(answer, "ok");
 	return answer;
+}
+
+json_t *hub_host_call(struct hub *hub, const char *verb, json_t *request, struct err *err)
+{
+	return hub_host_octets(hub, verb, request, NULL, 0, NULL, NULL, err);
 }
 
 /* --- what the service says, as a job -------------------------------------------------------- */
@@ -102,14 +104,14 @@ static enum err_code code_of(const char *name)
 /* Why the session ended without a restore point; clear when it said nothing. */
 static void error_of(const json_t *session, struct err *why)
 {
-	const char *state = text_of(session, "state");
+	const char *state = hub_text(session, "state");
 	const json_t *error = json_object_get(session, "error");
-	const char *disk = text_of(error, "disk"), *text = text_of(error, "text");
+	const char *disk = hub_text(error, "disk"), *text = hub_text(error, "text");
 	err_clear(why);
 	if (json_is_object(error) && disk[0] && !strstr(text, disk))
-		err_set(why, code_of(text_of(error, "code")), "disk %s: %s", disk, text);
+		err_set(why, code_of(hub_text(error, "code")), "disk %s: %s", disk, text);
 	else if (json_is_object(error))
-		err_set(why, code_of(text_of(error, "code")), "%s", text);
+		err_set(why, code_of(hub_text(error, "code")), "%s", text);
 	else if (strcmp(state, "expired") == 0)
 		err_set(why, ERR_TIMEOUT,
 			"the client was not heard of for %" PRId64
@@ -208,7 +210,7 @@ static void tell_progress(struct hub *hub, const struct state_object *noted, con
 
 static void follow(struct hub *hub, const struct state_object *noted, const json_t *session)
 {
-	const char *name = text_of(session, "state"), *stage = text_of(session, "stage");
+	const char *name = hub_text(session, "state"), *stage = hub_text(session, "stage");
 	if (strcmp(name, "ending") == 0) {
 		hub->sessions->nr_ending++;
 		return; /* what it ends as is told in a moment */
@@ -234,7 +236,7 @@ static void follow(struct hub *hub, const struct state_object *noted, const json
  * not (err: there is one, and it is damaged), -1 when that cannot be told now. */
 static int is_made(struct repository *repo, const json_t *noted, struct err *err)
 {
-	const char *vm = text_of(noted, "vm"), *point = text_of(noted, "point");
+	const char *vm = hub_text(noted, "vm"), *point = hub_text(noted, "point");
 	struct err why = ERR_INIT;
 	if (!point[0])
 		return 0;
@@ -256,12 +258,12 @@ static int is_made(struct repository *repo, const json_t *noted, struct err *err
 static void settle_lost(struct hub *hub, const struct state_object *noted)
 {
 	struct err err = ERR_INIT, why = ERR_INIT;
-	const char *name = text_of(noted->value, "repository");
+	const char *name = hub_text(noted->value, "repository");
 	bool is_known = hub_config_repository(hub_config(hub), name) != NULL;
 	struct repository *repo = hub_repository_open(hub, name, true, &err);
 	int made = repo ? is_made(repo, noted->value, &err) : -1;
 	repository_close(repo);
-	if (made < 0 && is_known && text_of(noted->value, "point")[0]) {
+	if (made < 0 && is_known && hub_text(noted->value, "point")[0]) {
 		if (is_news(hub, noted->id, "lost"))
 			log_warning("what became of the session %s is not known yet: %s", noted->id,
 				err.text);
@@ -316,14 +318,14 @@ static const json_t *find_in(
 	size_t i;
 	json_t *item;
 	json_array_foreach(json_object_get(status, list), i,
-		item) if (strcmp(text_of(item, member), id) == 0) return item;
+		item) if (strcmp(hub_text(item, member), id) == 0) return item;
 	return NULL;
 }
 
 /* Whether a handler of this hub is about to open it. */
 static bool is_opening_here(const struct hub *hub, const struct state_object *noted)
 {
-	return strcmp(text_of(noted->value, "state"), "opening") == 0 &&
+	return strcmp(hub_text(noted->value, "state"), "opening") == 0 &&
 	       json_integer_value(json_object_get(noted->value, "hub")) == hub->started_ns;
 }
 
@@ -332,12 +334,12 @@ static void look_at_sessions(struct hub *hub, const json_t *status, const struct
 	for (size_t i = 0; i < round->nr_noted; i++) {
 		const struct state_object *noted = &round->noted[i];
 		const json_t *session = find_in(status, "sessions", "session", noted->id);
-		bool opening = strcmp(text_of(noted->value, "state"), "opening") == 0;
+		bool opening = strcmp(hub_text(noted->value, "state"), "opening") == 0;
 		if (is_opening_here(hub, noted))
 			continue;
 		if (!session)
 			settle_lost(hub, noted);
-		else if (opening && strcmp(text_of(session, "state"), "open") == 0)
+		else if (opening && strcmp(hub_text(session, "state"), "open") == 0)
 			/* The hub died before it could answer: nobody has the exports. */
 			json_decref(hub_host_call(hub, "session-abort",
 				json_pack("{s:s, s:b}", "session", noted->id, "keep", 1), NULL));
@@ -512,7 +514,7 @@ static int take_left(void *context, const struct state_job *job)
 	struct left *left = context;
 	const json_t *cancel = json_object_get(job->value, "cancel");
 	if (cancel)
-		hub_sessions_cancel(left->hub, job->id, text_of(cancel, "text"));
+		hub_sessions_cancel(left->hub, job->id, hub_text(cancel, "text"));
 	char(*more)[JOB_ID_BYTES] = reallocarray(left->unnoted, left->nr_unnoted + 1, sizeof *more);
 	if (!more)
 		return 1;

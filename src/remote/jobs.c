@@ -10,11 +10,6 @@ static unsigned count_of(const json_t *object, const char *name)
 	return count > 0 && count <= UINT32_MAX ? (unsigned)count : 0;
 }
 
-static const char *text_of(const json_t *object, const char *name)
-{
-	return json_string_value(json_object_get(object, name));
-}
-
 static void put_text(json_t *object, const char *name, const char *text)
 {
 	if (text && text[0])
@@ -60,15 +55,15 @@ static void tell_finding(const struct repository_verify_options *options, const 
 	json_int_t offset = json_integer_value(json_object_get(object, "offset"));
 	json_int_t length = json_integer_value(json_object_get(object, "length"));
 	struct repository_finding finding = {
-		.kind = finding_kind(text_of(object, "kind")),
-		.vm = text_of(object, "vm"),
-		.point = text_of(object, "point"),
-		.key = text_of(object, "disk"),
-		.file = text_of(object, "file"),
+		.kind = finding_kind(remote_text(object, "kind")),
+		.vm = remote_text(object, "vm"),
+		.point = remote_text(object, "point"),
+		.key = remote_text(object, "disk"),
+		.file = remote_text(object, "file"),
 		.guest_offset = offset > 0 ? (uint64_t)offset : 0,
 		.guest_length = length > 0 ? (uint64_t)length : 0,
-		.text = text_of(object, "text") ? text_of(object, "text") : "",
-		.remedy = text_of(object, "remedy"),
+		.text = remote_text(object, "text") ? remote_text(object, "text") : "",
+		.remedy = remote_text(object, "remedy"),
 	};
 	options->finding(options->context, &finding);
 }
@@ -137,11 +132,11 @@ static void tell_points(const struct repository_prune_options *options, const js
 	size_t i;
 	json_array_foreach(json_object_get(report, "points"), i, point)
 	{
-		const char *vm = text_of(point, "vm"), *id = text_of(point, "point");
-		const char *why = text_of(point, "why");
+		const char *vm = remote_text(point, "vm"), *id = remote_text(point, "point");
+		const char *why = remote_text(point, "why");
 		if (vm && id && options->point)
-			options->point(options->context, vm, id, fate_of(text_of(point, "fate")),
-				why ? why : "",
+			options->point(options->context, vm, id,
+				fate_of(remote_text(point, "fate")), why ? why : "",
 				json_integer_value(json_object_get(point, "freed")));
 	}
 }

@@ -46,6 +46,12 @@ struct store_disk {
 	struct served *served;
 };
 
+/* NULL where it has no such text. */
+static inline const char *remote_text(const json_t *object, const char *name)
+{
+	return json_string_value(json_object_get(object, name));
+}
+
 /* --- hub.c ---------------------------------------------------------------- */
 
 int hub_open(struct store *store, const struct store_options *options, struct err *err);

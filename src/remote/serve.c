@@ -32,11 +32,6 @@ struct serve {
 	struct keeper *keeper;
 };
 
-static const char *text_of(const json_t *object, const char *name)
-{
-	return json_string_value(json_object_get(object, name));
-}
-
 static int bad_answer(const char *what, struct err *err)
 {
 	return err_set(err, ERR_PROTOCOL, "the hub's answer has no good \"%s\"", what);
@@ -46,9 +41,9 @@ static int bad_answer(const char *what, struct err *err)
 
 static int parse_export(const json_t *object, struct serve_export *export, struct err *err)
 {
-	const char *key = text_of(object, "key");
+	const char *key = remote_text(object, "key");
 	const json_t *tls = json_object_get(object, "tls");
-	const char *identity = text_of(tls, "identity"), *psk = text_of(tls, "psk");
+	const char *identity = remote_text(tls, "identity"), *psk = remote_text(tls, "psk");
 	json_int_t size = json_integer_value(json_object_get(object, "size_bytes"));
 	if (!key || repository_name_check_key(key, NULL) < 0)
 		return bad_answer("key", err);
@@ -66,7 +61,7 @@ static int parse_answer(struct serve *serve, const json_t *answer, struct err *e
 {
 	const json_t *exports = json_object_get(answer, "exports");
 	const json_t *digest = json_object_get(answer, "digest");
-	const char *id = text_of(answer, "id"), *point = text_of(answer, "point");
+	const char *id = remote_text(answer, "id"), *point = remote_text(answer, "point");
 	json_int_t lease = json_integer_value(json_object_get(answer, "lease_s"));
 	size_t nr = json_array_size(exports);
 	if (!id || strlen(id) >= sizeof serve->id)

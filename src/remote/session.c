@@ -82,15 +82,10 @@ static int bad_answer(const char *what, struct err *err)
 	return err_set(err, ERR_PROTOCOL, "the hub's answer has no good \"%s\"", what);
 }
 
-static const char *text_of(const json_t *object, const char *name)
-{
-	return json_string_value(json_object_get(object, name));
-}
-
 static int copy_text(
 	const json_t *object, const char *name, char *out, size_t out_bytes, struct err *err)
 {
-	const char *text = text_of(object, name);
+	const char *text = remote_text(object, name);
 	if (!text || strlen(text) >= out_bytes)
 		return bad_answer(name, err);
 	snprintf(out, out_bytes, "%s", text);
@@ -101,7 +96,7 @@ int session_parse_key(const json_t *digest, struct digest_key *key, struct err *
 {
 	uint8_t seed[DIGEST_SEED_BYTES] = {0};
 	enum digest_algorithm algorithm;
-	const char *name = text_of(digest, "algorithm"), *hex = text_of(digest, "seed");
+	const char *name = remote_text(digest, "algorithm"), *hex = remote_text(digest, "seed");
 	if (!name || !digest_algorithm_parse(name, &algorithm))
 		return bad_answer("digest.algorithm", err);
 	if (algorithm == DIGEST_XXH3_128 && (!hex || !digest_unhex(hex, seed, sizeof seed)))
@@ -117,8 +112,8 @@ int session_parse_key(const json_t *digest, struct digest_key *key, struct err *
 static int parse_decision(
 	const json_t *object, struct repository_decision *decision, struct err *err)
 {
-	const char *mode = text_of(object, "mode"), *parent = text_of(object, "parent");
-	const char *reason = text_of(object, "reason"), *change = text_of(object, "change");
+	const char *mode = remote_text(object, "mode"), *parent = remote_text(object, "parent");
+	const char *reason = remote_text(object, "reason"), *change = remote_text(object, "change");
 	memset(decision, 0, sizeof *decision);
 	if (!mode || (strcmp(mode, "full") != 0 && strcmp(mode, "incremental") != 0))
 		return bad_answer("mode", err);
@@ -152,7 +147,7 @@ static int parse_disk(struct session_disk *disk, const json_t *object,
 	};
 	const json_t *export = json_object_get(object, "export");
 	const json_t *tls = json_object_get(export, "tls");
-	const char *how = text_of(object, "resumed");
+	const char *how = remote_text(object, "resumed");
 	json_int_t kept = json_integer_value(json_object_get(object, "kept_bytes"));
 	if (parse_decision(object, decision, err) < 0)
 		return err_context(err, "disk %s", disk->key);
@@ -163,8 +158,8 @@ static int parse_disk(struct session_disk *disk, const json_t *object,
 		if (strcmp(how, resumed[i]) == 0)
 			disk->resumed = i;
 	disk->uri = hub_export_uri(export);
-	disk->tls_identity = copy_of(text_of(tls, "identity"));
-	disk->tls_psk = copy_of(text_of(tls, "psk"));
+	disk->tls_identity = copy_of(remote_text(tls, "identity"));
+	disk->tls_psk = copy_of(remote_text(tls, "psk"));
 	if (!disk->uri || (json_is_object(tls) && (!disk->tls_identity || !disk->tls_psk)))
 		return bad_answer("export", err);
 	return hub_export_check(disk->uri, err);
@@ -176,7 +171,7 @@ static const json_t *find_disk(const json_t *disks, const char *key)
 	size_t i;
 	json_array_foreach(disks, i, disk)
 	{
-		const char *name = text_of(disk, "key");
+		const char *name = remote_text(disk, "key");
 		if (name && strcmp(name, key) == 0)
 			return disk;
 	}
@@ -237,7 +232,7 @@ static void session_free(struct session *session)
 
 static bool is_state(const json_t *object, const char *state)
 {
-	const char *text = text_of(object, "state");
+	const char *text = remote_text(object, "state");
 	return text && strcmp(text, state) == 0;
 }
 
@@ -292,8 +287,8 @@ static bool let_go_of_deserted(struct store *store, const char *vm)
 		return false;
 	json_array_foreach(json_object_get(list, "items"), i, item)
 	{
-		const char *of = text_of(item, "vm"), *id = text_of(item, "id");
-		const char *in = text_of(item, "repository");
+		const char *of = remote_text(item, "vm"), *id = remote_text(item, "id");
+		const char *in = remote_text(item, "repository");
 		char path[REMOTE_PATH_BYTES];
 		json_t *session = NULL;
 		if (!of || !id || !in || strcmp(of, vm) != 0 ||
@@ -320,7 +315,7 @@ static bool prune_runs(struct store *store, const char *vm)
 		&list, NULL);
 	json_array_foreach(json_object_get(list, "items"), i, item)
 	{
-		const char *of = text_of(item, "vm");
+		const char *of = remote_text(item, "vm");
 		runs |= !of || strcmp(of, vm) == 0;
 	}
 	json_decref(list);
@@ -441,7 +436,7 @@ static void take_stage(void *context, const json_t *job)
 		REPOSITORY_STAGE_RENAME_DATA, REPOSITORY_STAGE_SYNC_FOLDERS,
 		REPOSITORY_STAGE_RENAME_MANIFEST, REPOSITORY_STAGE_LOG, REPOSITORY_STAGE_DROP_PLAN};
 	struct session *session = context;
-	const char *stage = text_of(job, "stage");
+	const char *stage = remote_text(job, "stage");
 	for (unsigned i = 0; stage && i < ARRAY_LENGTH(stages); i++)
 		if (strcmp(stages[i], stage) == 0)
 			session_stage(session, stages[i]);
