@@ -546,7 +546,7 @@ def test_ctrl_c_in_a_commit_tells_what_came_of_it(slow, stage):
     slow.hub.wait_stage(job["id"], stage)
     support.interrupt(process, signal.SIGINT)
     process.wait()
-    assert slow.hub.get("sessions")["items"] == []
+    wait_for(lambda: slow.hub.get("sessions")["items"] == [], "the end of the session")
     made = slow.hub.job(job["id"])["state"] == "done"
     assert made or stage == "settle"
     assert made == ("the restore point was made, although" in process.err), process.err
