@@ -16,7 +16,10 @@
  *                       where it is used once, though its refcount may still be
  *                       too large
  *   3 lower refcounts   leaks go back
- *   4 look again        dirty and corrupt bits go when nothing is left
+ *   4 look again
+ *   5 cut               what is counted behind the end of the file, which is no leak (nor is it
+ *                       one for QEMU) until the file grows over it; then dirty and corrupt bits
+ *                       go when nothing is left
  *
  * With a broken reference in the file, what looks unused may be the data that it
  * stood for: nothing is lowered then, no COPIED flag is set, no refcount block is added.
@@ -174,7 +177,9 @@ static int repair_image(struct check *c, struct qcow2_check_result *found, struc
 	uint64_t after = c->result.errors + c->result.leaks;
 	found->repaired = before > after ? before - after : 0;
 	found->end_offset = c->result.end_offset;
-	return after == 0 ? mark_sound(c, err) : 0;
+	if (after > 0)
+		return 0;
+	return qcow2_check_refcounts_cut(c, err) < 0 ? -1 : mark_sound(c, err);
 }
 
 /* --- the frame --------------------------------------------------------------------- */

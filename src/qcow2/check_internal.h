@@ -52,6 +52,7 @@ struct check {
 	struct qcow2_check_result result;
 	bool untrusted; /* repair must not write: through these tables, or for want of counts */
 	uint64_t nr_broken; /* of result.errors: neither refcounts nor COPIED flags */
+	bool uses_end; /* a reference ends in the one cluster behind the end of the file */
 	bool set_copied; /* CHECK_PASS_FLAGS may set flags, not only clear them */
 
 	/* The window: host clusters [first, first + nr_window). */
@@ -105,6 +106,8 @@ int qcow2_check_refcounts_load(struct check *c, struct err *err);
 void qcow2_check_refcounts_once(struct check *c);
 /* Compares, and in CHECK_PASS_RAISE and _LOWER amends the file. */
 int qcow2_check_refcounts_compare(struct check *c, struct err *err);
+/* What is counted behind the end of the file is counted no more; c->refblock is lost. */
+int qcow2_check_refcounts_cut(struct check *c, struct err *err);
 /* The host offset of refcount block index, 0 when there is none that can be used. */
 uint64_t qcow2_check_refcounts_block(const struct check *c, uint64_t index);
 /* The first cluster >= from that a refcount block stands for, or UINT64_MAX. */

@@ -69,9 +69,10 @@ static void look(struct check *c, uint64_t i, uint64_t stored)
 {
 	uint64_t used = check_used(c, i);
 	uint64_t offset = (c->first + i) << c->header.cluster_bits;
-	/* What lies behind the end of the file is nobody's. */
+	/* What lies behind the end of the file is nobody's: see qcow2_check_refcounts_cut(). */
 	if (c->first + i >= c->nr_clusters && used == 0)
 		return;
+	c->uses_end = c->uses_end || c->first + i >= c->nr_clusters;
 	if (used > 0 || stored > 0)
 		c->result.end_offset = offset + c->header.cluster_bytes;
 	if (stored < used)
@@ -196,6 +197,28 @@ int qcow2_check_refcounts_compare(struct check *c, struct err *err)
 		n = min_u64(per_block - cluster % per_block, c->nr_window - i);
 		bool stored = qcow2_check_refcounts_block(c, cluster / per_block) != 0;
 		if ((stored || !part_is_unused(c, i, n)) && compare_part(c, i, n, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+int qcow2_check_refcounts_cut(struct check *c, struct err *err)
+{
+	uint64_t per_block = qcow2_refcount_block_entries(&c->header);
+	uint64_t from = c->nr_clusters + c->uses_end;
+	for (uint64_t i = from / per_block; i < c->nr_refcount_table; i++) {
+		uint64_t offset, at = max_u64(from, i * per_block) - i * per_block;
+		bool changed = false;
+		if (load_block(c, i, &offset, err) < 0)
+			return -1;
+		for (; offset != 0 && at < per_block; at++) {
+			if (qcow2_refcount_get(c->refblock, at, c->header.refcount_order) == 0)
+				continue;
+			qcow2_refcount_set(c->refblock, at, c->header.refcount_order, 0);
+			changed = true;
+		}
+		if (changed && file_pwrite(c->fd, c->refblock, c->header.cluster_bytes, offset,
+				       c->name, err) < 0)
 			return -1;
 	}
 	return 0;

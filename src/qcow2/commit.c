@@ -22,10 +22,10 @@
  * Never a reference to a cluster that is not counted, and never one to a cluster
  * with another's data.  This holds for versions 2 and 3.
  *
- * A version 3 image says "dirty" from the first change to its clean close; a
- * dirty image is checked and its leaks are mended before it is written to again.
- * Persistent bitmaps that follow writes are marked "in use" (not to be trusted)
- * before the first change.
+ * A version 3 image says "dirty" from before the first change to its clean close,
+ * also after a power cut; a dirty image is checked and its leaks are mended before
+ * it is written to again.  Persistent bitmaps that follow writes are marked "in
+ * use" (not to be trusted) before the first change.
  *
  * Any number of threads may want a commit: one does it, the others wait for one
  * that began after they came.  When nothing changed a commit is one sync.
@@ -348,8 +348,8 @@ static int mark(struct qcow2_image *image, struct err *err)
 		if (write_features(image, err) < 0)
 			return -1;
 	}
-	/* Without bitmaps the order does not matter: see the top. */
-	if (image->h.nr_bitmaps > 0 && fdatasync(image->fd) < 0)
+	/* Refcounts that a power cut lets through must not come without it: see the top. */
+	if ((image->h.version >= 3 || image->h.nr_bitmaps > 0) && fdatasync(image->fd) < 0)
 		return err_errno(err, errno, "cannot sync %s", image->path);
 	atomic_store(&w->marked, true);
 	return 0;
