@@ -25,6 +25,7 @@ static const struct {
 	{ERR_CORRUPT, "corrupt", EIO},
 	{ERR_BUSY, "busy", EBUSY},
 	{ERR_REFUSED, "refused", ECONNREFUSED},
+	{ERR_CONFLICT, "conflict", EINVAL},
 	{ERR_PROTOCOL, "protocol", EPROTO},
 	{ERR_DISCONNECTED, "disconnected", ENOTCONN},
 	{ERR_TIMEOUT, "timeout", ETIMEDOUT},

@@ -33,6 +33,8 @@ enum err_code {
 	ERR_CORRUPT, /* it was ours and good once, and is damaged now */
 	ERR_BUSY, /* locked or in use by someone named in the text */
 	ERR_REFUSED, /* a peer said no; its reason is in the text */
+	ERR_CONFLICT, /* what was asked for does not go with what there is: asking again gets the
+			 same answer */
 	ERR_PROTOCOL, /* a peer broke the protocol */
 	ERR_DISCONNECTED, /* a peer is gone */
 	ERR_TIMEOUT, /* a deadline passed; the text names the wait */

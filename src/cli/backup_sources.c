@@ -37,14 +37,14 @@ static int check_list(const struct backup_disk *disk, struct err *err)
 	const struct changes_facts *facts = changes_facts(disk->changes);
 	uint64_t size_bytes = block_info(disk->opened)->size_bytes;
 	if (strcmp(facts->key, disk->key) != 0)
-		return err_set(err, ERR_REFUSED, "the list %s is of disk %s, not of %s",
+		return err_set(err, ERR_CONFLICT, "the list %s is of disk %s, not of %s",
 			disk->change_argument, facts->key, disk->key);
 	if (facts->size_bytes != size_bytes)
-		return err_set(err, ERR_REFUSED,
+		return err_set(err, ERR_CONFLICT,
 			"the list %s is of a disk of %" PRIu64 " bytes, and %s has %" PRIu64,
 			disk->change_argument, facts->size_bytes, disk->name, size_bytes);
 	if (disk->change_id && strcmp(disk->change_id, facts->to) != 0)
-		return err_set(err, ERR_REFUSED,
+		return err_set(err, ERR_CONFLICT,
 			"--change-id %s: the list %s leads to \"%s\", another state",
 			disk->change_id, disk->change_argument, facts->to);
 	return 0;

@@ -108,6 +108,16 @@ int runs_store(struct runs *runs, const struct run *run, struct err *err)
 	return rc;
 }
 
+void runs_note(struct runs *runs, struct run *run)
+{
+	struct err err = ERR_INIT;
+	bool failed = runs_store(runs, run, &err) < 0;
+	if (failed && !run->unsaved)
+		log_error("schedule %s, %s: %s (it is tried again)", run->schedule, run->who,
+			err.text);
+	run->unsaved = failed;
+}
+
 struct run *runs_get(struct runs *runs, const struct schedule *schedule, const char *who,
 	int64_t now, struct err *err)
 {
@@ -253,6 +263,7 @@ static bool is_worth_it(const struct err *why)
 	case ERR_CORRUPT:
 	case ERR_CANCELLED:
 	case ERR_EXISTS:
+	case ERR_CONFLICT:
 	case ERR_RANGE:
 		return false;
 	default:
@@ -263,7 +274,6 @@ static bool is_worth_it(const struct err *why)
 bool runs_try_again(struct runs *runs, const struct schedule *schedule, struct run *run,
 	const struct err *why, int64_t now)
 {
-	struct err err = ERR_INIT;
 	bool again = schedule && schedule->enabled && run->attempt <= schedule->retries &&
 		     is_worth_it(why);
 	run->state = again ? RUN_WAITING : RUN_IDLE;
@@ -273,7 +283,6 @@ bool runs_try_again(struct runs *runs, const struct schedule *schedule, struct r
 			pause *= 2;
 		run->next_try = now + (pause < PAUSE_MOST_S ? pause : PAUSE_MOST_S);
 	}
-	if (runs_store(runs, run, &err) < 0)
-		log_error("schedule %s, %s: %s", run->schedule, run->who, err.text);
+	runs_note(runs, run);
 	return again;
 }

@@ -21,6 +21,9 @@ struct run {
 	unsigned attempt; /* 1: the first */
 	char job[JOB_ID_BYTES]; /* the last one; "" */
 	char source[256]; /* host that it reads from; not stored */
+	/* Of both, what was told once: */
+	bool unsaved; /* state.db did not take the last change; the next tick writes it */
+	bool in_doubt; /* nor tell what became of its job; the next tick asks again */
 };
 
 struct runs {
@@ -35,6 +38,9 @@ struct run *runs_find(struct runs *runs, const char *schedule, const char *who);
 struct run *runs_get(struct runs *runs, const struct schedule *schedule, const char *who,
 	int64_t now, struct err *err);
 int runs_store(struct runs *runs, const struct run *run, struct err *err);
+/* The same of what has happened already: what state.db cannot take now is logged, and written
+ * by the next tick. */
+void runs_note(struct runs *runs, struct run *run);
 
 /* Calls each for everybody that the schedule is for; machine NULL: a repository or the report. */
 void runs_each(const struct runs_view *view, const struct schedule *schedule,

@@ -167,8 +167,7 @@ static void make_job(struct tick *t, const struct candidate *c, struct run *run)
 	json_object_set_new(t->open, run->job, json_true());
 	if (c->machine)
 		json_object_set_new(t->busy, c->who, json_true());
-	if (runs_store(t->runs, run, &err) < 0)
-		log_error("schedule %s, %s: %s", run->schedule, run->who, err.text);
+	runs_note(t->runs, run);
 	log_info("schedule %s begins %s of %s: job %s", run->schedule,
 		schedule_action_name(c->schedule->action), run->who, run->job);
 }
@@ -335,10 +334,16 @@ static void settle(struct tick *t, struct run *run)
 	else
 		filter.vm = run->who;
 	snprintf(by, sizeof by, "schedule %s", run->schedule);
-	if (run->state == RUN_STARTING)
-		state_jobs(t->runs->options.state, &filter, find_begun, &lookup, &err);
-	else
-		state_job(t->runs->options.state, run->job, find_ended, &lookup, &err);
+	int rc = run->state == RUN_STARTING
+			 ? state_jobs(t->runs->options.state, &filter, find_begun, &lookup, &err)
+			 : state_job(t->runs->options.state, run->job, find_ended, &lookup, &err);
+	bool was_in_doubt = run->in_doubt;
+	run->in_doubt = rc < 0 && err.code != ERR_NOT_FOUND;
+	if (run->in_doubt && !was_in_doubt)
+		log_error("schedule %s, %s: what became of its job is not known yet: %s",
+			run->schedule, run->who, err.text);
+	if (run->in_doubt)
+		return; /* as if it went on: the next tick asks again */
 	if (lookup.job[0] && !job_state_is_end(lookup.state)) {
 		memcpy(run->job, lookup.job, sizeof run->job);
 		run->state = RUN_GOING;
@@ -358,8 +363,7 @@ static void settle(struct tick *t, struct run *run)
 		run->next_try = t->view->now;
 		run->attempt -= run->attempt > 0;
 	}
-	if (runs_store(t->runs, run, &err) < 0)
-		log_error("schedule %s, %s: %s", run->schedule, run->who, err.text);
+	runs_note(t->runs, run);
 }
 
 bool runs_job_ended(struct runs *runs, const struct runs_view *view, const char *job,
@@ -367,7 +371,6 @@ bool runs_job_ended(struct runs *runs, const struct runs_view *view, const char 
 {
 	for (size_t i = 0; i < runs->nr_runs; i++) {
 		struct run *run = &runs->runs[i];
-		struct err err = ERR_INIT;
 		if (strcmp(run->job, job) != 0 || run->state == RUN_IDLE)
 			continue;
 		if (run->state == RUN_WAITING) /* it was told already */
@@ -376,8 +379,7 @@ bool runs_job_ended(struct runs *runs, const struct runs_view *view, const char 
 			return runs_try_again(
 				runs, schedule_of(view, run->schedule), run, why, view->now);
 		run->state = RUN_IDLE;
-		if (runs_store(runs, run, &err) < 0)
-			log_error("schedule %s, %s: %s", run->schedule, run->who, err.text);
+		runs_note(runs, run);
 		return false;
 	}
 	return false;
@@ -396,6 +398,8 @@ static int look_around(struct tick *t, struct err *err)
 		return -1;
 	for (size_t i = 0; i < t->runs->nr_runs; i++) {
 		struct run *run = &t->runs->runs[i];
+		if (run->unsaved)
+			runs_note(t->runs, run);
 		if (run->state == RUN_STARTING ||
 			(run->state == RUN_GOING && !json_object_get(t->open, run->job)))
 			settle(t, run);

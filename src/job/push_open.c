@@ -299,7 +299,7 @@ static int check_sizes(
 				a->size_bytes != was_b->size_bytes ||
 				b->size_bytes != was_a->size_bytes)
 				continue;
-			err_set(err, ERR_REFUSED,
+			err_set(err, ERR_CONFLICT,
 				"disks %s and %s of VM \"%s\" are swapped: each has the size that "
 				"the other had at restore point %s",
 				a->key, b->key, r->vm, latest->id);

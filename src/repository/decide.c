@@ -232,7 +232,7 @@ static int decide_disk(const struct decide *decide, const struct repository_offe
 	decision->change = REPOSITORY_CHANGE_NONE;
 	if (!decide->wants_incremental)
 		return 0;
-	err_set(err, ERR_REFUSED, "disk %s of VM \"%s\" cannot be backed up as an increment: %s",
+	err_set(err, ERR_CONFLICT, "disk %s of VM \"%s\" cannot be backed up as an increment: %s",
 		offer->key, decide->vm, decision->reason);
 	return err_hint(err, "--mode auto makes a full instead");
 }

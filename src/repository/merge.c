@@ -576,7 +576,7 @@ static int start(struct merge *merge, const struct merge_options *options,
 		return -1;
 	*blocks = blocks_now(merge);
 	if (options->delete_only && merge->child[0])
-		return err_set(err, ERR_REFUSED, "restore point %s stands on it", merge->child);
+		return err_set(err, ERR_CONFLICT, "restore point %s stands on it", merge->child);
 	if (check_space(merge, err) < 0)
 		return -1;
 	json_t *plan = make_plan(merge, point, options->software, err);

@@ -150,7 +150,7 @@ static int check_clock(const struct prune *prune, struct err *err)
 		return 0;
 	clock_utc_text(now, now_text);
 	clock_utc_text(then, then_text);
-	err_set(err, ERR_REFUSED,
+	err_set(err, ERR_CONFLICT,
 		"the clock says %s, and the newest restore point of VM \"%s\" was made at %s, %s",
 		now_text, prune->vm, then_text,
 		then > now ? "which is still to come" : "a year and more before");
@@ -240,7 +240,7 @@ static int prune_point(struct prune *prune, struct candidate *c, bool delete_onl
 	}
 	if (why.code == ERR_NOT_FOUND && is_gone(prune, c->id))
 		settle(c, REPOSITORY_PRUNED, "another job was faster");
-	else if (!delete_only || why.code != ERR_REFUSED) {
+	else if (!delete_only || why.code != ERR_CONFLICT) {
 		settle(c, REPOSITORY_LEFT, why.text);
 		note_failure(prune, why.code != ERR_BUSY, 1, why.text);
 	}
@@ -349,7 +349,7 @@ static int prune_next(void *context, const char *vm)
 	free(prune.points);
 	if (rc == 0 || (why.code == ERR_NOT_FOUND && !all->options->vm))
 		return 0;
-	if (why.code != ERR_REFUSED) {
+	if (why.code != ERR_CONFLICT) {
 		err_copy(&all->failed, &why);
 		return 1;
 	}

@@ -276,7 +276,7 @@ struct repository_decision {
 
 /*
  * Decides each disk by itself against the VM's latest restore point.  wish: "auto", "full"
- * or "incremental" (then what would be a full is ERR_REFUSED with its reason).  The
+ * or "incremental" (then what would be a full is ERR_CONFLICT with its reason).  The
  * parent counts only if its chain can be opened and no verification or audit found it
  * wrong.  ERR_DENIED when the names agree but strong identities do not ("vm-uuid",
  * "disk-uuid", "source-id" on both sides): a stranger of the same name; "full" takes it all
@@ -553,7 +553,7 @@ struct repository_prune_result {
  * Takes out of the list what the policy does not keep: a point without a child is deleted, one with
  * a child is merged with it (docs/repository-format.md, "Prune and merge").  Stay whatever the
  * policy says: the newest point, protected ones, those in use (a lease on it or on what
- * stands on it: left), the last one that was verified good, damaged ones.  ERR_REFUSED when the
+ * stands on it: left), the last one that was verified good, damaged ones.  ERR_CONFLICT when the
  * clock is before the newest point, or a year and more behind it, unless trust_clock; of
  * several VMs the others are pruned all the same.  ERR_USAGE as retention_apply().
  */

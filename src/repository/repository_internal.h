@@ -326,7 +326,7 @@ struct merge_options {
 	const struct lock *lock; /* the VM's write lock ... */
 	const char *job; /* ... which this job holds */
 	const char *software;
-	bool delete_only; /* ERR_REFUSED when another point stands on it */
+	bool delete_only; /* ERR_CONFLICT when another point stands on it */
 	struct cancel *cancel; /* may be NULL, as all below */
 	struct copy_progress *progress;
 	void (*stage)(void *context, const char *vm, const char *point, const char *stage);

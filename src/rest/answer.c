@@ -48,6 +48,7 @@ unsigned rest_status_of(enum err_code code)
 	case ERR_EXISTS:
 	case ERR_BUSY:
 	case ERR_REFUSED:
+	case ERR_CONFLICT:
 	case ERR_CANCELLED:
 		return 409;
 	case ERR_RANGE:

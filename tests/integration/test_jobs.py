@@ -308,6 +308,17 @@ def test_tried_again(site):
     site.stop()
 
 
+def test_what_would_get_the_same_answer(site):
+    """An increment of what has no parent: not tried again."""
+    site.start(retry_ms=60000)
+    job = failed_with(site, site.spec(mode="incremental"), "conflict", "first backup")
+    assert job["attempt"] == 1 and not job.get("next_try"), job
+    assert site.wait(site.add())["state"] == "done"
+    assert site.wait(site.add(site.spec(mode="incremental")))["state"] == "done"
+    site.nothing_left()
+    site.stop()
+
+
 def test_memory_is_limited(site):
     if under_sanitizer():
         pytest.skip("sanitizers take what they want")

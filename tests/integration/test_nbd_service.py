@@ -345,7 +345,7 @@ def test_sizes_swapped_against_the_last_point(running, repo):
     swapped = [{"key": "a", "size_bytes": 2 * MIB}, {"key": "b", "size_bytes": MIB}]
     with pytest.raises(Refused, match="swapped") as caught:
         running.open("s", repo, swapped)
-    assert caught.value.code == "refused"
+    assert caught.value.code == "conflict"
     with pytest.raises(Refused, match="the same one"):
         running.open("s", repo, describe(disks, ("1", "1")))
     with pytest.raises(Refused, match="twice"):

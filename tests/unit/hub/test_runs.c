@@ -5,6 +5,52 @@
 
 #define JOBS_MOST 1000
 
+/* --- a state.db that fails, as long as that is said ---------------------------------------- */
+
+typedef int job_callback(void *context, const struct state_job *job);
+
+static bool cannot_tell, cannot_take;
+
+int __real_state_job(struct state *state, const char *id, job_callback *callback, void *context,
+	struct err *err);
+int __wrap_state_job(struct state *state, const char *id, job_callback *callback, void *context,
+	struct err *err);
+int __real_state_jobs(struct state *state, const struct state_job_filter *filter,
+	job_callback *callback, void *context, struct err *err);
+int __wrap_state_jobs(struct state *state, const struct state_job_filter *filter,
+	job_callback *callback, void *context, struct err *err);
+int __real_state_put(struct state *state, const char *kind, const char *id, const json_t *value,
+	uint64_t version, uint64_t *now, struct err *err);
+int __wrap_state_put(struct state *state, const char *kind, const char *id, const json_t *value,
+	uint64_t version, uint64_t *now, struct err *err);
+
+int __wrap_state_job(
+	struct state *state, const char *id, job_callback *callback, void *context, struct err *err)
+{
+	if (cannot_tell)
+		return err_set(err, ERR_IO, "state.db: the disk fails");
+	return __real_state_job(state, id, callback, context, err);
+}
+
+/* Which jobs are open it tells all the same. */
+int __wrap_state_jobs(struct state *state, const struct state_job_filter *filter,
+	job_callback *callback, void *context, struct err *err)
+{
+	if (cannot_tell && !filter->state)
+		return err_set(err, ERR_IO, "state.db: the disk fails");
+	return __real_state_jobs(state, filter, callback, context, err);
+}
+
+int __wrap_state_put(struct state *state, const char *kind, const char *id, const json_t *value,
+	uint64_t version, uint64_t *now, struct err *err)
+{
+	if (cannot_take)
+		return err_set(err, ERR_NO_SPACE, "state.db: the disk is full");
+	return __real_state_put(state, kind, id, value, version, now, err);
+}
+
+/* --- jobs ------------------------------------------------------------------------------------ */
+
 struct fake {
 	struct fixture *f;
 	struct runs *runs;
@@ -441,6 +487,53 @@ static void test_crash_before_the_job(void **context)
 	finish(k);
 }
 
+/* What state.db does not tell is asked again: nothing is begun twice, no end is forgotten. */
+static void test_state_that_cannot_be_read(void **context)
+{
+	struct fake *k = begin(context, "{'cron':'0 22 * * *','retries':1}", 1, "2026-11-22 12:00");
+	assert_int_equal(tick(k, "2026-11-22 22:00"), 1);
+	forget_id(k);
+	cannot_tell = true;
+	assert_int_equal(tick(k, "2026-11-22 22:05"), 0);
+	assert_int_equal(tick(k, "2026-11-22 22:06"), 0);
+	put_job(k, 0, "failed", "io");
+	assert_int_equal(tick(k, "2026-11-22 22:07"), 0);
+	assert_int_equal(k->nr_ends, 0);
+	cannot_tell = false;
+	assert_int_equal(tick(k, "2026-11-22 22:08"), 0);
+	assert_int_equal(k->nr_ends, 1);
+	assert_true(k->last_end.again);
+	/* The same of one whose id is known. */
+	assert_int_equal(tick(k, "2026-11-22 22:18"), 1);
+	put_job(k, 1, "done", NULL);
+	cannot_tell = true;
+	assert_int_equal(tick(k, "2026-11-22 22:19"), 0);
+	assert_int_equal(k->nr_ends, 1);
+	cannot_tell = false;
+	assert_int_equal(tick(k, "2026-11-22 22:20"), 0);
+	assert_int_equal(k->nr_ends, 2);
+	finish(k);
+}
+
+/* What state.db does not take is written as soon as it does. */
+static void test_state_that_cannot_be_written(void **context)
+{
+	struct fake *k = begin(context, "{'cron':'0 22 * * *','retries':1}", 1, "2026-11-22 12:00");
+	assert_int_equal(tick(k, "2026-11-22 22:00"), 1);
+	cannot_take = true;
+	assert_true(end_job(k, 0, "io"));
+	assert_int_equal(tick(k, "2026-11-22 22:01"), 0);
+	cannot_take = false;
+	assert_int_equal(tick(k, "2026-11-22 22:02"), 0);
+	runs_close(k->runs);
+	open_runs(k);
+	/* The next hub knows that it was told. */
+	assert_int_equal(tick(k, "2026-11-22 22:03"), 0);
+	assert_int_equal(k->nr_ends, 0);
+	assert_int_equal(tick(k, "2026-11-22 22:10"), 1);
+	finish(k);
+}
+
 static void test_other_actions(void **context)
 {
 	struct fake *k =
@@ -582,6 +675,8 @@ int main(void)
 		T(test_no_job),
 		T(test_crash_behind_the_job),
 		T(test_crash_before_the_job),
+		T(test_state_that_cannot_be_read),
+		T(test_state_that_cannot_be_written),
 		T(test_other_actions),
 		T(test_changed_schedule),
 		T(test_listing),

@@ -67,7 +67,7 @@ static void expect_full(struct fixture *f, const struct repository_offer *offer,
 	assert_int_equal(decision.change, REPOSITORY_CHANGE_NONE);
 	/* What would be a full is refused, with the same words, when an increment is a must. */
 	assert_int_equal(decide(f, "incremental", offer, &decision, &err), -1);
-	support_expect(&err, ERR_REFUSED, reason);
+	support_expect(&err, ERR_CONFLICT, reason);
 	support_bad_input(reason, &err);
 }
 
@@ -141,7 +141,7 @@ static void test_what_was_asked_for(void **state)
 	assert_false(decision.fallback);
 	assert_int_equal(
 		repository_decide(f.repo, "new", "incremental", &offer, 1, &decision, &err), -1);
-	support_expect(&err, ERR_REFUSED, "first backup");
+	support_expect(&err, ERR_CONFLICT, "first backup");
 	unmake(&f);
 }
 
