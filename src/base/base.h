@@ -11,6 +11,7 @@
 #include "err.h"
 #include "file.h"
 #include "filelock.h"
+#include "guard.h"
 #include "jsontext.h"
 #include "log.h"
 #include "proc.h"

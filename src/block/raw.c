@@ -281,6 +281,10 @@ struct block *block_raw_open(const char *path, bool read_only, struct err *err)
 		err_errno(err, errno, "cannot open raw:%s", path);
 		return NULL;
 	}
+	if (guard_ask(fd, path, NULL, err) < 0) {
+		close(fd);
+		return NULL;
+	}
 	return raw_over_fd(fd, path, read_only, false, err);
 }
 
@@ -290,7 +294,9 @@ static int open_emptied(const char *path, struct err *err)
 	int fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return err_errno(err, errno, "cannot open raw:%s", path);
-	int rc = filelock_take(fd, path, FILELOCK_WRITE, err);
+	int rc = guard_ask(fd, path, NULL, err);
+	if (rc == 0)
+		rc = filelock_take(fd, path, FILELOCK_WRITE, err);
 	if (rc == 0 && ftruncate(fd, 0) < 0)
 		rc = err_errno(err, errno, "cannot empty raw:%s", path);
 	if (rc == 0)
@@ -304,6 +310,11 @@ static int open_fresh(const char *path, bool replace, bool *created, struct err 
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	*created = fd >= 0;
+	if (fd >= 0 && guard_ask(fd, path, NULL, err) < 0) {
+		close(fd);
+		unlink(path);
+		return -1;
+	}
 	if (fd >= 0)
 		return fd;
 	if (errno != EEXIST)

@@ -314,6 +314,8 @@ static int open_file(struct changes *c, const char *path, struct err *err)
 	c->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (c->fd < 0 || fstat(c->fd, &c->as_opened) < 0)
 		return err_errno(err, errno, "cannot open the extents file %s", path);
+	if (guard_ask(c->fd, path, NULL, err) < 0)
+		return -1;
 	if (!S_ISREG(c->as_opened.st_mode))
 		return err_set(err, ERR_USAGE,
 			"cannot use the extents file %s: it is not a regular file, and it is read "

@@ -204,7 +204,7 @@ static const char *parse_rest(struct allow_name *n, const char *rest, bool is_ru
 	}
 }
 
-static int parse(
+int allow_parse(
 	struct allow_name *n, const char *text, bool is_rule, enum allow_use use, struct err *err)
 {
 	memset(n, 0, sizeof *n);
@@ -234,7 +234,7 @@ int allow_check_rule(const char *rule, enum allow_use use, struct err *err)
 			       ? 0
 			       : err_set(err, ERR_USAGE,
 					 "the rule %.200s: its path does not begin at /", rule);
-	return parse(&n, rule, true, use, err);
+	return allow_parse(&n, rule, true, use, err);
 }
 
 /* --- comparing --------------------------------------------------------------------- */
@@ -295,12 +295,12 @@ int allow_check(const char *const *rules, enum allow_use use, const char *name,
 	struct err denied = ERR_INIT;
 	if (strlen(name) > PATH_MAX)
 		return err_set(err, ERR_USAGE, "%s %.64s...: it is too long", use_name(use), name);
-	if (parse(&n, name, false, use, err) < 0)
+	if (allow_parse(&n, name, false, use, err) < 0)
 		return -1;
 	for (size_t i = 0; rules && rules[i]; i++) {
 		if (rules[i][0] == '!')
 			continue;
-		if (parse(&rule, rules[i], true, use, err) < 0)
+		if (allow_parse(&rule, rules[i], true, use, err) < 0)
 			return -1;
 		struct err why = ERR_INIT;
 		int rc = try_rule(rules, &rule, &n, name, use, checked ? checked : own, &why);
@@ -319,6 +319,6 @@ void allow_host(const char *name, char host[256])
 {
 	struct allow_name n;
 	host[0] = '\0';
-	if (parse(&n, name, false, ALLOW_SOURCE, NULL) == 0 && n.shape == ALLOW_NET)
+	if (allow_parse(&n, name, false, ALLOW_SOURCE, NULL) == 0 && n.shape == ALLOW_NET)
 		snprintf(host, 256, "%s", n.host);
 }

@@ -41,6 +41,20 @@ int allow_check_rule(const char *rule, enum allow_use use, struct err *err);
 int allow_check(const char *const *rules, enum allow_use use, const char *name,
 	char checked[ALLOW_NAME_BYTES], struct err *err);
 
+/*
+ * The same of a file that is open, or is about to be, by a name that was checked: what that leads
+ * to may have changed, and an image names the one that it stands on itself.  fd, path and above are
+ * guard.h's.  To be written it must be covered by a rule for targets, else by any; the folder of an
+ * image that a rule names counts for what it stands on.
+ */
+struct allow_job {
+	const char *const *sources, *const *targets; /* as above */
+	const char *own; /* the repository that the job works in, without links: what is named by
+			    its path there, or by an image there, is no disk from outside */
+};
+int allow_opened(
+	const struct allow_job *job, int fd, const char *path, const char *above, struct err *err);
+
 /* The host that a disk is read from or written to, "" for disks of this machine. */
 void allow_host(const char *name, char host[256]);
 

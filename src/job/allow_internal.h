@@ -21,6 +21,10 @@ struct allow_name {
 	size_t query_length; /* of the latter */
 };
 
+/* ERR_USAGE: what is wrong with it. */
+int allow_parse(
+	struct allow_name *n, const char *text, bool is_rule, enum allow_use use, struct err *err);
+
 /* 0: the rule does not cover the path; 1: it does, checked is the name to go on with; -1: it does,
  * but what is there may not be used.  rules: all, for those that forbid. */
 int allow_local(const char *const *rules, const struct allow_name *rule,

@@ -149,6 +149,67 @@ static int check_forbidden(
 	return 0;
 }
 
+/* --- what is open ------------------------------------------------------------------ */
+
+static bool is_inside(const char *root, const char *path)
+{
+	const char *rest;
+	return behind(root, path, &rest) && rest;
+}
+
+/* Local files that a rule covers, whatever scheme names them. */
+static bool is_covered(const char *const *rules, enum allow_use use, const char *found)
+{
+	struct allow_name rule;
+	struct stat st;
+	const char *rest;
+	for (; *rules; rules++) {
+		if (**rules == '!' || allow_parse(&rule, *rules, true, use, NULL) < 0 ||
+			rule.shape != ALLOW_FILE)
+			continue;
+		char *AUTO_FREE real = realpath(rule.path, NULL);
+		if (!real)
+			continue;
+		if (behind(real, found, &rest))
+			return true;
+		char *slash = strrchr(real, '/');
+		if (strcmp(rule.scheme, "qcow2:") != 0 || use != ALLOW_SOURCE ||
+			stat(real, &st) < 0 || S_ISDIR(st.st_mode) || slash == real)
+			continue;
+		*slash = '\0';
+		if (is_inside(real, found))
+			return true;
+	}
+	return false;
+}
+
+int allow_opened(
+	const struct allow_job *job, int fd, const char *path, const char *above, struct err *err)
+{
+	char found[PATH_MAX], root[4096];
+	int flags = fd >= 0 ? fcntl(fd, F_GETFL) : O_RDONLY;
+	if (flags < 0)
+		return err_errno(err, errno, "cannot use %s", path);
+	if (fd >= 0 && path_of(fd, found, err) < 0)
+		return -1;
+	if (fd < 0)
+		snprintf(found, sizeof found, "%s", path);
+	if (check_forbidden(job->sources, found, path, err) < 0 ||
+		check_forbidden(job->targets, found, path, err) < 0)
+		return -1;
+	if (is_inside(job->own, above ? above : path))
+		return 0;
+	if (repository_path_inside(found, root))
+		return err_set(err, ERR_DENIED,
+			"%s leads into the repository %s: its files are no sources and no targets",
+			path, root);
+	bool writes = (flags & O_ACCMODE) != O_RDONLY;
+	if (is_covered(job->targets, ALLOW_TARGET, found) ||
+		(!writes && is_covered(job->sources, ALLOW_SOURCE, found)))
+		return 0;
+	return err_set(err, ERR_DENIED, "%s leads to %s, which is not allowed", path, found);
+}
+
 int allow_local(const char *const *rules, const struct allow_name *rule,
 	const struct allow_name *name, enum allow_use use, char checked[ALLOW_NAME_BYTES],
 	struct err *err)

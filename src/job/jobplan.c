@@ -465,6 +465,19 @@ char **jobplan_words(const json_t *plan, struct err *err)
 	return words;
 }
 
+int jobplan_may_open(void *plan, int fd, const char *path, const char *above, struct err *err)
+{
+	const json_t *allow = json_object_get(plan, "allow");
+	const char *repository = text_of(json_object_get(plan, "repository"), "path");
+	const char **AUTO_FREE sources = list_of(json_object_get(allow, "source"));
+	const char **AUTO_FREE targets = list_of(json_object_get(allow, "target"));
+	char *AUTO_FREE own = repository ? realpath(repository, NULL) : NULL;
+	if (!sources || !targets || !own)
+		return err_errno(err, own ? ENOMEM : errno, "cannot use %s", path);
+	const struct allow_job job = {sources, targets, own};
+	return allow_opened(&job, fd, path, above, err);
+}
+
 void jobplan_free(char **words)
 {
 	for (size_t i = 0; words && words[i]; i++)

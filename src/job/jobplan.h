@@ -7,7 +7,8 @@
  *    "allow": {"source": [...], "target": [...]}}
  *
  * Words that name disks are looked at when the job is added, and once more by the worker, just
- * before it uses them: what was a file yesterday may be a symbolic link today.
+ * before it uses them: what was a file yesterday may be a symbolic link today.  What is opened
+ * then is looked at a last time, by its descriptor, and so is what an image names.
  */
 #ifndef SENDENSE_JOB_JOBPLAN_H
 #define SENDENSE_JOB_JOBPLAN_H
@@ -22,6 +23,9 @@ json_t *jobplan_argv(const json_t *spec, const char *repository_path, struct err
  */
 char **jobplan_words(const json_t *plan, struct err *err);
 void jobplan_free(char **words);
+
+/* A guard_check (guard.h) by the rules in the plan, which is the context. */
+int jobplan_may_open(void *plan, int fd, const char *path, const char *above, struct err *err);
 
 /* Whether it changes restore points of one machine. */
 bool jobplan_writes(const json_t *spec);

@@ -62,6 +62,7 @@ void worker_close(struct worker *w)
 {
 	if (!w)
 		return;
+	guard_set(NULL, NULL);
 	jobplan_free(w->words);
 	json_decref(w->plan);
 	if (w->dir_fd >= 0)
@@ -140,6 +141,7 @@ char **worker_words(struct worker *w, struct err *err)
 	if (what ? take_locks(w->plan, what, err) < 0 : check_repository(w->plan, err) < 0)
 		return NULL;
 	w->words = jobplan_words(w->plan, err);
+	guard_set(jobplan_may_open, w->plan);
 	return w->words;
 }
 

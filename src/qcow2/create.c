@@ -184,12 +184,18 @@ static int open_new(const char *path, bool replace, struct err *err)
 		fd = open(path, O_RDWR | O_CLOEXEC);
 		if (fd < 0)
 			return err_errno(err, errno, "cannot replace %s", path);
-		if (filelock_take(fd, path, FILELOCK_WRITE, err) < 0 || empty(fd, path, err) < 0) {
+		if (guard_ask(fd, path, NULL, err) < 0 ||
+			filelock_take(fd, path, FILELOCK_WRITE, err) < 0 ||
+			empty(fd, path, err) < 0) {
 			close(fd);
 			return -1;
 		}
 	} else if (fd < 0) {
 		return err_errno(err, errno, "cannot create %s", path);
+	} else if (guard_ask(fd, path, NULL, err) < 0) {
+		close(fd);
+		unlink(path);
+		return -1;
 	}
 	return fd;
 }

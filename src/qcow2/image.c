@@ -172,6 +172,8 @@ static int open_file(struct qcow2_image *image, const struct qcow2_image *top,
 	image->fd = open(image->path, flags);
 	if (image->fd < 0 || fstat(image->fd, &st) < 0)
 		return err_errno(err, errno, "cannot open qcow2:%s", image->path);
+	if (guard_ask(image->fd, image->path, NULL, err) < 0)
+		return -1;
 	image->device = st.st_dev;
 	image->inode = st.st_ino;
 	if (refuse_loop(top, image->path, st.st_dev, st.st_ino, err) < 0 ||
@@ -333,7 +335,7 @@ static int open_next(struct qcow2_image *top, struct qcow2_image *image,
 			*image->h.backing_format ? image->h.backing_format : "stated",
 			*image->h.backing_format ? "\" as its" : "");
 	char *AUTO_FREE path = resolve_backing(image, options, err);
-	if (!path)
+	if (!path || guard_ask(-1, path, image->path, err) < 0)
 		return -1;
 	if (raw)
 		return open_raw_backing(top, image, path, err);

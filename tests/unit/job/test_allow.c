@@ -304,6 +304,64 @@ static void test_forbidden(void **state)
 	assert_int_equal(allow_check_rule("!/srv/x", ALLOW_WEBHOOK, &err), -1);
 }
 
+/* What is open, by what it leads to now. */
+static enum err_code look_opened(const char *rule, const char *name, int flags, const char *above)
+{
+	char source[128], target[128], forbidden[128], own[128], folder[300];
+	snprintf(source, sizeof source, "%s%s",
+		rule[0] ? "raw:" : "qcow2:", at(rule[0] ? rule : "vm/a.raw"));
+	snprintf(target, sizeof target, "raw:%s", at("vm/sub/"));
+	snprintf(forbidden, sizeof forbidden, "!%s", at("secret"));
+	snprintf(own, sizeof own, "%s", at("repo"));
+	const char *const sources[] = {forbidden, source, NULL}, *const targets[] = {target, NULL};
+	const struct allow_job job = {sources, targets, own};
+	struct err err = ERR_INIT;
+	int AUTO_CLOSE fd = flags < 0 ? -1 : open(at(name), flags | O_CLOEXEC);
+	assert_true(flags < 0 || fd >= 0);
+	if (above)
+		snprintf(folder, sizeof folder, "%s", at(above));
+	int rc = allow_opened(&job, fd, at(name), above ? folder : NULL, &err);
+	return rc == 0 ? ERR_NONE : err.code;
+}
+
+static void test_opened(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *rule, *name;
+		int flags; /* -1: not open */
+		const char *above;
+		enum err_code code;
+	} cases[] = {
+		{"vm/", "vm/a.raw", O_RDONLY, NULL, ERR_NONE},
+		{"vm/", "vm/inner", O_RDONLY, NULL, ERR_NONE},
+		{"alias/", "vm/a.raw", O_RDONLY, NULL, ERR_NONE},
+		/* Beneath a rule for sources alone nothing is written. */
+		{"vm/", "vm/a.raw", O_RDWR, NULL, ERR_DENIED},
+		{"vm/", "vm/inner", O_RDWR, NULL, ERR_NONE},
+		{"vm/sub/", "vm/a.raw", O_RDONLY, NULL, ERR_DENIED},
+		/* It was a file when it was looked at. */
+		{"", "vm/outer", O_RDONLY, NULL, ERR_DENIED},
+		{"vm/", "vm/absolute", O_RDWR, NULL, ERR_DENIED},
+		/* An image that a rule names stands on what lies beside it. */
+		{"", "vm/a.raw", O_RDONLY, NULL, ERR_NONE},
+		{"", "vm/sub/b.raw", -1, "vm/a.raw", ERR_NONE},
+		{"", "secret", -1, "vm/a.raw", ERR_DENIED},
+		/* The job's own repository is no disk from outside, but nobody's else's. */
+		{"vm/", "repo/repository.json", O_RDWR, NULL, ERR_NONE},
+		{"vm/", "repo/repository.json", -1, "repo/x.qcow2", ERR_NONE},
+		{"./", "repo/repository.json", -1, "vm/a.raw", ERR_DENIED},
+		{"./", "secret", O_RDONLY, NULL, ERR_DENIED},
+		{"./", "alias/a.raw", O_RDONLY, NULL, ERR_NONE},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+		enum err_code code =
+			look_opened(cases[i].rule, cases[i].name, cases[i].flags, cases[i].above);
+		if (code != cases[i].code)
+			fail_msg("%zu, %s: %s", i, cases[i].name, err_code_name(code));
+	}
+}
+
 static void test_sockets(void **state)
 {
 	(void)state;
@@ -357,6 +415,7 @@ int main(void)
 		cmocka_unit_test(test_what_comes_out),
 		cmocka_unit_test(test_repositories),
 		cmocka_unit_test(test_forbidden),
+		cmocka_unit_test(test_opened),
 		cmocka_unit_test(test_sockets),
 		cmocka_unit_test(test_hosts),
 	};

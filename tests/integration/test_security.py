@@ -1,0 +1,48 @@
+"""What an attacker would try against a hub, each as the one that he is: a stranger on the network, the
+holder of a small token, somebody who can write where sources lie, a hub that lies to its client."""
+
+import os
+
+import pytest
+
+import hub
+import support
+from support import MIB, make_disk, run
+
+
+@pytest.fixture(name="h")
+def hub_fixture(servers):
+    with hub.hub_in(servers) as made:
+        yield made
+
+
+def image_on(path, backing, form):
+    """An image of a sector whose content is another file's."""
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", backing, "-F", form, path, "512")
+    return path
+
+
+# --- somebody who can write where sources lie ------------------------------------------------------
+
+
+def test_an_image_does_not_lead_to_the_hubs_own_files(servers):
+    """Not by the file that it stands on, nor by one further down; here all of the folder is allowed."""
+    support.need("qemu-img")
+    with hub.hub_in(servers, allow=[]) as h:
+        h.allow = [f"source = qcow2:{h.folder}/"]
+        h.start()
+        disk = make_disk(os.path.join(h.folder, "plain.raw"), MIB, [(0, MIB, "text")])
+        good = image_on(f"{h.folder}/good.qcow2", "plain.raw", "raw")
+        h.backup("web01", {"2000": f"qcow2:{good}"})
+        inside = os.path.relpath(list(h.point_images("web01").values())[0], h.folder)
+        evil = [image_on(f"{h.folder}/token.qcow2", "state/admin.token", "raw"),
+                image_on(f"{h.folder}/settings.qcow2", h.conf, "raw"),
+                image_on(f"{h.folder}/repository.qcow2", inside, "qcow2")]
+        evil.append(image_on(f"{h.folder}/far.qcow2", evil[0], "qcow2"))
+        os.symlink("state/state.db", f"{h.folder}/link.raw")
+        evil.append(image_on(f"{h.folder}/link.qcow2", "link.raw", "raw"))
+        for number, path in enumerate(evil):
+            job = h.wait(h.start_backup(f"thief{number}", {"2000": f"qcow2:{path}"}), "failed")
+            assert job["error"]["code"] == "denied", (path, job["error"])
+            assert h.ask("GET", f"repositories/main/vms/thief{number}/points").status == 404
+        assert disk
