@@ -47,6 +47,7 @@ struct connection *connection_new(
 	c->server = server;
 	c->since_s = (int64_t)time(NULL);
 	c->began_ns = clock_now_ns();
+	atomic_init(&c->heard_ns, c->began_ns);
 	atomic_init(&c->read_ns, SERVE_READ_NS_AT_FIRST);
 	stream_init(&c->stream, fd, server->options.handshake_timeout_ms);
 	if (peer)
@@ -116,6 +117,8 @@ int connection_receive(struct connection *c, void *buffer, size_t length,
 			stream_receive(&c->stream, iov, 2, receive_timeout_ms(c, until), what, err);
 		if (got < 0)
 			return -1;
+		if (until)
+			atomic_store(&c->heard_ns, clock_now_ns());
 		n = min_size(length, (size_t)got);
 		at += n;
 		length -= n;

@@ -141,6 +141,7 @@ struct connection {
 	char peer[TRANSPORT_PEER_BYTES];
 	int64_t since_s; /* seconds since 1970 */
 	int64_t began_ns;
+	_Atomic int64_t heard_ns; /* when something came last in the handshake */
 
 	/* Set by the handshake, constant afterwards. */
 	struct export *export; /* under server.mutex as long as it is NULL */

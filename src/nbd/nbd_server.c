@@ -20,7 +20,10 @@
 #define DEFAULT_SEND_MS 60000
 #define MOST_CONNECTIONS 4096
 /* Clients before GO, among them those being told that there is no place. */
-#define MOST_HANDSHAKES 64
+#define MOST_HANDSHAKES 128
+/* When that many are: who has said nothing for so long, or is at it for so long, gives way. */
+#define SILENT_MS 1000
+#define SLOW_HANDSHAKE_MS 3000
 #define GRACE_MS 5000
 #define DEFAULT_STOP_MS 60000
 #define DEFAULT_SLOW_MS 30000
@@ -646,8 +649,26 @@ static void serve_client(struct nbd_server *server, int fd)
 	}
 }
 
-/* Does not take more clients than can be talked to at once; each that is in the
- * handshake has its deadline, so this ends. */
+/* Under the mutex: of those in the handshake, the one longest there that need not be waited
+ * for ends.  Connections that say nothing must not keep others out. */
+static void make_way(struct nbd_server *server)
+{
+	struct connection *oldest = NULL;
+	int64_t now_ns = clock_now_ns();
+	for (struct connection *c = server->connections; c; c = c->next) {
+		if (c->export || (oldest && oldest->began_ns <= c->began_ns))
+			continue;
+		if (now_ns - atomic_load(&c->heard_ns) >= SILENT_MS * INT64_C(1000000) ||
+			now_ns - c->began_ns >= SLOW_HANDSHAKE_MS * INT64_C(1000000))
+			oldest = c;
+	}
+	if (!oldest)
+		return;
+	connection_note_end(oldest, true, "handshake: it is silent or slow, and others wait");
+	stream_shut(&oldest->stream, true);
+}
+
+/* Does not take more clients than can be talked to at once. */
 static void wait_for_handshakes(struct nbd_server *server)
 {
 	bool told = false;
@@ -655,12 +676,12 @@ static void wait_for_handshakes(struct nbd_server *server)
 	while (server->nr_connections - server->nr_active >= MOST_HANDSHAKES &&
 		!cancel_requested(server->stop)) {
 		if (!told)
-			log_warning(
-				"%u clients are in the handshake: others have to wait until one "
-				"is through or its time is up",
+			log_warning("%u clients are in the handshake: others have to wait until "
+				    "one is through or gives way",
 				MOST_HANDSHAKES);
 		told = true;
-		(void)thread_cond_wait(&server->changed, &server->mutex, deadline_after_ms(200));
+		make_way(server);
+		(void)thread_cond_wait(&server->changed, &server->mutex, deadline_after_ms(50));
 	}
 }
 

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#define BACKLOG 128
+#define BACKLOG 1024
 #define FIRST_PASSED_FD 3
 
 union any_address {

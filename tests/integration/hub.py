@@ -66,8 +66,10 @@ def pids_of(text):
 class Hub:
     """One hub; see the module."""
 
-    def __init__(self, servers, tls=True, nbd_tls=None, allow=None, settings="", repositories=("main",)):
-        self.servers = servers
+    def __init__(self, servers, tls=True, nbd_tls=None, allow=None, settings="", repositories=("main",),
+                 each_repository=(), under=()):
+        self.servers, self.under = servers, under  # under: words in front of the hub's own
+        self.each_repository = each_repository  # lines of the settings
         self.folder = servers.folder
         self.state = os.path.join(self.folder, "state")
         self.runtime = os.path.join(self.folder, "run")
@@ -83,8 +85,8 @@ class Hub:
 
     def init(self):
         """hub init, then the settings as the test wants them."""
-        support.sendense("hub", "init", "--config", self.conf, "--state-dir", self.state,
-                         "--runtime-dir", self.runtime, "--quiet")
+        run(*self.under, SENDENSE, "hub", "init", "--config", self.conf, "--state-dir", self.state,
+            "--runtime-dir", self.runtime, "--quiet")
         for path in self.repositories.values():
             if not os.path.exists(path):
                 support.sendense("repo", "init", path, "--quiet")
@@ -99,7 +101,7 @@ class Hub:
                       f"ca = {folder}/ca.crt"]
         lines += ["[nbd]", "listen = 127.0.0.1:0", f"tls = {'required' if self.nbd_tls else 'off'}"]
         for name, path in self.repositories.items():
-            lines += [f"[repository {name}]", f"path = {path}"]
+            lines += [f"[repository {name}]", f"path = {path}", *self.each_repository]
         allow = self.allow if self.allow is not None else [
             f"source = raw:{self.folder}/", f"source = nbd+unix:{self.folder}/",
             "source = nbd://127.0.0.1:*/", f"target = raw:{self.folder}/"]
@@ -111,8 +113,8 @@ class Hub:
         """Runs it, ready by its own word."""
         if not os.path.exists(self.conf):
             self.init()
-        self.process = self.servers.start(SENDENSE, "hub", "run", "--config", self.conf, "--json",
-                                          name="hub", pipe=True, **kwargs)
+        self.process = self.servers.start(*self.under, SENDENSE, "hub", "run", "--config", self.conf,
+                                          "--json", name="hub", pipe=True, **kwargs)
         line = support.read_line(self.process.popen.stdout, "the hub")
         assert line, f"the hub ended with {self.process.wait()}: {self.process.err}"
         said = json.loads(line)
