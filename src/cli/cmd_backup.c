@@ -114,7 +114,8 @@ static const struct option_spec option_table[] = {
 		.offset = offsetof(struct backup_values, wait),
 		.argument = "TIME",
 		.maximum = 604800,
-		.help = "wait so long for a prune of this machine to end (default: 10m)"},
+		.help = "wait so long for a prune of this machine to end, at a hub for the commit "
+			"of an earlier backup too (default: 10m)"},
 	{.name = "limit-rate",
 		.kind = OPTION_RATE,
 		.offset = offsetof(struct backup_values, rate),

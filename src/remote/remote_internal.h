@@ -4,6 +4,7 @@
  *   store.c     the one door; folders are passed on to the repository
  *   hub.c       a hub's URL, its client, what is asked of it
  *   session.c   a push: the session, its lease, its end
+ *   begin.c     asking for a session; what is in its way
  *   push.c      one disk of a session: what is copied and what the hub holds already
  *   sample.c    an audit of a push
  *   keeper.c    a lease, renewed
@@ -100,6 +101,17 @@ struct keeper *keeper_start(
 bool keeper_is_gone(struct keeper *keeper);
 /* NULL is harmless. */
 void keeper_stop(struct keeper *keeper);
+
+/* --- begin.c -------------------------------------------------------------- */
+
+/* POST /sessions.  What is in the way and comes to an end by itself is waited for, at most for
+ * options->wait_ms; a session whose client is gone is let go of. */
+int begin_post(struct store *store, const struct store_backup_options *options,
+	const json_t *request, json_t **answer, struct err *err);
+/* Ends a session (its path), and waits until the hub has noted that: its machine may be backed up
+ * again then.  keep: what it stored can be gone on with. */
+int begin_end_session(struct store *store, const char *session, bool keep, struct err *err);
+bool begin_is_state(const json_t *object, const char *state);
 
 /* --- session.c ------------------------------------------------------------ */
 

@@ -14,14 +14,6 @@
 
 /* A client that was killed blocks the machine's next backup for so long. */
 #define LEASE_S 90
-/* A hub whose NBD service is just being started again. */
-#define BEGIN_WAIT_MS 60000
-#define BEGIN_PAUSE_MS 1000
-/* A client that lives connects sooner than that, and is connected from then on. */
-#define DESERTED_S 5
-#define DESERT_WAIT_MS 20000
-#define GONE_WAIT_MS 5000
-#define GONE_PAUSE_MS 100
 
 /* --- the request ----------------------------------------------------------------------- */
 
@@ -230,124 +222,6 @@ static void session_free(struct session *session)
 	free(session);
 }
 
-static bool is_state(const json_t *object, const char *state)
-{
-	const char *text = remote_text(object, "state");
-	return text && strcmp(text, state) == 0;
-}
-
-/* Nobody is connected: its client is gone, or has not come yet. */
-static bool is_lonely(const json_t *session)
-{
-	const json_t *disk;
-	size_t i;
-	json_array_foreach(json_object_get(session, "disks"), i, disk)
-	{
-		if (json_integer_value(json_object_get(disk, "connections")) > 0)
-			return false;
-	}
-	return is_state(session, "open");
-}
-
-/* For so long that it cannot be coming. */
-static bool is_deserted(const json_t *session)
-{
-	json_int_t lease = json_integer_value(json_object_get(session, "lease_s"));
-	json_int_t left = json_integer_value(json_object_get(session, "lease_left_s"));
-	return is_lonely(session) && lease - left >= DESERTED_S;
-}
-
-/* Ends it, and waits until the hub has noted that: its machine may be backed up again then. */
-static int delete_session(struct store *store, const char *session, bool keep, struct err *err)
-{
-	char path[REMOTE_PATH_BYTES];
-	struct deadline until = deadline_after_ms(GONE_WAIT_MS);
-	snprintf(path, sizeof path, "%.2000s%s", session, keep ? "?keep=true" : "");
-	if (rest_call(store->closing, "DELETE", path, NULL, NULL, err) < 0)
-		return -1;
-	while (!deadline_passed(until)) {
-		json_t *still = NULL;
-		int rc = rest_call(store->closing, "GET", session, NULL, &still, NULL);
-		json_decref(still);
-		if (rc < 0)
-			break;
-		cancel_sleep(NULL, deadline_after_ms(GONE_PAUSE_MS), NULL);
-	}
-	return 0;
-}
-
-/* A client that was killed left it open until its lease ends; its machine's next backup need not
- * wait for that.  What it stored is kept.  True while it may come to that. */
-static bool let_go_of_deserted(struct store *store, const char *vm)
-{
-	json_t *list = NULL, *item;
-	size_t i;
-	bool found = false;
-	if (rest_call(store->closing, "GET", "/api/v1/sessions?limit=1000", NULL, &list, NULL) < 0)
-		return false;
-	json_array_foreach(json_object_get(list, "items"), i, item)
-	{
-		const char *of = remote_text(item, "vm"), *id = remote_text(item, "id");
-		const char *in = remote_text(item, "repository");
-		char path[REMOTE_PATH_BYTES];
-		json_t *session = NULL;
-		if (!of || !id || !in || strcmp(of, vm) != 0 ||
-			strcmp(in, store->repository) != 0 ||
-			HUB_PATH(path, NULL, "/api/v1/sessions/", id) < 0 ||
-			rest_call(store->closing, "GET", path, NULL, &session, NULL) < 0)
-			continue;
-		found |= is_lonely(session);
-		if (is_deserted(session) && delete_session(store, path, true, NULL) == 0)
-			log_warning("an earlier backup of %s whose program is gone is ended", vm);
-		json_decref(session);
-	}
-	json_decref(list);
-	return found;
-}
-
-/* Of this machine, or of all. */
-static bool prune_runs(struct store *store, const char *vm)
-{
-	json_t *list = NULL, *item;
-	size_t i;
-	bool runs = false;
-	rest_call(store->closing, "GET", "/api/v1/jobs?kind=prune&state=running&limit=1000", NULL,
-		&list, NULL);
-	json_array_foreach(json_object_get(list, "items"), i, item)
-	{
-		const char *of = remote_text(item, "vm");
-		runs |= !of || strcmp(of, vm) == 0;
-	}
-	json_decref(list);
-	return runs;
-}
-
-static int post(struct store *store, const struct store_backup_options *options,
-	const json_t *request, json_t **answer, struct err *err)
-{
-	struct deadline until = deadline_after_ms(BEGIN_WAIT_MS);
-	struct deadline prune_until = deadline_after_ms(options->wait_ms);
-	struct deadline desert_until = deadline_after_ms(DESERT_WAIT_MS);
-	for (;;) {
-		struct err why = ERR_INIT;
-		if (rest_call(store->opening, "POST", "/api/v1/sessions", request, answer, &why) ==
-			0)
-			return 0;
-		/* ERR_EXISTS: it was opened by a call whose answer was lost, and is deserted. */
-		bool again = (why.code == ERR_DISCONNECTED || why.code == ERR_EXISTS) &&
-			     !deadline_passed(until);
-		if (why.code == ERR_BUSY)
-			again = (let_go_of_deserted(store, options->vm) &&
-					!deadline_passed(desert_until)) ||
-				(!deadline_passed(prune_until) && prune_runs(store, options->vm));
-		if (!again)
-			return err_copy(err, &why);
-		log_info("%s; trying again", why.text);
-		if (cancel_sleep(store->cancel, deadline_after_ms(BEGIN_PAUSE_MS), err) < 0)
-			return -1;
-	}
-}
-
 static struct session *session_new(
 	struct store *store, const struct store_backup_options *options, struct err *err)
 {
@@ -374,7 +248,7 @@ struct session *session_begin(struct store *store, const struct store_backup_opt
 	if (!session)
 		return NULL;
 	session_stage(session, REPOSITORY_STAGE_BEGIN);
-	int rc = request ? post(store, options, request, &answer, err)
+	int rc = request ? begin_post(store, options, request, &answer, err)
 			 : err_errno(err, ENOMEM, "cannot back up %s", options->vm);
 	json_decref(request);
 	if (rc < 0) {
@@ -479,7 +353,7 @@ static bool commits_already(struct session *session, const struct err *why)
 	bool does =
 		why->code == ERR_BUSY &&
 		rest_call(session->store->closing, "GET", session->path, NULL, &now, NULL) == 0 &&
-		!is_state(now, "open");
+		!begin_is_state(now, "open");
 	json_decref(now);
 	return does;
 }
@@ -536,7 +410,7 @@ bool session_stop_commit(struct session *session, bool keep)
 	/* Asked to end it, the hub does, or commits: one of both is told then. */
 	if (!session->asked || session->committed)
 		return session->committed;
-	delete_session(session->store, session->path, keep, NULL);
+	begin_end_session(session->store, session->path, keep, NULL);
 	session->committed = is_there(session);
 	return session->committed;
 }
@@ -554,7 +428,7 @@ void session_end(struct session *session, bool keep)
 	for (size_t i = 0; i < session->nr_disks; i++)
 		push_finish(&session->disks[i], NULL);
 	if (session->id[0] && !session->committed &&
-		delete_session(session->store, session->path, keep, &err) < 0 &&
+		begin_end_session(session->store, session->path, keep, &err) < 0 &&
 		err.code != ERR_NOT_FOUND)
 		log_warning("the hub was not told that the backup of %s has ended (it ends "
 			    "it by itself after %u s): %s",
@@ -571,7 +445,7 @@ bool session_is_lost(const struct session *session, const struct err *why)
 	/* Where it stands the loss was the source's. */
 	bool stands =
 		rest_call(session->store->closing, "GET", session->path, NULL, &now, NULL) == 0 &&
-		is_state(now, "open");
+		begin_is_state(now, "open");
 	json_decref(now);
 	return !stands;
 }

@@ -86,7 +86,7 @@ struct store_backup_options {
 	size_t nr_disks;
 	const char *consistency, *consistency_reason;
 	enum repository_resume resume;
-	unsigned wait_ms;
+	unsigned wait_ms; /* at a hub for the end of another session that commits, too */
 	void (*stage)(void *context, const char *stage); /* may be NULL */
 	/* What a disk can take at most (repository_disk_spec.estimate_bytes); asked for folders
 	 * alone; may be NULL. */

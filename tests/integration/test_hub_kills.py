@@ -1,7 +1,7 @@
 """kill -9 of the hub, of the NBD service, and of both, in each named stage of a push: every job ends
 with a reason or goes on, nothing is left, what was committed verifies.
 
-(Workers in each of their stages: test_jobs_kill.py; clients: test_remote.py.)  strace slows the
+(Workers in each of their stages: test_jobs_kill.py; clients: test_client_kills.py.)  strace slows the
 NBD service's ways to the disk down, so that each stage lasts long enough to be met.  With
 SENDENSE_SOAK=1 ten times each, else each stage once, the victims in turn.
 """

@@ -16,6 +16,7 @@ import threading
 import pytest
 
 import hub
+import rest_proxy
 import support
 from chains import write_extents
 from qemu_machine import machine_in
@@ -468,39 +469,22 @@ def test_the_hub_is_killed_and_started_again(alone):
 # --- the outcome of a commit --------------------------------------------------------------------------
 
 
-class Forgetful(http.server.BaseHTTPRequestHandler):
-    """Passes calls on.  The first answer to a commit is lost, and the key of its repetition: so it is
-    with a hub that was killed before it remembered."""
+class Forgetful(rest_proxy.Proxy):
+    """The first answer to a commit is lost, and the key of its repetition: so it is with a hub that was
+    killed before it remembered it."""
 
-    hub, commits = None, 0
+    def __init__(self, made):
+        super().__init__(made)
+        self.commits = 0
 
-    def answer(self):
-        cls = type(self)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        is_commit = self.command == "POST" and self.path.endswith("/commit")
-        cls.commits += is_commit
-        headers = {name: value for name, value in self.headers.items()
-                   if not (is_commit and cls.commits > 1 and name == "Idempotency-Key")}
-        connection = self.hub.connect()
-        try:
-            connection.request(self.command, self.path, body=body, headers=headers)
-            said = connection.getresponse()
-            self.close_connection = True
-            if is_commit and cls.commits == 1:
-                return
-            self.send_response(said.status)
-            self.send_header("Content-Type", said.headers.get("Content-Type", "text/plain"))
-            self.send_header("Connection", "close")
-            self.end_headers()
-            while data := said.read1(65536):
-                self.wfile.write(data)
-        finally:
-            connection.close()
+    def lets_through(self, method, path, headers):
+        self.commits += path.endswith("/commit")
+        if path.endswith("/commit") and self.commits > 1:
+            del headers["Idempotency-Key"]
+        return True
 
-    do_GET = do_POST = do_PUT = do_DELETE = answer
-
-    def log_message(self, *_):
-        pass
+    def lets_back(self, method, path):
+        return not path.endswith("/commit") or self.commits > 1
 
 
 @pytest.fixture
@@ -519,21 +503,12 @@ def slow(alone, servers):
 
 
 def test_a_commit_whose_answer_was_lost_is_followed(slow):
-    Forgetful.hub, Forgetful.commits = slow.hub, 0
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Forgetful)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with rest_proxy.proxy_of(slow.hub, Forgetful) as proxy:
         process = slow.servers.start(
-            SENDENSE, "backup", "--repo", f"http://127.0.0.1:{server.server_port}/main",
-            "--token-file", slow.hub.token_file, "--vm", slow.vm, "--json",
-            f"--disk=2000=raw:{slow.disk}", name="backup", pipe=True)
+            SENDENSE, "backup", "--repo", f"{proxy.url}/main", "--token-file", slow.hub.token_file,
+            "--vm", slow.vm, "--json", f"--disk=2000=raw:{slow.disk}", name="backup", pipe=True)
         report_of(process)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert Forgetful.commits == 2
+    assert proxy.commits == 2
     assert len(slow.hub.points(slow.vm)) == 1
     slow.check()
 
