@@ -130,6 +130,9 @@ static int post_serve(void *context, struct rest_request *request, struct err *e
 	if (!is_open || note_open(hub, id, answer, err) < 0) {
 		json_decref(digest);
 		json_decref(answer);
+		/* It may be there in a moment: its note leads the next hub to it. */
+		if (!is_open && cancel_requested(hub->calls_end))
+			return rest_problem(request, 503, err);
 		return undo(hub, id, is_open);
 	}
 	json_object_set_new(answer, "digest", digest);

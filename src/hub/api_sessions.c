@@ -233,6 +233,9 @@ static int post_session(void *context, struct rest_request *request, struct err 
 		return -1;
 	rest_set_job(request, id);
 	json_t *answer = ask_service(hub, body, id, hub_actor_text(rest_actor(request), who), err);
+	if (!answer && cancel_requested(hub->calls_end))
+		/* It may be open in a moment: its note leads the next hub to it. */
+		return rest_problem(request, 503, err);
 	if (!answer)
 		return undo(hub, id, false, err);
 	if (note_open(hub, id, answer, err) < 0) {

@@ -19,6 +19,8 @@
 #define BACK_OFF_LEAST_MS 100
 #define BACK_OFF_MOST_MS 30000
 #define BACK_OFF_ANSWERED_MS 1000 /* at most for one that had come to answer */
+#define ASK_MS 5000 /* for an answer that is at hand */
+#define ASK_LEAST_MS 1000
 #define STEADY_MS 1000 /* whoever lived that long begins with the least back-off again */
 
 struct hub_daemon {
@@ -141,10 +143,22 @@ free_daemon:
 	return -1;
 }
 
-static bool has_work(struct hub *hub)
+/* Also while the hub stops. */
+static json_t *ask(struct hub *hub, const json_t *request, struct deadline until, struct err *err)
 {
-	json_t *status = hub_host_call(hub, "status", NULL, NULL);
-	bool works = false;
+	int left_ms = deadline_left_ms(deadline_min(until, deadline_after_ms(ASK_MS)));
+	return host_call(hub->host, request, NULL, 0, NULL, NULL,
+		deadline_after_ms(left_ms > ASK_LEAST_MS ? left_ms : ASK_LEAST_MS), NULL, err);
+}
+
+/* Also where it does not tell: the next hub asks it again. */
+static bool may_have_work(struct hub *hub, struct deadline until)
+{
+	struct err err = ERR_INIT;
+	json_t *request = json_pack("{s:s}", "verb", "status");
+	json_t *status = request ? ask(hub, request, until, &err) : NULL;
+	bool works = !status && err.code == ERR_TIMEOUT;
+	json_decref(request);
 	size_t i;
 	json_t *session;
 	json_array_foreach(json_object_get(status, "sessions"), i, session)
@@ -169,7 +183,7 @@ void hub_daemon_stop(struct hub *hub, bool hand_over, struct deadline until)
 	cancel_request(hub->daemon->ends);
 	pthread_join(hub->daemon->thread, NULL);
 	struct err err = ERR_INIT;
-	if (hand_over && has_work(hub))
+	if (hand_over && may_have_work(hub, until))
 		log_info("the NBD service (pid %d) goes on with what it has",
 			(int)host_pid(hub->host));
 	else if (host_stop(hub->host, deadline_min(until, deadline_after_ms(10000)), &err) < 0)
@@ -202,8 +216,10 @@ void hub_daemon_reload(struct hub *hub)
 {
 	struct err err = ERR_INIT;
 	json_t *config = daemon_config(hub_config(hub));
-	json_t *request = config ? json_pack("{s:o}", "config", config) : NULL;
-	json_t *answer = request ? hub_host_call(hub, "reload", request, &err) : NULL;
+	json_t *request =
+		config ? json_pack("{s:s, s:o}", "verb", "reload", "config", config) : NULL;
+	json_t *answer = request ? ask(hub, request, deadline_after_ms(ASK_MS), &err) : NULL;
+	json_decref(request);
 	if (!answer)
 		log_warning("the NBD service keeps its certificate: %s", err.text);
 	json_decref(answer);

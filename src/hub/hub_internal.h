@@ -49,6 +49,7 @@ struct hub {
 	int64_t started; /* seconds since 1970 */
 	int64_t started_ns; /* of the monotonic clock */
 	_Atomic bool stopping; /* no new jobs are taken */
+	struct cancel *calls_end; /* then no answer of the NBD service is waited for any more */
 };
 
 static inline const struct hub_config *hub_config(const struct hub *hub)
@@ -117,12 +118,14 @@ void hub_sessions_wake(struct hub *hub);
 /* Until that session, which is about to end, is not open any more, and its job knows. */
 void hub_sessions_wait(struct hub *hub, const char *id, struct deadline until);
 unsigned hub_sessions_open(struct hub *hub);
-/* The hub stops: what is just being opened is given up, and kept to be gone on with. */
+/* The hub stops: what is just being opened is given up, and kept to be gone on with.  Takes 2 s at
+ * most; what is not given up by then the next hub gives up. */
 void hub_sessions_hurry(struct hub *hub);
 /* A jobs_options.cancel_foreign; context is the hub. */
 void hub_sessions_cancel(void *context, const char *id, const char *why);
 /* One call to the NBD service; verb and id ("session" or "serve") are put into request, which is
- * taken.  The answer without "ok"; the caller's. */
+ * taken.  The answer without "ok"; the caller's.  ERR_DISCONNECTED once the hub stops: what was
+ * asked is done all the same, and the next hub finds what came of it. */
 json_t *hub_host_call(struct hub *hub, const char *verb, json_t *request, struct err *err);
 /* The same with octets behind the request, or, where out is given, behind the answer. */
 json_t *hub_host_octets(struct hub *hub, const char *verb, json_t *request, const void *octets,

@@ -303,6 +303,7 @@ static void stop_rest(struct running *r)
 {
 	if (r->hub.sessions)
 		hub_sessions_hurry(&r->hub);
+	cancel_request(r->hub.calls_end); /* its handlers may wait for the NBD service */
 	rest_server_stop(r->hub.rest);
 	r->hub.rest = NULL;
 }
@@ -486,7 +487,8 @@ int hub_run(const struct hub_run_options *options, struct err *err)
 		return -1;
 	atomic_store(&hub->config, config);
 	set_logging(&r);
-	int rc = catch_reload(err);
+	hub->calls_end = cancel_new(err);
+	int rc = hub->calls_end ? catch_reload(err) : -1;
 	size_t nr_started = 0;
 	while (rc == 0 && nr_started < ARRAY_LENGTH(steps)) {
 		log_debug("starting: %s", steps[nr_started].name);
@@ -503,6 +505,7 @@ int hub_run(const struct hub_run_options *options, struct err *err)
 	if (reload_fd >= 0)
 		close(reload_fd);
 	reload_fd = -1;
+	cancel_free(hub->calls_end);
 	hub_config_free(atomic_load(&hub->config));
 	for (size_t i = 0; i < r.nr_retired; i++)
 		hub_config_free(r.retired[i]);

@@ -24,6 +24,7 @@
 #define SOON_MS 25 /* while one is about to end */
 #define IDLE_MS 60000
 #define CALL_MS 600000
+#define HURRY_MS 2000
 #define OPENING_MS (12 * 3600 * 1000) /* an interrupted job is read before it is gone on with */
 
 struct seen {
@@ -56,14 +57,18 @@ json_t *hub_host_octets(struct hub *hub, const char *verb, json_t *request, cons
 		request = json_object();
 	json_object_set_new(request, "verb", json_string(verb));
 	json_t *answer = NULL;
+	struct err why = ERR_INIT;
 	int64_t within_ms = strcmp(verb, "session-open") == 0 ? OPENING_MS : CALL_MS;
 	if (!hub->host)
-		err_set(err, ERR_BUSY, "the NBD service does not run yet");
+		err_set(&why, ERR_BUSY, "the NBD service does not run yet");
 	else
 		answer = host_call(hub->host, request, octets, length, out, out_length,
-			deadline_after_ms(within_ms), err);
+			deadline_after_ms(within_ms), hub->calls_end, &why);
+	if (!answer && why.code == ERR_CANCELLED && cancel_requested(hub->calls_end))
+		err_set(&why, ERR_DISCONNECTED, "the hub is being stopped");
+	if (!answer)
+		err_copy(err, &why);
 	json_decref(request);
-	json_object_del(answer, "ok");
 	return answer;
 }
 
@@ -350,10 +355,20 @@ static void look_at_sessions(struct hub *hub, const json_t *status, const struct
 
 static void look_at_serves(struct hub *hub, const json_t *status, const struct round *round)
 {
-	for (size_t i = 0; i < round->nr_noted; i++)
-		if (!is_opening_here(hub, &round->noted[i]) &&
-			!find_in(status, "serves", "serve", round->noted[i].id))
-			state_delete(hub->state, "serve", round->noted[i].id, STATE_ANY, NULL);
+	for (size_t i = 0; i < round->nr_noted; i++) {
+		const struct state_object *noted = &round->noted[i];
+		bool opening = strcmp(hub_text(noted->value, "state"), "opening") == 0;
+		if (is_opening_here(hub, noted))
+			continue;
+		bool there = find_in(status, "serves", "serve", noted->id) != NULL;
+		json_t *closed = NULL;
+		if (there && opening) /* its hub ended before it could answer */
+			closed = hub_host_call(
+				hub, "serve-close", json_pack("{s:s}", "serve", noted->id), NULL);
+		if (!there || closed)
+			state_delete(hub->state, "serve", noted->id, STATE_ANY, NULL);
+		json_decref(closed);
+	}
 }
 
 static void forget_unmet(struct hub_sessions *s)
@@ -486,12 +501,21 @@ void hub_sessions_cancel(void *context, const char *id, const char *why)
 void hub_sessions_hurry(struct hub *hub)
 {
 	struct round round = {.hub = hub};
+	struct deadline until = deadline_after_ms(HURRY_MS);
 	state_list(hub->state, "session", NULL, note, &round, NULL);
-	for (size_t i = 0; i < round.nr_noted; i++)
-		if (is_opening_here(hub, &round.noted[i]))
-			json_decref(hub_host_call(hub, "session-abort",
-				json_pack("{s:s, s:b}", "session", round.noted[i].id, "keep", 1),
-				NULL));
+	for (size_t i = 0; i < round.nr_noted; i++) {
+		const struct state_object *noted = &round.noted[i];
+		if (!is_opening_here(hub, noted))
+			continue;
+		json_t *request = json_pack("{s:s, s:s, s:b}", "verb", "session-abort", "session",
+			noted->id, "keep", 1);
+		json_t *answer =
+			host_call(hub->host, request, NULL, 0, NULL, NULL, until, NULL, NULL);
+		if (answer) /* its handler undoes it */
+			hub_sessions_wait(hub, noted->id, until);
+		json_decref(answer);
+		json_decref(request);
+	}
 	free_round(&round);
 }
 

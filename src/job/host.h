@@ -109,7 +109,8 @@ struct host_options {
 /*
  * Finds the service that runs in runtime_dir, or starts one (in a session of its own, its log to
  * runtime_dir/nbd.log), and waits until it answers.  One that runs with another configuration is
- * kept as long as it has sessions (logged), else replaced.
+ * kept as long as it has sessions (logged), else replaced; so is one that takes calls and does not
+ * answer within 10 s.
  */
 struct host *host_start(const struct host_options *options, struct err *err);
 
@@ -123,12 +124,14 @@ void host_instance(struct host *host, char instance[33]);
 /*
  * Sends request (borrowed; "octets" is set by length) and gives the answer, which the caller
  * releases; NULL with err as the service told it (its "disk" is kept in front of the text:
- * "disk KEY: ..."), ERR_DISCONNECTED when it does not run or died over it, ERR_TIMEOUT.
+ * "disk KEY: ..."), ERR_DISCONNECTED when it does not run or died over it, ERR_TIMEOUT, and
+ * ERR_CANCELLED by cancel (may be NULL): the service does what it was asked all the same.
  * octets, answer_octets, answer_length: may be NULL; *answer_octets is freed by the caller.
  * Any thread; calls go over connections of their own.
  */
 json_t *host_call(struct host *host, const json_t *request, const void *octets, size_t length,
-	void **answer_octets, size_t *answer_length, struct deadline until, struct err *err);
+	void **answer_octets, size_t *answer_length, struct deadline until,
+	const struct cancel *cancel, struct err *err);
 
 /* Where it does not run any more: starts it again (one caller at a time; others wait).  1 when it
  * was, 0 when it runs, -1. */

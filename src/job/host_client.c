@@ -25,7 +25,9 @@
 #define READY_MS 15000
 #define LOOK_MS 10
 #define STATUS_MS 5000
+#define SILENT_MS 10000 /* one that is there and does not answer for so long hangs */
 #define STOP_MS 5000
+#define STOP_LEAST_MS 1000
 #define LOG_BYTES_MOST (4 << 20)
 #define INSTANCE_BYTES 33
 
@@ -65,6 +67,7 @@ static int connect_to(const char *runtime_dir, struct err *err)
 struct answer {
 	struct stream stream;
 	struct deadline until;
+	const struct cancel *cancel;
 	char *bytes;
 	size_t used, room;
 };
@@ -84,6 +87,9 @@ static int receive_more(struct answer *answer, size_t most, struct err *err)
 	}
 	if (deadline_passed(answer->until))
 		return err_set(err, ERR_TIMEOUT, "it did not answer in time");
+	if (cancel_poll(answer->cancel, answer->stream.fd, POLLIN, answer->until, "its answer",
+		    err) < 0)
+		return -1;
 	struct iovec iov = {answer->bytes + answer->used, answer->room - answer->used};
 	ssize_t n = stream_receive(&answer->stream, &iov, 1,
 		(unsigned)deadline_left_ms(answer->until), "its answer", err);
@@ -182,9 +188,9 @@ static int send_request(struct stream *stream, const json_t *request, const void
 
 static json_t *call(const char *runtime_dir, const json_t *request, const void *octets,
 	size_t length, void **answer_octets, size_t *answer_length, struct deadline until,
-	struct err *err)
+	const struct cancel *cancel, struct err *err)
 {
-	struct answer answer = {.until = until};
+	struct answer answer = {.until = until, .cancel = cancel};
 	struct err why = ERR_INIT;
 	json_t *object = NULL;
 	int left_ms = deadline_left_ms(until), fd = connect_to(runtime_dir, err);
@@ -204,6 +210,9 @@ static json_t *call(const char *runtime_dir, const json_t *request, const void *
 	else if (why.code == ERR_TIMEOUT)
 		err_set(err, ERR_TIMEOUT, "the NBD service did not answer \"%s\" in time",
 			json_string_value(json_object_get(request, "verb")));
+	else if (why.code == ERR_CANCELLED)
+		err_set(err, ERR_CANCELLED, "the NBD service's answer to \"%s\" is not waited for",
+			json_string_value(json_object_get(request, "verb")));
 	return NULL;
 }
 
@@ -211,17 +220,18 @@ static json_t *call_verb(const char *runtime_dir, const char *verb, int timeout_
 {
 	json_t *request = json_pack("{s:s}", "verb", verb);
 	json_t *answer = request ? call(runtime_dir, request, NULL, 0, NULL, NULL,
-					   deadline_after_ms(timeout_ms), err)
+					   deadline_after_ms(timeout_ms), NULL, err)
 				 : NULL;
 	json_decref(request);
 	return answer;
 }
 
 json_t *host_call(struct host *host, const json_t *request, const void *octets, size_t length,
-	void **answer_octets, size_t *answer_length, struct deadline until, struct err *err)
+	void **answer_octets, size_t *answer_length, struct deadline until,
+	const struct cancel *cancel, struct err *err)
 {
 	return call(host->runtime_dir, request, octets, length, answer_octets, answer_length, until,
-		err);
+		cancel, err);
 }
 
 /* --- the process ----------------------------------------------------------------- */
@@ -372,7 +382,9 @@ int host_stop(struct host *host, struct deadline until, struct err *err)
 	pid_t child = host->is_child ? host->pid : 0;
 	pthread_mutex_unlock(&host->mutex);
 	if (!has_ended(pidfd)) {
-		json_decref(call_verb(host->runtime_dir, "stop", STOP_MS, NULL));
+		int ask_ms = deadline_left_ms(deadline_min(until, deadline_after_ms(STOP_MS)));
+		json_decref(call_verb(host->runtime_dir, "stop",
+			ask_ms > STOP_LEAST_MS ? ask_ms : STOP_LEAST_MS, NULL));
 		struct pollfd fd = {.fd = pidfd, .events = POLLIN};
 		if (poll(&fd, 1, deadline_left_ms(until)) <= 0) {
 			log_warning("the NBD service does not end: it is killed, and its sessions "
@@ -391,12 +403,48 @@ int host_stop(struct host *host, struct deadline until, struct err *err)
 	return 0;
 }
 
+/* Who listens there; 0: nobody.  It need not answer for that. */
+static pid_t find_listener(const char *runtime_dir)
+{
+	struct ucred peer = {0};
+	socklen_t length = sizeof peer;
+	int AUTO_CLOSE fd = connect_to(runtime_dir, NULL);
+	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0)
+		return 0;
+	return peer.pid;
+}
+
+/* It takes calls and answers none.  What it had is gone on with, or told to have ended. */
+static int kill_silent(const struct host *host, struct err *err)
+{
+	pid_t pid = find_listener(host->runtime_dir);
+	int AUTO_CLOSE pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+	/* It listens still: so the descriptor is of that process. */
+	if (pidfd < 0 || find_listener(host->runtime_dir) != pid)
+		return 0;
+	log_warning(
+		"the NBD service of an earlier hub (process %ld) does not answer: it is killed, "
+		"and its sessions can be gone on with",
+		(long)pid);
+	struct pollfd fd = {.fd = pidfd, .events = POLLIN};
+	(void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	if (poll(&fd, 1, STOP_MS) > 0)
+		return 0;
+	return err_set(err, ERR_TIMEOUT,
+		"the NBD service of an earlier hub (process %ld) does not end: the kernel holds it",
+		(long)pid);
+}
+
 /* What runs is kept if it is as we would start it, or in use. */
 static int find_or_start(struct host *host, struct err *err)
 {
 	json_t *status = NULL;
-	if (!adopt(host, false, &status))
-		return start(host, err);
+	struct deadline silent = deadline_after_ms(SILENT_MS);
+	bool found = adopt(host, false, &status);
+	while (!found && find_listener(host->runtime_dir) > 0 && !deadline_passed(silent))
+		found = adopt(host, false, &status);
+	if (!found)
+		return kill_silent(host, err) < 0 ? -1 : start(host, err);
 	const char *digest = json_string_value(json_object_get(status, "config"));
 	bool same = digest && strcmp(digest, host->config_digest) == 0;
 	bool used = json_array_size(json_object_get(status, "sessions")) > 0 ||

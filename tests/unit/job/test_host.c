@@ -66,7 +66,7 @@ static struct host *must_start(int max_sessions)
 static json_t *ask(struct host *host, json_t *request, struct err *err)
 {
 	json_t *answer =
-		host_call(host, request, NULL, 0, NULL, NULL, deadline_after_ms(20000), err);
+		host_call(host, request, NULL, 0, NULL, NULL, deadline_after_ms(20000), NULL, err);
 	json_decref(request);
 	return answer;
 }
@@ -176,7 +176,8 @@ static void test_errors_keep_their_code(void **state)
 	json_decref(answer);
 	request = json_pack("{s:s, s:s, s:I, s:i}", "verb", "session", "session", "s", "seen",
 		changes, "wait_ms", 60000);
-	assert_null(host_call(host, request, NULL, 0, NULL, NULL, deadline_after_ms(50), &err));
+	assert_null(
+		host_call(host, request, NULL, 0, NULL, NULL, deadline_after_ms(50), NULL, &err));
 	json_decref(request);
 	assert_int_equal(err.code, ERR_TIMEOUT);
 	must_stop(host);
@@ -192,8 +193,8 @@ static void test_octets(void **state)
 	open_session(host);
 	json_t *request = json_pack("{s:s, s:s, s:s, s:i, s:i}", "verb", "session-digests",
 		"session", "s", "key", "a", "first", 0, "count", 100);
-	json_t *answer =
-		host_call(host, request, NULL, 0, &octets, &length, deadline_after_ms(20000), &err);
+	json_t *answer = host_call(
+		host, request, NULL, 0, &octets, &length, deadline_after_ms(20000), NULL, &err);
 	if (!answer)
 		fail_msg("%s", err.text);
 	assert_int_equal(json_integer_value(json_object_get(answer, "nr")), 16);
@@ -205,7 +206,7 @@ static void test_octets(void **state)
 	request = json_pack(
 		"{s:s, s:s, s:s}", "verb", "session-config", "session", "s", "name", "web.xml");
 	answer = host_call(
-		host, request, "<domain/>", 9, NULL, NULL, deadline_after_ms(20000), &err);
+		host, request, "<domain/>", 9, NULL, NULL, deadline_after_ms(20000), NULL, &err);
 	if (!answer)
 		fail_msg("%s", err.text);
 	json_decref(answer);
