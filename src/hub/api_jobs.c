@@ -35,6 +35,12 @@ static int add(struct hub *hub, struct rest_request *request, const char *kind, 
 
 static int post_backup(void *context, struct rest_request *request, struct err *err)
 {
+	/* What one job is said to take, all others have to leave. */
+	if (rest_actor(request)->scope == REST_BACKUP &&
+		json_object_get(rest_body(request), "reserve_bytes"))
+		return err_set(err, ERR_DENIED,
+			"reserve_bytes: it keeps other machines' backups waiting, so it takes a "
+			"token of the scope \"operate\"");
 	return add(context, request, "backup", err);
 }
 

@@ -116,7 +116,8 @@ int api_status(void *context, struct rest_request *request, struct err *err)
 		sweep_run(time, now);
 		judge(time, actor, reply);
 		capacity_look(time->capacity, add_repository, repositories);
-		json_object_set_new(reply, "next_run", next_run(time, now));
+		if (actor->scope != REST_BACKUP) /* it may be of other machines */
+			json_object_set_new(reply, "next_run", next_run(time, now));
 	}
 	pthread_mutex_unlock(&time->mutex);
 	json_object_set_new(reply, "repositories", repositories);

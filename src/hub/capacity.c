@@ -173,6 +173,7 @@ static void size_text(uint64_t bytes, char out[32])
 	snprintf(out, 32, "%.1f GiB", (double)bytes / (double)(UINT64_C(1) << 30));
 }
 
+/* Without the path: whoever may read the status may read this. */
 static void judge(
 	const struct watch *watch, struct capacity_report *report, char *text, size_t bytes)
 {
@@ -182,15 +183,15 @@ static void judge(
 	text[0] = '\0';
 	if (now - last > SILENT_NS) {
 		report->state = CAPACITY_SILENT;
-		snprintf(text, bytes, "the file system of %s does not answer", watch->path);
+		snprintf(text, bytes, "its file system does not answer");
 		return;
 	}
 	if (!watch->answered)
 		return;
 	if (watch->error) {
 		report->state = CAPACITY_GONE;
-		snprintf(text, bytes, "there is no repository in %s: %s (is it mounted?)",
-			watch->path, strerrordesc_np(watch->error));
+		snprintf(text, bytes, "there is no repository in its folder: %s (is it mounted?)",
+			strerrordesc_np(watch->error));
 		return;
 	}
 	uint64_t limit = watch->warn_free_bytes;
@@ -204,8 +205,8 @@ static void judge(
 		return;
 	size_text(watch->free_bytes, free_text);
 	size_text(limit, limit_text);
-	snprintf(text, bytes, "%s are free in %s, less than %s%s", free_text, watch->path,
-		limit_text, report->state == CAPACITY_FULL ? ": no backups are begun" : "");
+	snprintf(text, bytes, "%s are free, less than %s%s", free_text, limit_text,
+		report->state == CAPACITY_FULL ? ": no backups are begun" : "");
 }
 
 void capacity_look(struct capacity *capacity,

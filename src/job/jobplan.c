@@ -24,11 +24,10 @@ struct field {
 	const char *const *choices; /* TEXT */
 };
 
-#define ALL_KINDS                                                                           \
-	{"kind", TEXT, true, 0, 0, NULL}, {"repository", TEXT, true, 0, 0, NULL},           \
-		{"schedule", TEXT, false, 0, 0, NULL}, {"policy", TEXT, false, 0, 0, NULL}, \
-	{                                                                                   \
-		"reserve_bytes", INTEGER, false, 0, INT64_MAX, NULL                         \
+#define ALL_KINDS                                                                 \
+	{"kind", TEXT, true, 0, 0, NULL}, {"repository", TEXT, true, 0, 0, NULL}, \
+	{                                                                         \
+		"reserve_bytes", INTEGER, false, 0, INT64_MAX, NULL               \
 	}
 
 static const char *const modes[] = {"auto", "full", "incremental", NULL};

@@ -211,22 +211,39 @@ char *hub_export_uri(const json_t *export)
 	return made;
 }
 
-int hub_export_check(const char *uri, struct err *err)
+/* Of "scheme://HOST[:PORT]/...". */
+static bool is_here(const char *uri)
 {
-	static const char scheme[] = "nbd://";
 	char host[256];
-	if (strncmp(uri, scheme, sizeof scheme - 1) != 0)
-		return 0;
-	const char *begin = uri + sizeof scheme - 1;
+	const char *begin = strstr(uri, "://");
+	if (!begin)
+		return false;
+	begin += 3;
 	bool is_v6 = *begin == '[';
 	begin += is_v6;
 	snprintf(host, sizeof host, "%.*s", (int)strcspn(begin, is_v6 ? "]" : ":/?"), begin);
-	if (transport_is_loopback(host))
-		return 0;
-	return err_set(err, ERR_REFUSED,
-		"the hub's NBD export is at %s without TLS (its [nbd] section needs tls = "
-		"required)",
-		host);
+	return transport_is_loopback(host);
+}
+
+int hub_export_check(const struct store *store, const char *uri, bool has_key, struct err *err)
+{
+	if (strncmp(uri, "nbds://", 7) == 0)
+		return has_key ? 0
+			       : err_set(err, ERR_REFUSED,
+					 "the hub's NBD export is there with TLS, and it gave no "
+					 "key for it");
+	if (strncmp(uri, "nbd://", 6) != 0)
+		return err_set(err, ERR_REFUSED, "what the hub calls its NBD export is none");
+	if (!is_here(uri))
+		return err_set(err, ERR_REFUSED,
+			"the hub's NBD export is elsewhere, without TLS (its [nbd] section needs "
+			"tls = required)");
+	if (!is_here(store->name))
+		return err_set(err, ERR_REFUSED,
+			"the hub is elsewhere, and calls a server of this machine its NBD export, "
+			"without TLS (its [nbd] section needs tls = required, or an "
+			"address-for-clients)");
+	return 0;
 }
 
 /* --- asking ---------------------------------------------------------------------------- */

@@ -62,8 +62,10 @@ int hub_path(char path[REMOTE_PATH_BYTES], struct err *err, const char *const *p
 #define HUB_PATH(path, err, ...) hub_path(path, err, (const char *const[]){__VA_ARGS__, NULL})
 /* Of a session or a serve, allocated; NULL: it has none. */
 char *hub_export_uri(const json_t *export);
-/* ERR_REFUSED for one in the clear beyond this machine. */
-int hub_export_check(const char *uri, struct err *err);
+/* Whether it may be one of this hub's.  ERR_REFUSED: it is in the clear beyond this machine, or
+ * it is on this machine while the hub is not, where it could be anybody's disk; has_key: a
+ * pre-shared key came with it, which nobody else's server knows. */
+int hub_export_check(const struct store *store, const char *uri, bool has_key, struct err *err);
 int hub_info(struct store *store, struct repository_info *info, struct err *err);
 json_t *hub_info_json(struct store *store, struct err *err);
 int hub_list_vms(

@@ -39,7 +39,8 @@ static int bad_answer(const char *what, struct err *err)
 
 /* --- serves -------------------------------------------------------------------------- */
 
-static int parse_export(const json_t *object, struct serve_export *export, struct err *err)
+static int parse_export(const struct store *store, const json_t *object,
+	struct serve_export *export, struct err *err)
 {
 	const char *key = remote_text(object, "key");
 	const json_t *tls = json_object_get(object, "tls");
@@ -54,7 +55,7 @@ static int parse_export(const json_t *object, struct serve_export *export, struc
 	export->size_bytes = (uint64_t)size;
 	export->tls_identity = identity ? strdup(identity) : NULL;
 	export->tls_psk_hex = psk ? strdup(psk) : NULL;
-	return hub_export_check(export->uri, err);
+	return hub_export_check(store, export->uri, psk != NULL, err);
 }
 
 static int parse_answer(struct serve *serve, const json_t *answer, struct err *err)
@@ -82,7 +83,8 @@ static int parse_answer(struct serve *serve, const json_t *answer, struct err *e
 		return err_errno(err, ENOMEM, "cannot serve");
 	serve->nr_exports = nr;
 	for (size_t i = 0; i < nr; i++)
-		if (parse_export(json_array_get(exports, i), &serve->exports[i], err) < 0)
+		if (parse_export(
+			    serve->store, json_array_get(exports, i), &serve->exports[i], err) < 0)
 			return -1;
 	serve->keeper = keeper_start(serve->store, serve->path, "the hub's export",
 		lease > 3 && lease <= 86400 ? (unsigned)lease : LEASE_S, err);

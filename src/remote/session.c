@@ -154,7 +154,7 @@ static int parse_disk(struct session_disk *disk, const json_t *object,
 	disk->tls_psk = copy_of(remote_text(tls, "psk"));
 	if (!disk->uri || (json_is_object(tls) && (!disk->tls_identity || !disk->tls_psk)))
 		return bad_answer("export", err);
-	return hub_export_check(disk->uri, err);
+	return hub_export_check(disk->session->store, disk->uri, disk->tls_psk != NULL, err);
 }
 
 static const json_t *find_disk(const json_t *disks, const char *key)

@@ -1,6 +1,7 @@
 /* The client: where it calls, whom it trusts, its connections. */
 #include "client_internal.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <stdio.h>
 #include <strings.h>
@@ -18,10 +19,12 @@ static int wrong_url(const char *url, const char *why, struct err *err)
 		url, why);
 }
 
+/* An address: "127.evil.example" is a name of anybody's. */
 static bool is_loopback(const char *host)
 {
-	return !strcasecmp(host, "localhost") || !strncmp(host, "127.", 4) ||
-	       !strcmp(host, "[::1]");
+	struct in_addr address;
+	return !strcasecmp(host, "localhost") || !strcmp(host, "[::1]") ||
+	       (inet_pton(AF_INET, host, &address) == 1 && ntohl(address.s_addr) >> 24 == 127);
 }
 
 static bool has_part(CURLU *parts, CURLUPart part)

@@ -46,3 +46,37 @@ def test_an_image_does_not_lead_to_the_hubs_own_files(servers):
             assert job["error"]["code"] == "denied", (path, job["error"])
             assert h.ask("GET", f"repositories/main/vms/thief{number}/points").status == 404
         assert disk
+
+
+# --- the holder of a small token --------------------------------------------------------------------
+
+
+def test_a_backup_token_keeps_nobody_waiting(h):
+    """What a job is said to take, others leave free."""
+    h.start()
+    disk = make_disk(os.path.join(h.folder, "disk.raw"), MIB)
+    token = h.make_token("backup", vms=["web01"])
+    body = {"repository": "main", "vm": "web01", "disks": [{"key": "1", "source": f"raw:{disk}"}]}
+    answer = h.ask("POST", "backups", {**body, "reserve_bytes": 2 ** 62}, token=token)
+    assert answer.status == 403 and "reserve_bytes" in answer.body["detail"]
+    # Nor does it pass for what the schedule began.
+    for member in ("schedule", "policy", "requested_by", "kind"):
+        assert h.ask("POST", "backups", {**body, member: "night"}, token=token).status in (400, 422)
+    assert h.wait(h.post("backups", body, token=token))["requested_by"] == "token test backup"
+
+
+def test_the_status_tells_no_path(h):
+    h.init()
+    where = h.repositories["main"]
+    with open(h.conf, encoding="utf-8") as file:
+        conf = file.read()
+    with open(h.conf, "w", encoding="utf-8") as file:
+        file.write(conf.replace(f"path = {where}", f"path = {where}\nwarn-free = 900TiB"))
+    h.start()
+    support.wait_for(lambda: h.get("status")["alarms"], "the alarm")
+    tokens = [h.make_token("backup", vms=["web01"]), h.make_token("read")]
+    for token in tokens:
+        said = h.get("status", token=token)
+        assert said["repositories"][0]["state"] == "low" and where not in str(said), said
+    # Whose machine it is that is next is no business of another one.
+    assert "next_run" not in h.get("status", token=tokens[0])

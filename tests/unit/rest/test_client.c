@@ -402,7 +402,8 @@ static void test_addresses(void **state)
 {
 	(void)state;
 	const char *const bad[] = {"", "hub", "ftp://hub", "http://hub.example", "https://u:p@hub",
-		"https://hub/path", "https://hub?x", "http://10.0.0.1:80", "https://"};
+		"https://hub/path", "https://hub?x", "http://10.0.0.1:80", "https://",
+		"http://127.0.0.1.evil.example", "http://127.evil.example"};
 	const char *const good[] = {"http://localhost:1", "http://127.1.2.3",
 		"https://hub.example/", "http://[::1]:8080", "https://10.0.0.1:8443"};
 	struct err err = ERR_INIT;
