@@ -228,7 +228,7 @@ static enum step take_list(struct handshake *h, struct err *err)
 	enum step step = STEP_NEXT;
 	if (h->length != 0)
 		return malformed(h, "it has data", err);
-	uint32_t refused = nbd_server_check_place(h->connection->server, &why);
+	uint32_t refused = nbd_server_check_place(h->connection, &why);
 	if (refused)
 		return refuse(h, refused, &why, err);
 	for (unsigned i = 0;
@@ -339,6 +339,7 @@ static enum step take_starttls(struct handshake *h, struct err *err)
 	c->headers = NBD_HEADERS_SIMPLE;
 	free(h->allocation_export);
 	h->allocation_export = NULL;
+	atomic_store(&c->known, stream_tls_identity(&c->stream)[0] != '\0');
 	stream_tls_text(&c->stream, text);
 	log_debug("client %s: %s", c->peer, text);
 	return STEP_NEXT;

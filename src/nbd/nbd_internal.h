@@ -111,7 +111,7 @@ bool nbd_server_has_export(struct connection *connection, const char *name);
 void nbd_server_no_export(const struct nbd_server *server, const char *name, struct err *err);
 
 /* 0, or NBD_REP_ERR_POLICY with the text that says who is in the way. */
-uint32_t nbd_server_check_place(struct nbd_server *server, struct err *err);
+uint32_t nbd_server_check_place(struct connection *c, struct err *err);
 
 /* Copies the n-th export that this client may see; false behind the last.  The caller
  * frees name and description. */
@@ -142,6 +142,7 @@ struct connection {
 	int64_t since_s; /* seconds since 1970 */
 	int64_t began_ns;
 	_Atomic int64_t heard_ns; /* when something came last in the handshake */
+	atomic_bool known; /* it has shown by TLS who it is */
 
 	/* Set by the handshake, constant afterwards. */
 	struct export *export; /* under server.mutex as long as it is NULL */

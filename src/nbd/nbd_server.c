@@ -455,9 +455,12 @@ static void list_peers(const struct nbd_server *server, char *text, size_t size)
 	}
 }
 
-/* Under the mutex. */
-static uint32_t check_place(const struct nbd_server *server, struct err *err)
+/* Under the mutex.  Others' addresses are told to who has shown who he is, and where nobody has to.
+ */
+static uint32_t check_place(const struct connection *c, struct err *err)
 {
+	const struct nbd_server *server = c->server;
+	bool is_stranger = server->options.tls != NBD_TLS_OFF && !atomic_load(&c->known);
 	char peers[LISTED_PEERS_BYTES + TRANSPORT_PEER_BYTES + 64];
 	if (cancel_requested(server->stop)) {
 		err_set(err, ERR_REFUSED, "the server is stopping");
@@ -465,6 +468,11 @@ static uint32_t check_place(const struct nbd_server *server, struct err *err)
 	}
 	if (server->nr_active < server->options.max_connections)
 		return 0;
+	if (is_stranger) {
+		err_set(err, ERR_REFUSED, "%u of %u connections in use; try again later",
+			server->nr_active, server->options.max_connections);
+		return NBD_REP_ERR_POLICY;
+	}
 	list_peers(server, peers, sizeof peers);
 	err_set(err, ERR_REFUSED,
 		"%u of %u connections in use, by %s; try again later or raise --max-connections",
@@ -472,10 +480,10 @@ static uint32_t check_place(const struct nbd_server *server, struct err *err)
 	return NBD_REP_ERR_POLICY;
 }
 
-uint32_t nbd_server_check_place(struct nbd_server *server, struct err *err)
+uint32_t nbd_server_check_place(struct connection *c, struct err *err)
 {
-	WITH_LOCK(&server->mutex);
-	return check_place(server, err);
+	WITH_LOCK(&c->server->mutex);
+	return check_place(c, err);
 }
 
 /* Under the mutex: the export, or NULL and the option error. */
@@ -483,7 +491,7 @@ static struct export *look_up(
 	struct connection *c, const char *name, uint32_t *error, struct err *err)
 {
 	struct nbd_server *server = c->server;
-	*error = check_place(server, err);
+	*error = check_place(c, err);
 	if (*error)
 		return NULL;
 	struct export *export = *find_export(server, name);

@@ -578,7 +578,7 @@ def test_other_bytes_than_those_backed_up_are_found(false_hub, servers):
     sendense("repo", "init", f"{folder}/repo", "--digest", "sha256", "--quiet")
     sendense("backup", "--repo", f"{folder}/repo", "--vm", "web", f"raw:{disk}", "--quiet")
     [point] = sendense("ls", "--repo", f"{folder}/repo", "web", "--json").json["points"]
-    server = servers.export(f"raw:{disk}")
+    server = servers.export(f"raw:{disk}", tcp=True)
     FalseHub.answers |= {
         "GET repositories/main/vms/web/points/latest": point,
         f"GET repositories/main/vms/web/points/{point['point']}": point,
@@ -611,6 +611,8 @@ def test_answers_that_cannot_be(false_hub, servers):
             ("a hub that gives two disks one export", good, "same export"),
             ("a hub whose NBD is in the clear", {**good, "disks": [
                 {**first, "export": {**export, "uri": "nbd://192.0.2.7:10809/x"}}]}, "without TLS"),
+            ("a hub that names a socket of its client's", {**good, "disks": [
+                {**first, "export": {**export, "uri": "nbd+unix:///x?socket=/run/disk.sock"}}]}, "is none"),
             ("a hub that forgets a disk", {**good, "disks": [first]}, "disks"),
             ("a hub with other chunks", {**good, "digest": {**DIGEST, "chunk_bytes": 4096}}, "chunks"),
             ("a hub without a seed", {**good, "digest": {**DIGEST, "seed": "5a"}}, "seed"),

@@ -1,7 +1,10 @@
 """What an attacker would try against a hub, each as the one that he is: a stranger on the network, the
 holder of a small token, somebody who can write where sources lie, a hub that lies to its client."""
 
+import contextlib
 import os
+import socket
+import time
 
 import pytest
 
@@ -80,3 +83,24 @@ def test_the_status_tells_no_path(h):
         assert said["repositories"][0]["state"] == "low" and where not in str(said), said
     # Whose machine it is that is next is no business of another one.
     assert "next_run" not in h.get("status", token=tokens[0])
+
+
+# --- a stranger on the network ------------------------------------------------------------------------
+
+
+def test_many_that_say_nothing_keep_no_push_out(h):
+    h.start()
+    host, port = h.nbd.rsplit(":", 1)
+    disk = make_disk(os.path.join(h.folder, "disk.raw"), MIB)
+    with contextlib.ExitStack() as stack:
+        for _ in range(400):
+            silent = stack.enter_context(socket.socket())
+            silent.setblocking(False)
+            silent.connect_ex((host, int(port)))
+        session = h.open_session("web01", {"1": MIB})
+        began = time.monotonic()
+        h.write(session["disks"][0]["export"], disk)
+        took = time.monotonic() - began
+    h.commit(session)
+    print(f"security: a push beside 400 silent connections waited {took:.1f} s")
+    assert took < 20

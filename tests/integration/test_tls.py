@@ -302,6 +302,17 @@ def test_what_was_said_before_is_forgotten(servers, pki, disk):
             assert client.read(0, SIZE) == file.read()
 
 
+def test_a_stranger_is_not_told_who_is_connected(servers, pki, disk):
+    server = serve_tls(servers, disk, pki, "max-connections=1")
+    with raw.Client(server.connect()) as client, raw.Client(server.connect()) as stranger:
+        start_tls(client, pki)
+        client.go("")
+        start_tls(stranger, pki)
+        for option, data in (raw.OPT_GO, stranger.name_data("")), (raw.OPT_LIST, b""):
+            (kind, text), = stranger.option(option, data)
+            assert kind == raw.ERR_POLICY and b"1 of 1 connections in use; try again later" == text
+
+
 def test_bytes_behind_starttls_end_it(servers, pki, disk):
     server = serve_tls(servers, disk, pki)
     with raw.Client(server.connect()) as client:
