@@ -43,6 +43,15 @@ static bool is_name(const char *name)
 	return !strstr(name, "/.") && !strstr(name, "//");
 }
 
+/* It can be shown: there, and without what terminals act upon. */
+static bool is_plain(const char *text)
+{
+	for (; text && *text; text++)
+		if ((unsigned char)*text < 0x20 || *text == 0x7f)
+			return false;
+	return text != NULL;
+}
+
 /* --- export --------------------------------------------------------------------------------- */
 
 static int open_source(const char *path, uint64_t *length, struct err *err)
@@ -83,16 +92,17 @@ static int hash_file(int fd, uint64_t offset, uint64_t length, const char *name,
 	return rc;
 }
 
-static int list_file(json_t *files, const struct archive_file *file, struct err *err)
+/* was: where it is for the hub. */
+static int list_file(
+	json_t *files, const struct archive_file *file, const char *was, struct err *err)
 {
 	uint64_t length;
 	char hex[DIGEST_ROOT_HEX_BYTES];
 	int AUTO_CLOSE fd = open_source(file->path, &length, err);
 	if (fd < 0 || hash_file(fd, 0, length, file->path, hex, err) < 0)
 		return -1;
-	json_array_append_new(
-		files, json_pack("{s:s, s:I, s:s, s:s}", "name", file->name, "size",
-			       (json_int_t)length, "sha256", hex, "path", file->path));
+	json_array_append_new(files, json_pack("{s:s, s:I, s:s, s:s}", "name", file->name, "size",
+					     (json_int_t)length, "sha256", hex, "path", was));
 	return 0;
 }
 
@@ -109,7 +119,7 @@ static json_t *make_list(const struct archive_export_options *options,
 	char now[CLOCK_UTC_BYTES];
 	json_t *files = json_array();
 	clock_utc_text(time(NULL), now);
-	int rc = list_file(files, state, err);
+	int rc = list_file(files, state, options->state_path, err);
 	for (size_t i = 0; rc == 0 && i < options->nr_files; i++) {
 		const struct archive_file *file = &options->files[i];
 		if (!is_name(file->name) || strcmp(file->name, STATE) == 0 ||
@@ -117,7 +127,7 @@ static json_t *make_list(const struct archive_export_options *options,
 			rc = err_set(
 				err, ERR_USAGE, "\"%s\" cannot be a name in an export", file->name);
 		else
-			rc = list_file(files, file, err);
+			rc = list_file(files, file, file->path, err);
 	}
 	if (rc < 0) {
 		json_decref(files);
@@ -184,8 +194,7 @@ int archive_export(const struct archive_export_options *options, const char *out
 	return err_context(err, "cannot export the hub to %s", out);
 }
 
-/* --- keep
- * ----------------------------------------------------------------------------------------- */
+/* --- keep ----------------------------------------------------------------------------------- */
 
 int archive_keep(struct state *state, const char *scratch, const char *hub, struct repository *repo,
 	struct err *err)
@@ -210,8 +219,7 @@ int archive_keep(struct state *state, const char *scratch, const char *hub, stru
 	return rc < 0 ? -1 : state_copied(state, where, err);
 }
 
-/* --- import
- * ---------------------------------------------------------------------------------------- */
+/* --- import --------------------------------------------------------------------------------- */
 
 struct import {
 	const char *in;
@@ -267,7 +275,11 @@ static int load_list(struct import *import, const struct tar_member *member, str
 	for (size_t i = 0; i < ARRAY_LENGTH(members); i++) {
 		const char *value =
 			json_string_value(json_object_get(import->list, members[i].name));
-		snprintf(members[i].out, members[i].room, "%s", value ? value : "");
+		if (!is_plain(value) || strlen(value) >= members[i].room)
+			return err_set(err, ERR_FORMAT,
+				"%s: its list is not as an export has it (\"%s\")", import->in,
+				members[i].name);
+		snprintf(members[i].out, members[i].room, "%s", value);
 	}
 	return 0;
 }
@@ -314,7 +326,8 @@ static int bring_member(struct import *import, const struct tar_member *member, 
 	const char *hash = json_string_value(json_object_get(file, "sha256"));
 	const char *path = json_string_value(json_object_get(file, "path"));
 	bool is_state = strcmp(member->name, STATE) == 0;
-	if (!file || !hash || !is_name(member->name) || (!is_state && member->length > FILE_BYTES))
+	if (!file || !hash || !is_plain(path) || !is_name(member->name) ||
+		(!is_state && member->length > FILE_BYTES))
 		return err_set(err, ERR_FORMAT, "%s: \"%.96s\" does not belong into an export",
 			import->in, member->name);
 	if (hash_file(import->fd, member->offset, member->length, import->in, hex, err) < 0)
@@ -327,7 +340,7 @@ static int bring_member(struct import *import, const struct tar_member *member, 
 		return -1;
 	import->summary->nr_files++;
 	if (import->summary->file)
-		import->summary->file(import->summary->context, member->name, path ? path : "");
+		import->summary->file(import->summary->context, member->name, path);
 	return 0;
 }
 

@@ -79,6 +79,7 @@ def test_export_is_a_tar_that_others_read(exported):
         listed = json.load(tar.extractfile("export.json"))
         for file in listed["files"]:
             assert hashlib.sha256(tar.extractfile(file["name"]).read()).hexdigest() == file["sha256"]
+            assert os.path.exists(file["path"])
         assert all(member.mode == 0o600 for member in tar)
 
 
@@ -149,6 +150,13 @@ def test_refused_imports(exported, scratch):
     repack(exported, bad, lambda name, data: in_list(data, lambda v: v.update({"sendense-hub-export": 2}))
            if name == "export.json" else data)
     refused("an export of a newer version", "newer")
+    for change in ({"hub": "\x1b[2J"}, {"software": "x" * 500}, {"created": None}):
+        repack(exported, bad, lambda name, data, change=change: in_list(data, lambda v: v.update(change))
+               if name == "export.json" else data)
+        refused("an export with a text for terminals" if "hub" in change else None, "its list is not as")
+    repack(exported, bad, lambda name, data: in_list(data, lambda v: v["files"][1].update(path="/a\nb"))
+           if name == "export.json" else data)
+    refused(None, "does not belong")
 
     def damage(name, data):
         junk = data[:4096] + b"\x5a" * 8192 + data[12288:]
