@@ -158,6 +158,14 @@ static int fill(struct setup *s, struct cli *cli, struct err *err)
 	return 0;
 }
 
+/* clear() is the caller's, also when it fails. */
+static int set_up(struct setup *s, struct cli *cli, const struct tunnel_values *v, struct err *err)
+{
+	if (!v->config)
+		return err_set(err, ERR_USAGE, "which tunnel? (--config FILE)");
+	return tunnel_config_load(&s->config, v->config, err) < 0 ? -1 : fill(s, cli, err);
+}
+
 static void clear(struct setup *s)
 {
 	free(s->forwards);
@@ -165,8 +173,7 @@ static void clear(struct setup *s)
 	tunnel_config_clear(&s->config);
 }
 
-/* --- run ---------------------------------------------------------------------------------------
- */
+/* --- run ------------------------------------------------------------------------------------- */
 
 static void tell_change(void *context, bool up, const char *text)
 {
@@ -213,19 +220,14 @@ static int run(struct cli *cli, const void *values, struct err *err)
 {
 	const struct tunnel_values *v = values;
 	struct setup s = {.nr_forwards = 0};
-	if (!v->config)
-		return err_set(err, ERR_USAGE, "which tunnel? (--config FILE)");
-	int rc = tunnel_config_load(&s.config, v->config, err);
-	if (rc == 0)
-		rc = fill(&s, cli, err);
+	int rc = set_up(&s, cli, v, err);
 	if (rc == 0)
 		rc = run_tunnel(&s, cli, err);
 	clear(&s);
 	return rc < 0 ? err_context(err, "cannot run the tunnel") : 0;
 }
 
-/* --- sshd-config ---------------------------------------------------------------------------------
- */
+/* --- sshd-config ----------------------------------------------------------------------------- */
 
 /* Calls put for each address that this tunnel needs at the server: to connect to, or to
  * listen at. */
@@ -341,11 +343,7 @@ static int run_sshd_config(struct cli *cli, const void *values, struct err *err)
 {
 	const struct tunnel_values *v = values;
 	struct setup s = {.nr_forwards = 0};
-	if (!v->config)
-		return err_set(err, ERR_USAGE, "which tunnel? (--config FILE)");
-	int rc = tunnel_config_load(&s.config, v->config, err);
-	if (rc == 0)
-		rc = fill(&s, cli, err);
+	int rc = set_up(&s, cli, v, err);
 	if (rc == 0)
 		rc = print_parts(&s, v->part, err);
 	clear(&s);

@@ -198,11 +198,11 @@ static int draft_config(const struct making *m, char **text, size_t *length, str
 static int make_config(const struct making *m, const char *text, size_t length, struct err *err)
 {
 	const char *path = m->options->config_path;
-	char *AUTO_FREE folder = strdup(path);
 	if (!text) {
 		did(m, "%s is there already and stays as it is", path);
 		return 0;
 	}
+	char *AUTO_FREE folder = strdup(path);
 	if (!folder)
 		return err_errno(err, ENOMEM, "cannot write the settings");
 	char *slash = strrchr(folder, '/');

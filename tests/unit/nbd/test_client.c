@@ -1,7 +1,5 @@
 /* The client's patience has an end, and losses are told. */
-#include "test_support.h"
-
-#include "nbd.h"
+#include "served.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -10,20 +8,9 @@
 
 struct fixture {
 	struct gate *gate;
-	struct nbd_server *server;
-	struct listener listener;
-	pthread_t thread;
+	struct served served;
 	char uri[64];
 };
-
-static void *run_main(void *arg)
-{
-	struct fixture *f = arg;
-	struct err err = ERR_INIT;
-	if (nbd_server_run(f->server, &f->listener, &err) < 0)
-		fail_msg("%s", err.text);
-	return NULL;
-}
 
 static int make(void **state)
 {
@@ -31,12 +18,10 @@ static int make(void **state)
 	struct nbd_server_options options = {.max_connections = 4};
 	assert_non_null(f);
 	f->gate = gate_open(MIB);
-	assert_non_null(f->server = nbd_server_new(&options, NULL));
+	served_start(&f->served, &options);
 	struct nbd_export export = {.name = "", .block = &f->gate->block};
-	assert_int_equal(nbd_server_add_export(f->server, &export, NULL), 0);
-	assert_int_equal(transport_listen_tcp(&f->listener, "127.0.0.1", 0, NULL), 0);
-	snprintf(f->uri, sizeof f->uri, "nbd://127.0.0.1:%u/", f->listener.port);
-	assert_int_equal(thread_start(&f->thread, "run", run_main, f, NULL), 0);
+	served_add(&f->served, &export);
+	snprintf(f->uri, sizeof f->uri, "nbd://127.0.0.1:%u/", f->served.listener.port);
 	*state = f;
 	return 0;
 }
@@ -44,9 +29,7 @@ static int make(void **state)
 static int drop(void **state)
 {
 	struct fixture *f = *state;
-	nbd_server_stop(f->server);
-	pthread_join(f->thread, NULL);
-	assert_true(nbd_server_free(f->server));
+	served_stop(&f->served);
 	block_close(&f->gate->block, NULL);
 	free(f);
 	return 0;

@@ -1,34 +1,19 @@
 /* Exports come and go, places are counted, and the probe tells the truth. */
-#include "test_support.h"
-
-#include "nbd.h"
+#include "served.h"
 
 #include <libnbd.h>
 #include <stdio.h>
 
 struct fixture {
 	struct block *block;
-	struct nbd_server *server;
-	struct listener listener;
-	pthread_t thread;
+	struct served served;
 	char uri[64]; /* without the name */
 };
 
-static void *run_main(void *arg)
-{
-	struct fixture *f = arg;
-	struct err err = ERR_INIT;
-	if (nbd_server_run(f->server, &f->listener, &err) < 0)
-		fail_msg("%s", err.text);
-	return NULL;
-}
-
 static void add(struct fixture *f, const char *name)
 {
-	struct err err = ERR_INIT;
 	struct nbd_export export = {.name = name, .block = f->block};
-	if (nbd_server_add_export(f->server, &export, &err) < 0)
-		fail_msg("%s", err.text);
+	served_add(&f->served, &export);
 }
 
 static int make(void **state)
@@ -37,11 +22,9 @@ static int make(void **state)
 	struct nbd_server_options options = {.max_connections = 2};
 	assert_non_null(f);
 	assert_non_null(f->block = block_null_open(MIB, NULL));
-	assert_non_null(f->server = nbd_server_new(&options, NULL));
-	assert_int_equal(transport_listen_tcp(&f->listener, "127.0.0.1", 0, NULL), 0);
-	snprintf(f->uri, sizeof f->uri, "nbd://127.0.0.1:%u/", f->listener.port);
+	served_start(&f->served, &options);
+	snprintf(f->uri, sizeof f->uri, "nbd://127.0.0.1:%u/", f->served.listener.port);
 	add(f, "one");
-	assert_int_equal(thread_start(&f->thread, "run", run_main, f, NULL), 0);
 	*state = f;
 	return 0;
 }
@@ -49,9 +32,7 @@ static int make(void **state)
 static int drop(void **state)
 {
 	struct fixture *f = *state;
-	nbd_server_stop(f->server);
-	pthread_join(f->thread, NULL);
-	assert_true(nbd_server_free(f->server));
+	served_stop(&f->served);
 	assert_int_equal(block_close(f->block, NULL), 0);
 	free(f);
 	return 0;
@@ -81,7 +62,7 @@ static void test_exports_come_and_go(void **state)
 	struct fixture *f = *state;
 	struct err err = ERR_INIT;
 	struct nbd_export again = {.name = "one", .block = f->block};
-	assert_int_equal(nbd_server_add_export(f->server, &again, &err), -1);
+	assert_int_equal(nbd_server_add_export(f->served.server, &again, &err), -1);
 	assert_int_equal(err.code, ERR_EXISTS);
 	assert_null(connect_to(f, "two"));
 	add(f, "two");
@@ -89,11 +70,11 @@ static void test_exports_come_and_go(void **state)
 	assert_non_null(one);
 	assert_non_null(two);
 	/* Ends the connection of this export alone. */
-	assert_int_equal(nbd_server_remove_export(f->server, "two", &err), 0);
+	assert_int_equal(nbd_server_remove_export(f->served.server, "two", &err), 0);
 	uint8_t byte;
 	assert_int_equal(nbd_pread(two, &byte, 1, 0, 0), -1);
 	assert_int_equal(nbd_pread(one, &byte, 1, 0, 0), 0);
-	assert_int_equal(nbd_server_remove_export(f->server, "two", &err), -1);
+	assert_int_equal(nbd_server_remove_export(f->served.server, "two", &err), -1);
 	assert_int_equal(err.code, ERR_NOT_FOUND);
 	assert_null(connect_to(f, "two"));
 	nbd_close(one);

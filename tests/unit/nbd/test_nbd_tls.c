@@ -1,8 +1,6 @@
 /* A server whose keys come from a callback, exports of one identity alone, what is told of
  * them, and the client with a key that is in no file. */
-#include "test_support.h"
-
-#include "nbd.h"
+#include "served.h"
 
 #include <stdio.h>
 
@@ -15,9 +13,7 @@ static const char *const names[] = {"alice", "bob"};
 struct fixture {
 	struct block *block;
 	struct tls_server *tls;
-	struct nbd_server *server;
-	struct listener listener;
-	pthread_t thread;
+	struct served served;
 	char uri[128];
 };
 
@@ -31,15 +27,6 @@ static int find(void *user, const char *identity, uint8_t key[TLS_PSK_BYTES_MAX]
 	return -1;
 }
 
-static void *run_main(void *arg)
-{
-	struct fixture *f = arg;
-	struct err err = ERR_INIT;
-	if (nbd_server_run(f->server, &f->listener, &err) < 0)
-		fail_msg("%s", err.text);
-	return NULL;
-}
-
 static int make(void **state)
 {
 	struct fixture *f = calloc(1, sizeof *f);
@@ -49,13 +36,11 @@ static int make(void **state)
 	assert_non_null(f->tls = tls_server_new(&tls, NULL));
 	struct nbd_server_options options = {
 		.max_connections = 8, .tls = NBD_TLS_REQUIRED, .tls_server = f->tls};
-	assert_non_null(f->server = nbd_server_new(&options, NULL));
-	assert_int_equal(transport_listen_tcp(&f->listener, "127.0.0.1", 0, NULL), 0);
-	snprintf(f->uri, sizeof f->uri, "nbds://127.0.0.1:%u/" SECRET, f->listener.port);
+	served_start(&f->served, &options);
+	snprintf(f->uri, sizeof f->uri, "nbds://127.0.0.1:%u/" SECRET, f->served.listener.port);
 	struct nbd_export export = {
 		.name = SECRET, .block = f->block, .hidden = true, .tls_identity = "psk:alice"};
-	assert_int_equal(nbd_server_add_export(f->server, &export, NULL), 0);
-	assert_int_equal(thread_start(&f->thread, "run", run_main, f, NULL), 0);
+	served_add(&f->served, &export);
 	*state = f;
 	return 0;
 }
@@ -63,9 +48,7 @@ static int make(void **state)
 static int drop(void **state)
 {
 	struct fixture *f = *state;
-	nbd_server_stop(f->server);
-	pthread_join(f->thread, NULL);
-	assert_true(nbd_server_free(f->server));
+	served_stop(&f->served);
 	tls_server_free(f->tls);
 	assert_int_equal(block_close(f->block, NULL), 0);
 	free(f);
@@ -108,17 +91,17 @@ static void test_what_is_told_of_it(void **state)
 	struct nbd_export_state before, during, after;
 	struct nbd_server_state total;
 	uint8_t bytes[4096] = {0};
-	assert_int_equal(nbd_server_export_state(f->server, "other", &before, &err), -1);
+	assert_int_equal(nbd_server_export_state(f->served.server, "other", &before, &err), -1);
 	assert_int_equal(err.code, ERR_NOT_FOUND);
-	assert_int_equal(nbd_server_export_state(f->server, SECRET, &before, &err), 0);
+	assert_int_equal(nbd_server_export_state(f->served.server, SECRET, &before, &err), 0);
 	assert_int_equal(before.nr_connections, 0);
 	struct block *block = open_as(f, "alice", hex_keys[0], &err);
 	assert_non_null(block);
 	assert_int_equal(block_read(block, bytes, sizeof bytes, 0, &err), 0);
 	assert_int_equal(block_write(block, bytes, sizeof bytes, 0, 0, &err), 0);
 	assert_int_equal(block_write(block, bytes, sizeof bytes, 8192, 0, &err), 0);
-	assert_int_equal(nbd_server_export_state(f->server, SECRET, &during, &err), 0);
-	nbd_server_state(f->server, &total);
+	assert_int_equal(nbd_server_export_state(f->served.server, SECRET, &during, &err), 0);
+	nbd_server_state(f->served.server, &total);
 	assert_int_equal(during.nr_connections, 1);
 	assert_int_equal(total.nr_active, 1);
 	assert_int_equal(total.max_connections, 8);
@@ -128,9 +111,10 @@ static void test_what_is_told_of_it(void **state)
 	assert_true(during.written_bytes - before.written_bytes >= 4096);
 	assert_true(during.active_ns > before.active_ns);
 	assert_int_equal(block_close(block, &err), 0);
-	assert_int_equal(nbd_server_remove_export(f->server, "other", &err), -1);
+	assert_int_equal(nbd_server_remove_export(f->served.server, "other", &err), -1);
 	do
-		assert_int_equal(nbd_server_export_state(f->server, SECRET, &after, &err), 0);
+		assert_int_equal(
+			nbd_server_export_state(f->served.server, SECRET, &after, &err), 0);
 	while (after.nr_connections > 0);
 	assert_int_equal(after.written_bytes - before.written_bytes, 8192);
 	assert_int_equal(after.nr_requests - before.nr_requests, 4); /* and the goodbye */
@@ -169,7 +153,7 @@ static void test_probe(void **state)
 	struct deadline until = deadline_after_ms(TEST_TIMEOUT_MS);
 	if (nbd_probe(f->uri, until, &err) < 0)
 		fail_msg("%s", err.text);
-	snprintf(plain, sizeof plain, "nbd://127.0.0.1:%u/x", f->listener.port);
+	snprintf(plain, sizeof plain, "nbd://127.0.0.1:%u/x", f->served.listener.port);
 	assert_int_equal(nbd_probe(plain, until, &err), -1);
 }
 
