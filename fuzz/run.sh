@@ -19,7 +19,7 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 /usr/bin/python3 "$here/seeds.py" "$scratch"
 
 status=0
-for target in fuzz_qcow2_open fuzz_nbd_server fuzz_changes fuzz_rest fuzz_allow; do
+for target in fuzz_qcow2_open fuzz_nbd_server fuzz_changes fuzz_rest fuzz_allow fuzz_archive; do
 	printf '==> %s, %s s\n' "$target" "$seconds"
 	mkdir "$scratch/findings"
 	if "$build/fuzz/$target" -max_total_time="$seconds" -dict="$scratch/$target.dict" \

@@ -4,10 +4,14 @@ Images are small (clusters of 512 bytes and 4 KiB) and made by QEMU; the NBD
 client's bytes are put together here.  Dictionaries of magic numbers lie beside.
 """
 
+import io
+import json
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
+import tarfile
 
 REQUEST_MAGIC, EXTENDED_MAGIC, OPTION_MAGIC = 0x25609513, 0x21E41C71, b"IHAVEOPT"
 
@@ -133,6 +137,54 @@ def rules(folder):
             file.write(data)
 
 
+def state(folder):
+    """A small database that goes for a hub's state."""
+    path = os.path.join(folder, "state.db")
+    made = sqlite3.connect(path)
+    made.executescript("PRAGMA page_size = 512; CREATE TABLE object (kind TEXT, id TEXT, value TEXT);"
+                       "INSERT INTO object VALUES ('token', 'a', '{}');"
+                       "PRAGMA application_id = 0x53645374; PRAGMA user_version = 1")
+    made.close()
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def packed(files, listed=None, **more):
+    """An export of {name: bytes}; the target puts the digests in."""
+    names = files if listed is None else listed
+    first = json.dumps({"sendense-hub-export": 1, "hub": "h", "software": "s", "created": "c", **more,
+                        "files": [{"name": name, "size": 1, "sha256": "0" * 64, "path": f"/etc/{name}"}
+                                  for name in names]}).encode()
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in {"export.json": first, **files}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue().rstrip(b"\0") + bytes(2048)
+
+
+def exports(folder):
+    db = state(folder)
+    whole = {"state.db": db, "hub.conf": b"[hub]\n", "tls/ca.key": b"key"}
+    seeds = {
+        "bare": db,
+        "least": packed({"state.db": db}),
+        "whole": packed(whole),
+        "newer": packed(whole, **{"sendense-hub-export": 2}),
+        "unlisted": packed(whole, listed=["state.db", "hub.conf"]),
+        "lacking": packed(whole, listed=[*whole, "more"]),
+        "deep": packed({"state.db": db, "a/b/c/d": b"", "a/b/c/e": b"x" * 600}),
+        "cut": packed(whole)[:-1500],
+        "outside": packed({"state.db": db, "../x": b"x", "/tmp/x": b"x"}),
+        "twice": packed({"state.db": db, "tls": b"x", "tls/ca.key": b"key"}),
+    }
+    os.unlink(os.path.join(folder, "state.db"))
+    for name, data in seeds.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+
+
 def dictionary(path, words):
     with open(path, "w", encoding="ascii") as file:
         for word in words:
@@ -142,7 +194,8 @@ def dictionary(path, words):
 def main():
     folder = sys.argv[1]
     for target, make in (("fuzz_qcow2_open", images), ("fuzz_nbd_server", clients),
-                         ("fuzz_changes", lists), ("fuzz_rest", rest), ("fuzz_allow", rules)):
+                         ("fuzz_changes", lists), ("fuzz_rest", rest), ("fuzz_allow", rules),
+                         ("fuzz_archive", exports)):
         os.mkdir(os.path.join(folder, target))
         make(os.path.join(folder, target))
     dictionary(os.path.join(folder, "fuzz_qcow2_open.dict"), (
@@ -167,6 +220,9 @@ def main():
         b"nbd://", b"nbds://", b"nbd+unix://", b"raw:", b"qcow2:", b"qemu:", b"extents:", b"null:",
         b"https://", b"http://", b"?socket=", b"/../", b"%2e%2e", b"%2f", b"%00", b"[::1]", b":*",
         b"user:x@", b"*", b"\n"))
+    dictionary(os.path.join(folder, "fuzz_archive.dict"), (
+        b"ustar\0" + b"00", b"SQLite format 3\0", b"state.db", b"export.json", b'"sendense-hub-export": 1',
+        b'"sha256": "', b"0" * 64, b'"name": "', b'"path": "', b"../", b"/", b"00000000001\0", bytes(512)))
 
 
 main()
