@@ -26,7 +26,6 @@
 struct hub_daemon {
 	pthread_t thread;
 	struct cancel *ends;
-	_Atomic unsigned restarts;
 };
 
 static json_t *tls_json(const struct hub_config *c)
@@ -95,7 +94,6 @@ static void *look_after(void *context)
 		if (revived < 0) {
 			log_error("%s", err.text);
 		} else if (revived > 0) {
-			atomic_fetch_add(&daemon->restarts, 1);
 			log_warning(
 				"the NBD service runs again (pid %d)", (int)host_pid(hub->host));
 		}
@@ -205,11 +203,6 @@ void hub_daemon_address(struct hub *hub, char out[96])
 		snprintf(out, 96, strchr(address, ':') ? "[%s]:%d" : "%s:%d", address,
 			(int)json_integer_value(json_object_get(listen, "port")));
 	json_decref(status);
-}
-
-unsigned hub_daemon_restarts(struct hub *hub)
-{
-	return hub->daemon ? atomic_load(&hub->daemon->restarts) : 0;
 }
 
 void hub_daemon_reload(struct hub *hub)

@@ -105,8 +105,6 @@ int hub_daemon_start(struct hub *hub, struct err *err);
 void hub_daemon_stop(struct hub *hub, bool hand_over, struct deadline until);
 /* "127.0.0.1:10809", "" when it does not run. */
 void hub_daemon_address(struct hub *hub, char out[96]);
-/* How often it was started again, for metrics. */
-unsigned hub_daemon_restarts(struct hub *hub);
 /* The new certificate, if it changed. */
 void hub_daemon_reload(struct hub *hub);
 
@@ -117,7 +115,6 @@ void hub_sessions_stop(struct hub *hub);
 void hub_sessions_wake(struct hub *hub);
 /* Until that session, which is about to end, is not open any more, and its job knows. */
 void hub_sessions_wait(struct hub *hub, const char *id, struct deadline until);
-unsigned hub_sessions_open(struct hub *hub);
 /* The hub stops: what is just being opened is given up, and kept to be gone on with.  Takes 2 s at
  * most; what is not given up by then the next hub gives up. */
 void hub_sessions_hurry(struct hub *hub);

@@ -519,11 +519,6 @@ void hub_sessions_hurry(struct hub *hub)
 	free_round(&round);
 }
 
-unsigned hub_sessions_open(struct hub *hub)
-{
-	return hub->sessions ? atomic_load(&hub->sessions->nr_open) : 0;
-}
-
 /* --- what an earlier hub left ----------------------------------------------------------------- */
 
 /* Of all jobs of sessions that are open: what nobody else would look at. */

@@ -12,7 +12,7 @@ struct keeper {
 	pthread_t thread;
 	pthread_mutex_t mutex; /* over all that follows */
 	pthread_cond_t changed;
-	bool ends, is_gone;
+	bool ends;
 };
 
 /* False when it is to end. */
@@ -36,11 +36,9 @@ static void *keep(void *arg)
 		if (rc < 0 && !failed)
 			log_warning("%s was not renewed: %s", keeper->what, err.text);
 		failed = rc < 0;
-		if (rc < 0 && err.code == ERR_NOT_FOUND) {
-			WITH_LOCK(&keeper->mutex);
-			keeper->is_gone = true;
+		/* The hub does not know it any more. */
+		if (rc < 0 && err.code == ERR_NOT_FOUND)
 			return NULL;
-		}
 	}
 	return NULL;
 }
@@ -65,12 +63,6 @@ struct keeper *keeper_start(
 	pthread_mutex_destroy(&keeper->mutex);
 	free(keeper);
 	return NULL;
-}
-
-bool keeper_is_gone(struct keeper *keeper)
-{
-	WITH_LOCK(&keeper->mutex);
-	return keeper->is_gone;
 }
 
 void keeper_stop(struct keeper *keeper)

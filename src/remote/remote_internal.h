@@ -99,8 +99,6 @@ struct keeper;
 /* Posts to path/heartbeat; what: for messages. */
 struct keeper *keeper_start(
 	struct store *store, const char *path, const char *what, unsigned lease_s, struct err *err);
-/* The hub does not know it any more. */
-bool keeper_is_gone(struct keeper *keeper);
 /* NULL is harmless. */
 void keeper_stop(struct keeper *keeper);
 

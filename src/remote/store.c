@@ -85,11 +85,6 @@ const char *store_name(const struct store *store)
 	return store->name;
 }
 
-struct rest_client *store_client(struct store *store)
-{
-	return store->client;
-}
-
 const char *store_repository(const struct store *store)
 {
 	return store->repository;

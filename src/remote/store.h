@@ -48,8 +48,6 @@ void store_close(struct store *store);
 struct repository *store_local(struct store *store);
 /* What it is called: the folder, or the hub's URL with the repository. */
 const char *store_name(const struct store *store);
-/* Of a hub: for calls of a command's own ("/api/v1/..."); NULL: a folder. */
-struct rest_client *store_client(struct store *store);
 /* The repository's name at the hub; NULL: a folder. */
 const char *store_repository(const struct store *store);
 

@@ -179,7 +179,7 @@ def test_ten_broken_tunnels_in_a_backup(site, servers, scratch):
                        for d in made.get(f"sessions/{item['id']}").get("disks", []))
         for _ in range(10):
             before = received()
-            wait_for(lambda least=before + MIB: received() >= least, "the backup to go on")
+            wait_for(lambda least=before + MIB // 4: received() >= least, "the backup to go on")
             gone(tunnel.kill_ssh())
             assert any("ended" in reason for reason in tunnel.wait_up())
         assert backup.running, backup.err
