@@ -188,3 +188,11 @@ const char *err_code_name(enum err_code code)
 			return codes[i].name;
 	return "io";
 }
+
+enum err_code err_code_parse(const char *name, enum err_code otherwise)
+{
+	for (size_t i = 0; name && i < sizeof codes / sizeof codes[0]; i++)
+		if (codes[i].code != ERR_NONE && strcmp(codes[i].name, name) == 0)
+			return codes[i].code;
+	return otherwise;
+}

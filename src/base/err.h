@@ -83,6 +83,8 @@ int err_to_errno(const struct err *err);
 
 /* A short stable word for JSON: "io", "no-space", ... */
 const char *err_code_name(enum err_code code);
+/* The error that has that word; otherwise for one that is not known, or NULL. */
+enum err_code err_code_parse(const char *name, enum err_code otherwise);
 
 /* What the contract says, told to clang's analyzer, which looks at one file at a time. */
 #if defined(__clang_analyzer__) && !defined(ERR_DEFINES)

@@ -11,7 +11,14 @@
 
 /* --- cursors ------------------------------------------------------------------------------ */
 
-void index_cursor_make(const struct index_point *point, char cursor[INDEX_CURSOR_BYTES])
+/* A cursor is hexadecimal for "TIME\nREPOSITORY\nVM\nID". */
+struct cursor_place {
+	int64_t time;
+	char text[INDEX_CURSOR_BYTES / 2];
+	const char *repository, *vm, *id; /* in text */
+};
+
+static void make_cursor(const struct index_point *point, char cursor[INDEX_CURSOR_BYTES])
 {
 	char text[INDEX_CURSOR_BYTES / 2];
 	int length = snprintf(text, sizeof text, "%" PRId64 "\n%s\n%s\n%s", point->time,
@@ -19,13 +26,6 @@ void index_cursor_make(const struct index_point *point, char cursor[INDEX_CURSOR
 	if (length >= (int)sizeof text)
 		length = (int)sizeof text - 1; /* of names that index_put() was never given */
 	digest_hex((const uint8_t *)text, (size_t)length, cursor);
-}
-
-static int digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
 /* Ends the next line of *text, and goes behind it; NULL when there is none. */
@@ -39,15 +39,12 @@ static char *next_line(char **text)
 	return line;
 }
 
-int index_cursor_parse(const char *cursor, struct cursor_place *place, struct err *err)
+static int parse_cursor(const char *cursor, struct cursor_place *place, struct err *err)
 {
 	size_t length = strlen(cursor);
-	bool bad = length % 2 != 0 || length / 2 >= sizeof place->text;
-	for (size_t i = 0; !bad && i < length / 2; i++) {
-		int high = digit(cursor[2 * i]), low = digit(cursor[2 * i + 1]);
-		bad = high < 0 || low < 0 || (high == 0 && low == 0);
-		place->text[i] = (char)(16 * high + low);
-	}
+	bool bad = length / 2 >= sizeof place->text ||
+		   !digest_unhex(cursor, (uint8_t *)place->text, length / 2) ||
+		   memchr(place->text, '\0', length / 2);
 	if (!bad) {
 		place->text[length / 2] = '\0';
 		char *rest = place->text, *end = NULL;
@@ -220,7 +217,7 @@ static int make_query(const struct index_filter *filter, struct cursor_place *pl
 	add_choice(query, filter->is_damaged, " AND (p.damaged OR p.verified = 2)",
 		" AND NOT (p.damaged OR p.verified = 2)");
 	if (filter->after) {
-		if (index_cursor_parse(filter->after, place, err) < 0)
+		if (parse_cursor(filter->after, place, err) < 0)
 			return -1;
 		add_number(query,
 			filter->oldest_first ? " AND (p.time, p.repository, p.vm, p.id) > (?,"
@@ -258,7 +255,7 @@ int index_points(struct index *index, const struct index_filter *filter,
 		rc = read_point(index, list, !filter->without_value, &point, &value, err);
 		if (rc < 0)
 			break;
-		index_cursor_make(&point, cursor);
+		make_cursor(&point, cursor);
 		stop = callback(context, &point, cursor) != 0;
 		json_decref(value);
 	}

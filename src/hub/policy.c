@@ -133,7 +133,8 @@ static int check_labels(const json_t *labels, struct err *err)
 	return 0;
 }
 
-int policy_check_keep(const json_t *keep, struct err *err)
+/* What is kept, {"last":…}: ERR_USAGE names the member, also when no rule is given. */
+static int check_keep(const json_t *keep, struct err *err)
 {
 	const char *name;
 	json_t *value;
@@ -176,7 +177,7 @@ int policy_check(const char *id, const json_t *value, struct err *err)
 	if (check_texts("vms", json_object_get(value, "vms"), 255, err) < 0 ||
 		check_labels(json_object_get(value, "labels"), err) < 0 ||
 		check_schedules(json_object_get(value, "schedules"), err) < 0 ||
-		(json_is_object(keep) && policy_check_keep(keep, err) < 0))
+		(json_is_object(keep) && check_keep(keep, err) < 0))
 		return -1;
 	if (!(audit >= 0 && audit <= 100))
 		return err_set(err, ERR_USAGE, "audit: a percentage, 0 to 100, is wanted");

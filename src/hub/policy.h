@@ -21,9 +21,6 @@ int policy_check(const char *id, const json_t *value, struct err *err);
 /* The settings of a machine.  ERR_USAGE names the member. */
 int policy_check_machine(const char *name, const json_t *value, struct err *err);
 
-/* What is kept, {"last":…}: ERR_USAGE names the member, also when no rule is given. */
-int policy_check_keep(const json_t *keep, struct err *err);
-
 /* The rules of a policy's keep that are given, as a job takes them; the caller's, NULL: no memory.
  */
 json_t *policy_keep_given(const json_t *keep);

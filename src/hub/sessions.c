@@ -98,14 +98,6 @@ static const struct {
 	{"aborted", JOB_CANCELLED, NULL},
 };
 
-static enum err_code code_of(const char *name)
-{
-	for (enum err_code code = ERR_USAGE; code <= ERR_NO_MEMORY; code++)
-		if (strcmp(err_code_name(code), name) == 0)
-			return code;
-	return ERR_IO;
-}
-
 /* Why the session ended without a restore point; clear when it said nothing. */
 static void error_of(const json_t *session, struct err *why)
 {
@@ -114,9 +106,10 @@ static void error_of(const json_t *session, struct err *why)
 	const char *disk = hub_text(error, "disk"), *text = hub_text(error, "text");
 	err_clear(why);
 	if (json_is_object(error) && disk[0] && !strstr(text, disk))
-		err_set(why, code_of(hub_text(error, "code")), "disk %s: %s", disk, text);
+		err_set(why, err_code_parse(hub_text(error, "code"), ERR_IO), "disk %s: %s", disk,
+			text);
 	else if (json_is_object(error))
-		err_set(why, code_of(hub_text(error, "code")), "%s", text);
+		err_set(why, err_code_parse(hub_text(error, "code"), ERR_IO), "%s", text);
 	else if (strcmp(state, "expired") == 0)
 		err_set(why, ERR_TIMEOUT,
 			"the client was not heard of for %" PRId64

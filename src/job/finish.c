@@ -66,7 +66,7 @@ static bool judge(const struct job *job, int status, struct err *why)
 	} else if (json_integer_value(number) != 0) {
 		const char *code = json_string_value(json_object_get(end, "code"));
 		const char *text = json_string_value(json_object_get(end, "error"));
-		err_set(why, jobrecord_code(code ? code : ""), "%s", text ? text : "");
+		err_set(why, err_code_parse(code, ERR_IO), "%s", text ? text : "");
 	}
 	json_decref(end);
 	return told;
@@ -118,7 +118,8 @@ static void keep_files(struct jobs *jobs, const struct job *job)
 		log_warning("job %s: its log cannot be kept: %s", job->id, why.text);
 }
 
-void finish_give_back(struct jobs *jobs, struct job *job)
+/* All that it took. */
+static void give_back(struct jobs *jobs, struct job *job)
 {
 	struct err why = ERR_INIT;
 	struct state *state = jobs->options.state;
@@ -192,7 +193,7 @@ int finish_job(struct jobs *jobs, struct job *job, int status, const struct err 
 		job->finish_at = deadline_after_ms(FINISH_AGAIN_MS);
 		return -1;
 	}
-	finish_give_back(jobs, job);
+	give_back(jobs, job);
 	job->stop = STOP_NOT;
 	if (state == JOB_QUEUED) {
 		log_warning("job %s: attempt %u: %s; it is tried again", job->id, job->attempt,
@@ -231,7 +232,7 @@ void finish_reaped(struct jobs *jobs, struct job *job)
 	if (jobdir_remove(jobs->runtime_fd, name, &trouble) < 0)
 		log_warning("job %s: %s", job->id, trouble.text);
 	keep_files(jobs, job);
-	finish_give_back(jobs, job);
+	give_back(jobs, job);
 	if (jobrecord_put(jobs, job, &trouble) < 0)
 		log_warning("job %s: %s", job->id, trouble.text);
 	log_warning("job %s: its process went at last", job->id);

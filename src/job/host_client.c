@@ -115,14 +115,6 @@ static int receive_line(struct answer *answer, size_t *length, struct err *err)
 	}
 }
 
-static enum err_code find_code(const char *name)
-{
-	for (int code = ERR_USAGE; name && code <= ERR_NO_MEMORY; code++)
-		if (strcmp(err_code_name((enum err_code)code), name) == 0)
-			return (enum err_code)code;
-	return ERR_IO;
-}
-
 static int take_octets(struct answer *answer, const json_t *object, size_t start, void **octets,
 	size_t *length, struct err *err)
 {
@@ -163,8 +155,9 @@ static json_t *receive_answer(struct answer *answer, void **octets, size_t *leng
 	const json_t *error = json_object_get(object, "error");
 	const char *text = json_string_value(json_object_get(error, "text"));
 	if (text)
-		err_set(err, find_code(json_string_value(json_object_get(error, "code"))), "%s",
-			text);
+		err_set(err,
+			err_code_parse(json_string_value(json_object_get(error, "code")), ERR_IO),
+			"%s", text);
 	else if (!err || err->code == ERR_NONE)
 		err_set(err, ERR_PROTOCOL, "its answer is none");
 	json_decref(object);

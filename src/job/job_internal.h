@@ -112,7 +112,6 @@ int jobdir_remove(int parent_fd, const char *name, struct err *err);
 
 /* --- jobrecord.c --- */
 /* "busy": ERR_BUSY; ERR_IO for what is none. */
-enum err_code jobrecord_code(const char *name);
 struct job *jobrecord_new(const json_t *spec, const char *requested_by, struct err *err);
 void jobrecord_free(struct job *job);
 int jobrecord_put(struct jobs *jobs, const struct job *job, struct err *err);
@@ -155,8 +154,6 @@ int finish_job(struct jobs *jobs, struct job *job, int status, const struct err 
 void finish_fenced(struct jobs *jobs, struct job *job);
 /* One that has ended, whose process went at last. */
 void finish_reaped(struct jobs *jobs, struct job *job);
-/* All that it took is given back. */
-void finish_give_back(struct jobs *jobs, struct job *job);
 
 /* --- reconcile.c --- */
 int reconcile(struct jobs *jobs, struct err *err);

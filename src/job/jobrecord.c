@@ -100,15 +100,7 @@ static void get_error(const json_t *object, const char *name, struct err *why)
 	const json_t *value = json_object_get(object, name);
 	const char *code = text_in(value, "code"), *text = text_in(value, "text");
 	if (code)
-		err_set(why, jobrecord_code(code), "%s", text ? text : "");
-}
-
-enum err_code jobrecord_code(const char *name)
-{
-	for (int code = ERR_USAGE; code <= ERR_NO_MEMORY; code++)
-		if (strcmp(err_code_name((enum err_code)code), name) == 0)
-			return (enum err_code)code;
-	return ERR_IO;
+		err_set(why, err_code_parse(code, ERR_IO), "%s", text ? text : "");
 }
 
 /* All that has no column of its own. */

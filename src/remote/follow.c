@@ -34,14 +34,6 @@ static int on_event(void *context, const char *name, const json_t *data)
 	return follow->ended;
 }
 
-enum err_code hub_err_code(const char *name)
-{
-	for (enum err_code code = ERR_USAGE; name && code <= ERR_NO_MEMORY; code++)
-		if (strcmp(name, err_code_name(code)) == 0)
-			return code;
-	return ERR_IO;
-}
-
 static int outcome(const json_t *job, struct err *err)
 {
 	const json_t *why = json_object_get(job, "error");
@@ -49,7 +41,8 @@ static int outcome(const json_t *job, struct err *err)
 	const char *text = json_string_value(json_object_get(why, "text"));
 	if (state && strcmp(state, "done") == 0)
 		return 0;
-	enum err_code code = hub_err_code(json_string_value(json_object_get(why, "code")));
+	enum err_code code =
+		err_code_parse(json_string_value(json_object_get(why, "code")), ERR_IO);
 	if (state && strcmp(state, "cancelled") == 0)
 		code = ERR_CANCELLED;
 	return err_set(err, code, "%s", text ? text : "the hub's job ended without a reason");

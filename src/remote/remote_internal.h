@@ -90,7 +90,6 @@ int hub_add_job(struct store *store, const char *path, const json_t *body, char 
 int hub_follow(struct store *store, const char *id, bool cancels, hub_tell *tell, void *context,
 	json_t **job, struct err *err);
 void hub_tell_figures(const json_t *job, struct copy_progress *figures);
-enum err_code hub_err_code(const char *name);
 
 /* --- keeper.c ------------------------------------------------------------- */
 

@@ -368,14 +368,11 @@ void rest_exchange_clear(struct rest_exchange *exchange)
 	exchange->status = exchange->retry_after_s = 0;
 }
 
-/* --- what an answer means
- * -------------------------------------------------------------------------- */
+/* --- what an answer means -------------------------------------------------------------------- */
 
-static enum err_code code_of(const char *name, unsigned status)
+/* Where the answer does not name the error. */
+static enum err_code code_of(unsigned status)
 {
-	for (int code = ERR_USAGE; name && code <= ERR_NO_MEMORY; code++)
-		if (!strcmp(err_code_name((enum err_code)code), name))
-			return (enum err_code)code;
 	switch (status) {
 	case 400:
 	case 422:
@@ -404,9 +401,9 @@ int rest_client_problem(
 	const char *detail = json_string_value(json_object_get(problem, "detail"));
 	const char *name = json_string_value(json_object_get(problem, "code"));
 	if (detail)
-		err_set(err, code_of(name, exchange->status), "%s", detail);
+		err_set(err, err_code_parse(name, code_of(exchange->status)), "%s", detail);
 	else
-		err_set(err, code_of(NULL, exchange->status),
+		err_set(err, code_of(exchange->status),
 			"%s %s: the answer was %u without a reason (is %s a hub of Sendense?)",
 			exchange->method, exchange->path, exchange->status, client->base);
 	if (exchange->status == 401)

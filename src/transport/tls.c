@@ -47,7 +47,7 @@ bool tls_has_aes(void)
 	":-MAC-ALL:+AEAD:-KX-ALL:+ECDHE-ECDSA:+ECDHE-RSA:+ECDHE-PSK:+DHE-PSK:-RSA:-SIGN-RSA-SHA1" \
 	":-SIGN-ECDSA-SHA1:%SERVER_PRECEDENCE"
 
-const char *tls_priorities(void)
+static const char *priority_text(void)
 {
 	return tls_has_aes() ? PRIORITIES_BEFORE
 		       "+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305" PRIORITIES_BEHIND
@@ -250,7 +250,7 @@ static int fill(struct tls_credentials *c, const struct tls_server_options *o, s
 	c->clients = o->clients;
 	c->psk_find = o->psk_find;
 	c->psk_user = o->psk_user;
-	int rc = gnutls_priority_init(&c->priorities, tls_priorities(), NULL);
+	int rc = gnutls_priority_init(&c->priorities, priority_text(), NULL);
 	if (rc < 0) {
 		c->priorities = NULL;
 		return err_set(err, ERR_UNSUPPORTED, "cannot set up TLS: %s", gnutls_strerror(rc));

@@ -80,9 +80,6 @@ const char *stream_tls_identity(const struct stream *stream);
 #define TLS_TEXT_BYTES 256
 void stream_tls_text(const struct stream *stream, char text[TLS_TEXT_BYTES]);
 
-/* The priority string that servers of ours use (also for GnuTLS in other libraries). */
-const char *tls_priorities(void);
-
 /* --- pre-shared keys in files ------------------------------------------------------ */
 
 /*

@@ -385,7 +385,8 @@ static int check_file(const char *path, const char *what, bool secret, struct er
 	return 0;
 }
 
-int tunnel_check(const struct tunnel_options *o, struct err *err)
+/* ERR_USAGE, ERR_NOT_FOUND or ERR_DENIED for what cannot become right by trying again. */
+static int check(const struct tunnel_options *o, struct err *err)
 {
 	const char *const files[] = {o->identity_file, o->known_hosts_file};
 	if (o->nr_forwards == 0 || o->nr_forwards > FORWARDS_MOST)
@@ -419,7 +420,7 @@ int tunnel_run(const struct tunnel_options *options, struct err *err)
 	unsigned first_ms = options->pause_first_ms ? options->pause_first_ms : PAUSE_FIRST_MS;
 	unsigned most_ms = options->pause_most_ms ? options->pause_most_ms : PAUSE_MOST_MS;
 	unsigned pause_ms = first_ms;
-	if (tunnel_check(options, err) < 0)
+	if (check(options, err) < 0)
 		return -1;
 	for (;;) {
 		struct err why = ERR_INIT;

@@ -53,9 +53,6 @@ struct tunnel_options {
 	struct cancel *cancel;
 };
 
-/* ERR_USAGE, ERR_NOT_FOUND or ERR_DENIED for what cannot become right by trying again. */
-int tunnel_check(const struct tunnel_options *options, struct err *err);
-
 /* Until cancelled (ERR_CANCELLED): ssh has ended and is reaped when it returns. */
 int tunnel_run(const struct tunnel_options *options, struct err *err);
 

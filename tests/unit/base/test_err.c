@@ -40,10 +40,14 @@ static void test_every_code_has_a_name_and_an_errno(void **state)
 	for (int code = ERR_NONE; code <= ERR_NO_MEMORY; code++) {
 		struct err err = {.code = (enum err_code)code};
 		assert_true((err_to_errno(&err) == 0) == (code == ERR_NONE));
+		assert_int_equal(err_code_parse(err_code_name(err.code), ERR_IO),
+			code == ERR_NONE ? ERR_IO : code);
 		for (int other = ERR_NONE; other < code; other++)
 			assert_string_not_equal(err_code_name((enum err_code)code),
 				err_code_name((enum err_code)other));
 	}
+	assert_int_equal(err_code_parse("nonsense", ERR_BUSY), ERR_BUSY);
+	assert_int_equal(err_code_parse(NULL, ERR_BUSY), ERR_BUSY);
 	const struct {
 		int errnum;
 		enum err_code code;
