@@ -12,6 +12,7 @@
 #include "transport.h"
 #include "tunnel_config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -123,12 +124,13 @@ static int fill_section(struct setup *s, struct cli *cli, size_t index, struct e
 {
 	const struct tunnel_section *section = &s->config.sections[index];
 	struct prover *p = &s->provers[index];
-	struct tunnel_forward *last = NULL;
+	struct tunnel_forward *last;
 	struct tunnel_endpoint here = section->listen;
-	for (unsigned i = 0; i < nr_ports(section); i++) {
+	unsigned i = 0;
+	do {
 		last = add_forward(s, section, &section->listen, &section->to, i);
 		last->reverse = section->reverse;
-	}
+	} while (++i < nr_ports(section));
 	if (is_proven_back(section)) {
 		if (pick_port(&here, err) < 0)
 			return -1;
@@ -148,6 +150,7 @@ static int fill(struct setup *s, struct cli *cli, struct err *err)
 	size_t nr = 0;
 	for (size_t i = 0; i < s->config.nr_sections; i++)
 		nr += nr_ports(&s->config.sections[i]) + 1;
+	assert(nr > 0);
 	s->forwards = calloc(nr, sizeof *s->forwards);
 	s->texts = calloc(nr, sizeof *s->texts);
 	if (!s->forwards || !s->texts)
