@@ -147,6 +147,20 @@ bool digest_unhex(const char *text, uint8_t *bytes, size_t length)
 	return text[2 * length] == '\0';
 }
 
+bool digest_unhex_pairs(const char *text, uint8_t *bytes, size_t length)
+{
+	for (size_t i = 0; i < length; i++) {
+		if (i && *text == ':')
+			text++;
+		int value = hex_pair(text);
+		if (value < 0)
+			return false;
+		bytes[i] = (uint8_t)value;
+		text += 2;
+	}
+	return *text == '\0';
+}
+
 void digest_tree_init(
 	struct digest_tree *tree, enum digest_algorithm algorithm, uint64_t size_bytes)
 {

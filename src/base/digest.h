@@ -67,6 +67,8 @@ void digest_sha256(const void *bytes, size_t length, uint8_t out[DIGEST_ROOT_BYT
 void digest_hex(const uint8_t *bytes, size_t length, char *out);
 /* Reads exactly length bytes of hex and the end of the text. */
 bool digest_unhex(const char *text, uint8_t *bytes, size_t length);
+/* The same as people copy fingerprints: large or small letters, colons between bytes or none. */
+bool digest_unhex_pairs(const char *text, uint8_t *bytes, size_t length);
 
 /* Computes a root from leaves that come in order; needs 2 KiB whatever the size. */
 struct digest_tree {

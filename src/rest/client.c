@@ -67,19 +67,10 @@ out:
 	return rc;
 }
 
-/* Hex with or without colons, as tools print it. */
 static int take_fingerprint(struct rest_client *client, const char *text, struct err *err)
 {
-	char hex[DIGEST_ROOT_HEX_BYTES];
-	size_t length = 0;
-	for (; *text && length < sizeof hex; text++)
-		if (*text != ':')
-			hex[length++] = (char)tolower((unsigned char)*text);
-	if (length == sizeof hex - 1) {
-		hex[length] = 0;
-		client->has_fingerprint =
-			digest_unhex(hex, client->fingerprint, sizeof client->fingerprint);
-	}
+	client->has_fingerprint =
+		digest_unhex_pairs(text, client->fingerprint, sizeof client->fingerprint);
 	return client->has_fingerprint
 		       ? 0
 		       : err_set(err, ERR_USAGE,

@@ -6,10 +6,11 @@
  *        ─► changed_areas for each disk ─► (the disks are read by other means) ─► snapshot_remove
  *        ─► close
  *
- * The server's certificate is checked before the user's password is sent, on every connection.
- * A session that expired is opened again and the call repeated, without the caller seeing it;
- * so are calls that met HTTP 503 or a broken connection, as long as their deadline lasts and
- * repeating does no harm.  After vsphere_close() there is no session left on the server.
+ * The server's certificate is checked before the user's password is sent, on every connection;
+ * where it is not trusted, the error tells its fingerprint for people to compare. A session that
+ * expired is opened again and the call repeated, without the caller seeing it; so are calls that
+ * met HTTP 503 or a broken connection, as long as their deadline lasts and repeating does no harm.
+ * After vsphere_close() there is no session left on the server.
  *
  * Every wait has a name in its error, a deadline, and heeds the session's cancel
  * (vsphere_set_cancel), also those of clean-up: a caller that cleans up after a cancel
@@ -101,15 +102,6 @@ struct vsphere_about {
 };
 const struct vsphere_about *vsphere_about(const struct vsphere *vsphere);
 
-/*
- * Asks for the certificate's SHA-256 fingerprint without trusting or telling anything: what a
- * user compares before giving it as options->fingerprint.  options->user and password are not
- * looked at.  fingerprint: 95 characters and a zero.
- */
-#define VSPHERE_FINGERPRINT_BYTES 96u
-int vsphere_peek_fingerprint(const struct vsphere_options *options,
-	char fingerprint[VSPHERE_FINGERPRINT_BYTES], struct err *err);
-
 /* --- virtual machines ----------------------------------------------------------------------- */
 
 enum vsphere_power {
@@ -193,6 +185,7 @@ struct vsphere_vm {
 	const char *moref;
 	const char *path; /* "/Datacenter/vm/folder/name", as the server writes it (a slash in a
 			     name is %2f) */
+	const char *datacenter; /* the part of the path that is the datacenter's; "": not visible */
 	enum vsphere_power power;
 	const char *connection; /* "connected", "orphaned", "inaccessible", ... */
 	const char *host; /* moref */
@@ -215,7 +208,7 @@ struct vsphere_listed {
 };
 
 /*
- * All VMs and templates that the user may see, in no order, asked for in pages.  take: 0 to go
+ * All VMs and templates that the user may see, by path, asked for in pages.  take: 0 to go
  * on; otherwise the list ends there and that is the answer (-1 sets err).
  */
 typedef int vsphere_take_vm(void *context, const struct vsphere_listed *vm, struct err *err);
@@ -238,16 +231,17 @@ void vsphere_vm_free(struct vsphere_vm *vm);
 /* --- changed-block tracking ------------------------------------------------------------------ */
 
 struct vsphere_cbt {
-	bool was_enabled; /* before the call; nothing was done then but looking */
+	bool was_enabled; /* before the call */
 	bool stunned; /* a snapshot was made and removed, so that tracking began */
 	size_t nr_disks; /* that tracking can cover */
 	size_t nr_tracked; /* of these: how many have a change id now */
 };
 
 /*
- * Switches tracking on; on a running VM a snapshot is made and removed at once, because tracking
- * begins at the next stun only.  ERR_REFUSED: it has snapshots (named), hardware before version
- * 7, or is a template; ERR_BUSY: it is being moved.
+ * Switches tracking on, if it is off.  On a running VM with a disk that is not tracked yet a
+ * snapshot is made and removed at once, because tracking begins at the next stun only. ERR_REFUSED:
+ * it has snapshots (named), hardware before version 7, or is a template; ERR_BUSY: it is being
+ * moved.
  */
 int vsphere_cbt_enable(struct vsphere *vsphere, const char *vm, struct deadline until,
 	struct vsphere_cbt *found, struct err *err);

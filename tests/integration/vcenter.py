@@ -92,6 +92,11 @@ class Machine:
     def set_template(self, on=True):
         self.tell("template", On=on)
 
+    def rename(self, name):
+        """In the inventory; its files keep their names."""
+        self.tell("rename", Name=name)
+        self.path = self.path.rpartition("/")[0] + "/" + name
+
     def set_power(self, on):
         self.tell("power", On=on)
 

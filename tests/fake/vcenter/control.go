@@ -119,6 +119,9 @@ func (f *fake) controlMachine(asked *request, m *machine) (interface{}, error) {
 		vm.Config.Template = *asked.On
 		vm.Summary.Config.Template = *asked.On
 		return nil, nil
+	case "rename":
+		vm.Name, vm.Config.Name, vm.Summary.Config.Name = asked.Name, asked.Name, asked.Name
+		return nil, nil
 	case "power":
 		state := types.VirtualMachinePowerStatePoweredOff
 		if *asked.On {

@@ -127,8 +127,8 @@ func (f *fake) addMachine(spec machineSpec) (*machine, error) {
 	m := &machine{name: spec.Name, disks: map[int32]*disk{}}
 	config := types.VirtualMachineConfigSpec{
 		Name: spec.Name, GuestId: "debian10_64Guest", Version: spec.Version, NumCPUs: 2, MemoryMB: 1024,
-		Firmware: "efi",
-		Files:    &types.VirtualMachineFileInfo{VmPathName: "[" + datastore + "]"},
+		Firmware: "efi", Uuid: newUUID("4216f6b"), InstanceUuid: newUUID("5032a1c"),
+		Files: &types.VirtualMachineFileInfo{VmPathName: "[" + datastore + "]"},
 	}
 	devices := object.VirtualDeviceList{}
 	have := map[int32]bool{200: true, 201: true} // every machine has two IDE controllers
@@ -225,10 +225,10 @@ func newController(key int32) types.BaseVirtualDevice {
 		VirtualController: controller, SharedBus: types.VirtualSCSISharingNoSharing}}
 }
 
-func newUUID() string {
+func newUUID(head string) string {
 	var id [16]byte
 	_, _ = rand.Read(id[:])
-	return fmt.Sprintf("6000C29%x-%x-%x-%x-%x", id[0]&15, id[4:6], id[6:8], id[8:10], id[10:16])
+	return fmt.Sprintf("%s%x-%x-%x-%x-%x", head, id[0]&15, id[4:6], id[6:8], id[8:10], id[10:16])
 }
 
 // The device, and the disk in m.
@@ -246,7 +246,7 @@ func (m *machine) newDisk(spec diskSpec, index int) (*types.VirtualDisk, error) 
 	m.disks[d.key] = d
 	controller, unit := controllerOf(d.key)
 	backing := &types.VirtualDiskFlatVer2BackingInfo{
-		DiskMode: "persistent", ThinProvisioned: types.NewBool(true), Uuid: newUUID()}
+		DiskMode: "persistent", ThinProvisioned: types.NewBool(true), Uuid: newUUID("6000C29")}
 	backing.FileName = d.fileName
 	return &types.VirtualDisk{
 		VirtualDevice: types.VirtualDevice{Key: d.key, ControllerKey: controller,
