@@ -99,7 +99,8 @@ static int check_repository(
 	const struct job_repository *r = hub_config_repository(hub_config(hub), name);
 	if (!r)
 		return err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
-	return job_repository_check(r, 0, err) < 0 ? hub_unavailable(request, name, err) : 0;
+	int rc = job_repository_check_noted(hub->state, r, 0, err);
+	return rc < 0 ? hub_unavailable(request, name, err) : 0;
 }
 
 /* --- opening -----------------------------------------------------------------------------------

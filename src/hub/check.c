@@ -132,11 +132,6 @@ static void check_repository(struct checking *c, struct hub *hub, const struct j
 	else if (r->stop_free_bytes > 0 && info.free_bytes < r->stop_free_bytes)
 		say(c, false, "repository %s: less than stop-free is free, backups are refused",
 			r->name);
-	else if (!r->id && r->require_mount)
-		say(c, false,
-			"repository %s: require-mount without id: any disk that is mounted there "
-			"is taken (add id = %s)",
-			r->name, info.id);
 	repository_close(repo);
 }
 

@@ -16,11 +16,22 @@ static int check_mount(const struct job_repository *r, struct err *err)
 		return 0;
 	if (stat(r->path, &st) < 0 || stat("/", &root) < 0)
 		return err_errno(err, errno, "repository %s: cannot look at %s", r->name, r->path);
-	if (st.st_dev != root.st_dev)
+	if (st.st_dev == root.st_dev) {
+		err_set(err, ERR_DENIED, "repository %s: %s lies on the root file system", r->name,
+			r->path);
+		return err_hint(err, "is it mounted? require-mount wants a file system of its own");
+	}
+	if (!r->mount)
 		return 0;
-	err_set(err, ERR_DENIED, "repository %s: %s lies on the root file system", r->name,
-		r->path);
-	return err_hint(err, "is it mounted? require-mount wants a file system of its own");
+	char *AUTO_FREE mount = job_mount_text(r->path, err);
+	if (!mount)
+		return err_context(err, "repository %s", r->name);
+	if (strcmp(mount, r->mount) == 0)
+		return 0;
+	err_set(err, ERR_DENIED, "repository %s: %s lies on %s now, and not on %s", r->name,
+		r->path, mount, r->mount);
+	return err_hint(err, "is it mounted? If it was moved: start the hub once with "
+			     "require-mount = no, which forgets where it lay");
 }
 
 static int check_space(const struct job_repository *r, uint64_t free_bytes, uint64_t reserved_bytes,
@@ -46,9 +57,9 @@ static int check_space(const struct job_repository *r, uint64_t free_bytes, uint
 	return err_hint(err, "it goes on when they have ended, if there is room then");
 }
 
-int job_repository_check(const struct job_repository *r, uint64_t reserved_bytes, struct err *err)
+static int check(const struct job_repository *r, uint64_t reserved_bytes,
+	struct repository_info *info, struct err *err)
 {
-	struct repository_info info;
 	if (check_mount(r, err) < 0)
 		return -1;
 	struct repository *repo = repository_open(r->path, REPOSITORY_READ, err);
@@ -56,15 +67,37 @@ int job_repository_check(const struct job_repository *r, uint64_t reserved_bytes
 		err_context(err, "repository %s", r->name);
 		return r->require_mount ? err_hint(err, "is it mounted?") : -1;
 	}
-	int rc = repository_info(repo, &info, err);
+	int rc = repository_info(repo, info, err);
 	repository_close(repo);
 	if (rc < 0)
 		return err_context(err, "repository %s", r->name);
-	if (r->id && strcmp(r->id, info.id) != 0) {
+	if (r->id && strcmp(r->id, info->id) != 0) {
 		err_set(err, ERR_DENIED, "repository %s: in %s is the repository %s, and not %s",
-			r->name, r->path, info.id, r->id);
+			r->name, r->path, info->id, r->id);
 		return err_hint(err, "is another file system mounted there? else correct the id in "
 				     "the configuration");
 	}
-	return check_space(r, info.free_bytes, reserved_bytes, err);
+	return check_space(r, info->free_bytes, reserved_bytes, err);
+}
+
+int job_repository_check(const struct job_repository *r, uint64_t reserved_bytes, struct err *err)
+{
+	struct repository_info info;
+	return check(r, reserved_bytes, &info, err);
+}
+
+int job_repository_check_noted(struct state *state, const struct job_repository *r,
+	uint64_t reserved_bytes, struct err *err)
+{
+	struct repository_info info;
+	struct job_repository noted = *r;
+	json_t *note;
+	if (job_mount_noted(state, r, &note, err) < 0)
+		return -1;
+	job_mount_use(&noted, note);
+	int rc = check(&noted, reserved_bytes, &info, err);
+	if (rc == 0 && state && r->require_mount && !note)
+		rc = job_mount_note(state, r, info.id, err);
+	json_decref(note);
+	return rc;
 }

@@ -40,6 +40,7 @@ struct job_repository {
 	const char *name, *path;
 	const char *id; /* that it must have; NULL: any.  Looked at before every job */
 	bool require_mount; /* path must be on a file system of its own */
+	const char *mount; /* as job_mount_text() says it; NULL: any */
 	uint64_t warn_free_bytes, stop_free_bytes; /* 0: none */
 };
 
@@ -52,6 +53,14 @@ struct job_repository {
  */
 int job_repository_check(
 	const struct job_repository *repository, uint64_t reserved_bytes, struct err *err);
+
+/*
+ * The same, by the hub's note in its state as well, which is made when one that must be mounted
+ * was found good for the first time: what it lies on, and its id.  The note is forgotten when it
+ * need not be mounted any more, or has another path.  state NULL: without.
+ */
+int job_repository_check_noted(struct state *state, const struct job_repository *repository,
+	uint64_t reserved_bytes, struct err *err);
 
 struct jobs_options {
 	struct state *state; /* lent */

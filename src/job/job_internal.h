@@ -8,6 +8,7 @@
  *   supervise.c  the thread: starts, watches, stops
  *   finish.c     what became of a worker: the end, or another attempt
  *   reconcile.c  what an earlier hub left
+ *   mount.c      what repositories lie on
  *   jobdir.c     files of JOBDIR          process.c   the worker's process
  *
  * Lock rule: everything in struct jobs and its jobs is under its mutex, except what is fixed at
@@ -132,6 +133,18 @@ const struct job *queue_writer(
 uint64_t queue_reserved(const struct jobs *jobs, const char *repository, const struct job *but);
 const struct job_repository *queue_repository(const struct jobs *jobs, const char *name);
 bool queue_is_running(const struct job *job);
+
+/* --- mount.c --- */
+/* "ext4, folder /backup", "nfs4 nas:/export, folder /": what a folder lies on, and which of its
+ * folders it is, the same after another mount of it.  The caller's. */
+char *job_mount_text(const char *path, struct err *err);
+/* The note that counts, or NULL; the caller's. */
+int job_mount_noted(struct state *state, const struct job_repository *repository, json_t **note,
+	struct err *err);
+/* What it says (note may be NULL), lent. */
+void job_mount_use(struct job_repository *repository, const json_t *note);
+int job_mount_note(struct state *state, const struct job_repository *repository, const char *id,
+	struct err *err);
 
 /* --- supervise.c --- */
 void *supervise_main(void *jobs);

@@ -3,7 +3,8 @@
  *
  *   {"job": ID, "argv": ["backup", "--repo=/srv/r", "--vm=web1",
  *                        {"text": "--disk=2000=", "use": "source", "name": "raw:/srv/vm/a"}, ...],
- *    "repository": {"name", "path", "id", "require_mount", "stop_free", "reserved"},
+ *    "repository": {"name", "path", "id", "require_mount", "mount", "stop_free",
+ *                   "reserved"},
  *    "allow": {"source": [...], "target": [...]}}
  *
  * Words that name disks are looked at when the job is added, and once more by the worker, just

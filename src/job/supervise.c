@@ -72,17 +72,24 @@ static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct er
 			job->repository);
 		return NULL;
 	}
-	json_t *argv = jobplan_argv(job->spec, r->path, err);
-	if (!argv)
+	struct job_repository noted = *r;
+	json_t *note, *argv = jobplan_argv(job->spec, r->path, err);
+	if (!argv || job_mount_noted(jobs->options.state, r, &note, err) < 0) {
+		json_decref(argv);
 		return NULL;
+	}
+	job_mount_use(&noted, note);
 	bool stores = strcmp(job->kind, "backup") == 0;
-	return json_pack("{s:s, s:o, s:{s:s, s:s, s:s?, s:b, s:I, s:I}, s:{s:o, s:o}}", "job",
-		job->id, "argv", argv, "repository", "name", r->name, "path", r->path, "id", r->id,
-		"require_mount", r->require_mount, "stop_free",
+	json_t *plan = json_pack(
+		"{s:s, s:o, s:{s:s, s:s, s:s?, s:b, s:s?, s:I, s:I}, s:{s:o, s:o}}", "job", job->id,
+		"argv", argv, "repository", "name", r->name, "path", r->path, "id", noted.id,
+		"require_mount", r->require_mount, "mount", noted.mount, "stop_free",
 		(json_int_t)(stores ? r->stop_free_bytes : 0), "reserved",
 		(json_int_t)(queue_reserved(jobs, job->repository, job) & INT64_MAX), "allow",
 		"source", list_of(jobs->options.allow_sources), "target",
 		list_of(jobs->options.allow_targets));
+	json_decref(note);
+	return plan;
 }
 
 /* Its folder, new, with the plan in it. */

@@ -90,6 +90,7 @@ static int check_repository(const json_t *plan, struct err *err)
 		.path = json_string_value(json_object_get(r, "path")),
 		.id = json_string_value(json_object_get(r, "id")),
 		.require_mount = json_is_true(json_object_get(r, "require_mount")),
+		.mount = json_string_value(json_object_get(r, "mount")),
 		.stop_free_bytes = number_of(r, "stop_free"),
 	};
 	if (!repository.name || !repository.path)

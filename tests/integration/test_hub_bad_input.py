@@ -222,6 +222,57 @@ def test_a_repository_that_is_unmounted_in_the_middle(servers, scratch, place, w
         expect_points(h, place, ends, disks)
 
 
+def test_something_else_is_mounted(servers, scratch, place):
+    """What the repository lay on when it was seen first counts: neither a copy of it in another
+    place nor another repository is taken for it, under whatever name it is mounted."""
+    disk = make_disk(f"{scratch}/d.raw", MIB, [(0, MIB, "random")])
+    one, other, there = f"{scratch}/one", f"{scratch}/other", f"{scratch}/mnt/repo"
+    with hub.hub_in(servers, under=place.under, each_repository=["require-mount = yes"]) as h:
+        h.repositories["main"] = there
+        for folder in (one, other):
+            place.mount(folder, "64m")
+        place.bind(one, there)
+        place.run(support.SENDENSE, "repo", "init", there, "--quiet")
+        h.start()
+        h.push("web01", {"2000": disk})
+        place.run("cp", "-a", one, f"{other}/copy")
+
+        def refused(words):
+            answer = h.ask("POST", "sessions", {
+                "repository": "main", "vm": "web02", "disks": [{"key": "1", "size_bytes": MIB}],
+                "client": {"software": "t"}}).body
+            assert answer.get("code") == "denied" and words in answer["detail"], answer
+            error = h.wait(h.start_backup("web02", {"2000": f"raw:{disk}"}), "failed")["error"]
+            assert error["code"] == "denied" and words in error["text"], error
+            return error["text"]
+
+        def instead(folder):
+            place.unmount(there)
+            place.bind(folder, there)
+
+        instead(f"{other}/copy")
+        bad_input("hub: a copy of the repository, mounted in its place",
+                  refused("lies on tmpfs none, folder /copy now, and not on tmpfs none, folder /"))
+        h.restart()
+        refused("folder /copy now")
+        place.unmount(there)
+        place.mount(there, "64m")
+        place.run(support.SENDENSE, "repo", "init", there, "--quiet")
+        bad_input("hub: another repository, mounted in its place", refused("is the repository"))
+        instead(one)
+        h.backup("web01", {"2000": f"raw:{disk}"})
+        assert place.run("ls", f"{there}/vms").out.split() == ["web01"]
+        # Moved on purpose.
+        instead(f"{other}/copy")
+        for lines in ([], ["require-mount = yes"]):
+            h.each_repository = lines
+            h.write_config()
+            h.restart()
+            h.backup("web01", {"2000": f"raw:{disk}"})
+        instead(one)
+        refused("folder / now, and not on tmpfs none, folder /copy")
+
+
 @pytest.mark.parametrize("way", ["push", "pull"])
 def test_a_disk_that_runs_full_in_the_middle(servers, scratch, place, way):
     """Nothing is committed, the reason is told, and with room again it goes on."""
