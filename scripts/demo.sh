@@ -133,7 +133,8 @@ show nbdinfo "$uri"
 step "10. One flipped byte in a copy of the repository, and verify finds it"
 cp -r "$repo" "$scratch/damaged"
 set -- "$scratch/damaged/vms/web01/disks/2001"/*.qcow2
-image=$1
+# The newest: an older one, into which another was merged, has room where nothing lies any more.
+for image in "$@"; do :; done
 offset=$(($(stat -c %s "$image") / 2))
 byte=$(od -An -tu1 -j "$offset" -N 1 "$image")
 # shellcheck disable=SC2059 # the format is the byte
