@@ -115,6 +115,40 @@ int api_objects_is_there(struct hub *hub, const char *kind, const char *id, stru
 		       : err_copy(err, &why);
 }
 
+struct naming {
+	const char *member, *id;
+	char who[ID_BYTES];
+};
+
+static int find_naming(void *context, const struct state_object *object)
+{
+	struct naming *n = context;
+	const json_t *value = json_object_get(object->value, n->member), *item;
+	const char *one = json_string_value(value);
+	bool names = one && strcmp(one, n->id) == 0;
+	size_t i;
+	json_array_foreach(value, i, item)
+	{
+		const char *text = json_string_value(item);
+		names = names || (text && strcmp(text, n->id) == 0);
+	}
+	if (names)
+		snprintf(n->who, sizeof n->who, "%s", object->id);
+	return names;
+}
+
+int api_objects_is_unnamed(struct hub *hub, const char *kind, const char *id, const char *by_kind,
+	const char *member, struct err *err)
+{
+	struct naming n = {.member = member, .id = id};
+	if (state_list(hub->state, by_kind, NULL, find_naming, &n, err) < 0)
+		return -1;
+	return n.who[0] ? err_set(err, ERR_REFUSED,
+				  "the %s \"%s\" names %s \"%s\" (change that first)", by_kind,
+				  n.who, kind, id)
+			: 0;
+}
+
 int api_objects_create(const struct api_objects *objects, struct hub *hub,
 	struct rest_request *request, struct err *err)
 {

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-/* Names that mean nothing are refused; what is named may go away later. */
+/* Names that mean nothing are refused. */
 static int check(struct hub *hub, const char *id, const json_t *value, struct err *err)
 {
 	const char *repository = time_text(value, "repository");
@@ -63,7 +63,9 @@ int api_policies_replace(void *context, struct rest_request *request, struct err
 int api_policies_delete(void *context, struct rest_request *request, struct err *err)
 {
 	struct hub *hub = context;
-	if (api_objects_delete(&policies, hub, request, err) < 0)
+	if (api_objects_is_unnamed(hub, "policy", rest_param(request, "id"), "vm", "policy", err) <
+			0 ||
+		api_objects_delete(&policies, hub, request, err) < 0)
 		return -1;
 	time_changed(hub->time, false, true);
 	return rest_reply(request, 204, NULL, err);

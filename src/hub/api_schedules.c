@@ -94,7 +94,8 @@ int api_schedules_delete(void *context, struct rest_request *request, struct err
 	struct hub_time *time = hub->time;
 	struct err why = ERR_INIT;
 	const char *id = rest_param(request, "id");
-	if (api_objects_delete(&schedules, hub, request, err) < 0)
+	if (api_objects_is_unnamed(hub, "schedule", id, "policy", "schedules", err) < 0 ||
+		api_objects_delete(&schedules, hub, request, err) < 0)
 		return -1;
 	time_changed(time, true, false);
 	pthread_mutex_lock(&time->mutex);

@@ -125,6 +125,9 @@ int api_objects_delete(const struct api_objects *objects, struct hub *hub,
 	struct rest_request *request, struct err *err);
 /* ERR_USAGE when what another names is not there. */
 int api_objects_is_there(struct hub *hub, const char *kind, const char *id, struct err *err);
+/* ERR_REFUSED where the member (a text, or an array of texts) of an object of by_kind holds id. */
+int api_objects_is_unnamed(struct hub *hub, const char *kind, const char *id, const char *by_kind,
+	const char *member, struct err *err);
 /* What is stored of a body: without what only reading shows; created stays. */
 json_t *api_objects_stored(const json_t *body, const json_t *old);
 

@@ -191,6 +191,11 @@ def test_objects(servers):
         assert hub.get("status", token=token)["vms"]["total"] == 1
         assert hub.ask("GET", "/metrics", token=token).status == 403
         assert hub.ask("PUT", "vms/web%2001", vm, token=token).status == 403
+        # What is named stays: nothing would run any more, and nobody be told.
+        hub.call("PUT", "vms/db01", {"policy": "gold"})
+        for path, word in (("schedules/nightly", 'policy "gold"'), ("policies/gold", 'vm "db01"')):
+            refused = hub.ask("DELETE", path)
+            assert refused.status == 409 and word in refused.body["detail"], refused.body
         for path in ("vms/db01", "policies/gold", "schedules/nightly"):
             assert hub.ask("DELETE", path).status == 204
             assert hub.ask("GET", path).status == 404
