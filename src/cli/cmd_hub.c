@@ -245,7 +245,7 @@ static int run_check(struct cli *cli, const void *values, struct err *err)
 		f.list = json_array();
 	unsigned nr_errors = hub_check_config(f.path, tell_finding, &f);
 	if (f.list && cli_print_json(json_pack("{s:b, s:s, s:o, s:o}", "good", nr_errors == 0,
-					     "config", f.path, "findings", f.list, "settings",
+					     "config", f.path, "findings", f.list, "defaults",
 					     hub_config_settings()),
 			      err) < 0)
 		return -1;
@@ -330,6 +330,22 @@ static void tell_file(void *context, const char *name, const char *old_path)
 		printf("%s (was %s)\n", name, old_path ? old_path : "?");
 }
 
+/* A repository's copy holds the state alone. */
+static void tell_next(const char *folder, const struct archive_summary *summary)
+{
+	if (!summary->hub[0]) {
+		printf("%s has the state of a hub as of its last copy, without settings and keys.\n"
+		       "Next: sendense hub init --state-dir %s ... makes new ones.\n",
+			folder, folder);
+		return;
+	}
+	printf("%s has the state of the hub %s as of %s.\n"
+	       "Its settings still name folders of the old machine. Next:\n"
+	       "  change them in %s/hub.conf, and copy that to " HUB_CONFIG_FILE "\n"
+	       "  sendense hub check-config\n",
+		folder, summary->hub, summary->created, folder);
+}
+
 static int run_import(struct cli *cli, const void *values, struct err *err)
 {
 	const struct import_values *v = values;
@@ -348,10 +364,7 @@ static int run_import(struct cli *cli, const void *values, struct err *err)
 					      "created", summary.created, "files", report.list),
 			err);
 	if (!cli->common.quiet)
-		printf("%s has the state of the hub %s as of %s. Its settings name folders of the "
-		       "old machine:\nlook at them, then \"sendense hub check-config\".\n",
-			folder, summary.hub[0] ? summary.hub : "(unnamed)",
-			summary.created[0] ? summary.created : "its last copy");
+		tell_next(folder, &summary);
 	return cli_flush(err);
 }
 

@@ -237,13 +237,15 @@ static int next_event(
 	if (f->ended)
 		return 0;
 	struct err err = ERR_INIT;
+	uint64_t before = f->seen;
 	json_t *job = jobs_wait(f->hub->jobs, f->id, &f->seen, until, &err);
 	if (!job)
 		return err.code == ERR_NONE ? 2 : -1;
 	*event = event_name(f, job);
-	*id = f->seen;
 	*data = job;
 	f->ended = strcmp(*event, "end") == 0;
+	/* What jobs_wait() calls the end is more than other languages' numbers hold. */
+	*id = f->ended ? before + 1 : f->seen;
 	json_decref(f->told);
 	f->told = json_incref(job);
 	return 1;

@@ -143,11 +143,42 @@ static int post_token(void *context, struct rest_request *request, struct err *e
 	return rest_reply_made(request, 201, location, shown, err);
 }
 
+struct admins {
+	const char *id; /* that is to go */
+	bool goes, stays; /* it is an admin's; another one that holds without end */
+};
+
+static int look_at_token(void *context, const struct state_object *object)
+{
+	struct admins *a = context;
+	const char *scope = json_string_value(json_object_get(object->value, "scope"));
+	if (!scope || strcmp(scope, "admin") != 0)
+		return 0;
+	if (strcmp(object->id, a->id) == 0)
+		a->goes = true;
+	else if (!json_object_get(object->value, "expires"))
+		a->stays = true;
+	return 0;
+}
+
+/* Without it nobody could make another one. */
+static int check_admin_stays(struct hub *hub, const char *id, struct err *err)
+{
+	struct admins a = {.id = id};
+	if (state_list(hub->state, "token", NULL, look_at_token, &a, err) < 0)
+		return -1;
+	return a.goes && !a.stays ? err_set(err, ERR_REFUSED,
+					    "it is the last of the scope admin that does not "
+					    "expire (make another one first)")
+				  : 0;
+}
+
 static int delete_token(void *context, struct rest_request *request, struct err *err)
 {
 	struct hub *hub = context;
 	const char *id = rest_param(request, "id");
-	if (state_delete(hub->state, "token", id, STATE_ANY, err) < 0)
+	if (check_admin_stays(hub, id, err) < 0 ||
+		state_delete(hub->state, "token", id, STATE_ANY, err) < 0)
 		return err_context(err, "token %s", id);
 	return rest_reply(request, 204, NULL, err);
 }

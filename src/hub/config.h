@@ -106,7 +106,7 @@ void hub_config_differences(
  * really does. */
 int hub_config_settle(const struct hub_config *old, struct hub_config *new, struct err *err);
 
-/* The settings, for check-config --json and the test that holds docs/hub.md against them:
+/* The settings' defaults, for check-config --json and the test that holds docs/hub.md against them:
  * {"section":{"key":"default"…}}. */
 json_t *hub_config_settings(void);
 

@@ -26,6 +26,7 @@
 struct making {
 	const struct hub_init_options *options;
 	struct hub_init_result *result;
+	struct hub_config *there; /* the settings, where the file was there before */
 	const char *state_dir, *runtime_dir, *listen, *nbd_listen;
 	char name[256];
 	char tls_dir[4096];
@@ -64,9 +65,13 @@ static int make_folder(const struct making *m, const char *path, mode_t mode, st
 		did(m, "made the folder %s", path);
 		return 0;
 	}
-	if (errno != EEXIST)
-		return err_errno(err, errno, "cannot make %s", path);
-	return 0;
+	int error = errno;
+	if (error == EEXIST)
+		return 0;
+	err_errno(err, error, "cannot make %s", path);
+	if (error == EACCES || error == EPERM)
+		err_hint(err, "make it as root, for the user that the hub runs as");
+	return -1;
 }
 
 /* --- certificates ------------------------------------------------------------------------------
@@ -182,7 +187,7 @@ static void write_config(FILE *out, const struct making *m)
  * leave a half-made hub nor a file that stays as it is. */
 static int draft_config(const struct making *m, char **text, size_t *length, struct err *err)
 {
-	if (exists(m->options->config_path))
+	if (m->there)
 		return 0;
 	FILE *out = open_memstream(text, length);
 	if (!out)
@@ -220,6 +225,46 @@ static int make_config(const struct making *m, const char *text, size_t length, 
 /* --- all of it
  * ------------------------------------------------------------------------------------------ */
 
+static void address_text(const struct hub_address *address, char out[128])
+{
+	snprintf(out, 128, strchr(address->host, ':') ? "[%s]:%u" : "%s:%u", address->host,
+		address->port);
+}
+
+/* A file that is there stays as it is and counts: an option that says something else would make
+ * what the hub never looks at. */
+static int heed_config(struct making *m, struct err *err)
+{
+	const struct hub_init_options *o = m->options;
+	char listen[128], nbd_listen[128];
+	if (!exists(o->config_path))
+		return 0;
+	m->there = hub_config_load(o->config_path, NULL, NULL, err);
+	if (!m->there)
+		return -1;
+	address_text(&m->there->listen, listen);
+	address_text(&m->there->nbd_listen, nbd_listen);
+	const struct {
+		const char *name, *given, *said;
+	} settings[] = {{"[hub] state-dir", o->state_dir, m->there->state_dir},
+		{"[hub] runtime-dir", o->runtime_dir, m->there->runtime_dir},
+		{"[hub] listen", o->listen, listen}, {"[nbd] listen", o->nbd_listen, nbd_listen},
+		{"[hub] name", o->name, m->there->name}};
+	for (size_t i = 0; i < ARRAY_LENGTH(settings); i++)
+		if (settings[i].given && settings[i].said &&
+			strcmp(settings[i].given, settings[i].said) != 0)
+			return err_set(err, ERR_EXISTS,
+				"%s is there already, and says %s = %s, not %s (change it there, "
+				"or name another file with --config)",
+				o->config_path, settings[i].name, settings[i].said,
+				settings[i].given);
+	m->state_dir = m->there->state_dir;
+	m->runtime_dir = m->there->runtime_dir;
+	if (m->there->name)
+		snprintf(m->name, sizeof m->name, "%s", m->there->name);
+	return 0;
+}
+
 static int check_options(const struct making *m, struct err *err)
 {
 	const struct {
@@ -252,6 +297,23 @@ static int tell_result(struct making *m, struct err *err)
 	return 0;
 }
 
+static int make_all(struct making *m, struct err *err)
+{
+	char *AUTO_FREE text = NULL; /* of the settings; NULL: they are there */
+	size_t length = 0;
+	char *ca_file = m->result->ca_file;
+	return check_options(m, err) < 0 || heed_config(m, err) < 0 ||
+			       join(m->tls_dir, sizeof m->tls_dir, m->state_dir, "tls", err) < 0 ||
+			       join(ca_file, sizeof m->result->ca_file, m->tls_dir, "ca.crt", err) <
+				       0 ||
+			       draft_config(m, &text, &length, err) < 0 ||
+			       make_folder(m, m->state_dir, 0700, err) < 0 ||
+			       make_certificates(m, err) < 0 || make_token(m, err) < 0 ||
+			       make_repository(m, err) < 0 || make_config(m, text, length, err) < 0
+		       ? -1
+		       : 0;
+}
+
 int hub_init(
 	const struct hub_init_options *options, struct hub_init_result *result, struct err *err)
 {
@@ -267,15 +329,9 @@ int hub_init(
 		snprintf(m.name, sizeof m.name, "%s", options->name);
 	else if (gethostname(m.name, sizeof m.name - 1) < 0 || !m.name[0])
 		snprintf(m.name, sizeof m.name, "localhost");
-	char *AUTO_FREE text = NULL; /* of the settings; NULL: they are there */
-	size_t length = 0;
-	if (check_options(&m, err) < 0 ||
-		join(m.tls_dir, sizeof m.tls_dir, m.state_dir, "tls", err) < 0 ||
-		join(result->ca_file, sizeof result->ca_file, m.tls_dir, "ca.crt", err) < 0 ||
-		draft_config(&m, &text, &length, err) < 0 ||
-		make_folder(&m, m.state_dir, 0700, err) < 0 || make_certificates(&m, err) < 0 ||
-		make_token(&m, err) < 0 || make_repository(&m, err) < 0 ||
-		make_config(&m, text, length, err) < 0)
+	int rc = make_all(&m, err);
+	hub_config_free(m.there);
+	if (rc < 0)
 		return err_context(err, "hub init");
 	return tell_result(&m, err);
 }

@@ -69,6 +69,22 @@ def test_init_with_a_wrong_option_makes_nothing(scratch):
     assert "is good" in sendense("hub", "check-config", "--config", f"{scratch}/etc/hub.conf").out
 
 
+def test_init_heeds_settings_that_are_there(scratch):
+    """It would make a state that no hub looks at, and say that all is well."""
+    words = ["hub", "init", "--config", f"{scratch}/hub.conf"]
+    sendense(*words, "--state-dir", f"{scratch}/state", "--runtime-dir", f"{scratch}/run", "--listen", "[::1]:8443")
+    for option, value, said in (("--state-dir", f"{scratch}/other", f"state-dir = {scratch}/state"),
+                                ("--listen", "127.0.0.1:8443", "listen = [::1]:8443"),
+                                ("--nbd-listen", "127.0.0.1:1", "[nbd] listen = 127.0.0.1:10809")):
+        fails(*words, option, value, case=f"hub init: another {option}", contains=[said, value, "--config"])
+    assert sorted(os.listdir(scratch)) == ["hub.conf", "state"]
+    # A token that was lost is made again, where the settings say.
+    os.unlink(f"{scratch}/state/admin.token")
+    assert f"{scratch}/state/admin.token" in sendense(*words, "--listen", "[::1]:8443").out
+    with open(f"{scratch}/state/admin.token", encoding="ascii") as file:
+        assert file.read().startswith("sdt_")
+
+
 BAD = [
     ("an unknown section", "[hup]\n", "[hup] is no section", True),
     ("an unknown setting", "[limits]\njob = 1\n", 'no setting "job"', True),
@@ -133,7 +149,7 @@ def test_bad_settings_are_refused_by_line(h, scratch, case, change, text, has_li
 
 def test_the_guide_knows_every_setting(h):
     h.init()
-    settings = sendense("hub", "check-config", "--config", h.conf, "--json").json["settings"]
+    settings = sendense("hub", "check-config", "--config", h.conf, "--json").json["defaults"]
     with open(os.path.join(support.TOP, "docs", "hub.md"), encoding="utf-8") as file:
         guide = file.read()
     sections = dict(re.findall(r"^### `\[(\w+)[^`]*`\n(.*?)(?=^##|\Z)", guide, re.M | re.S))
@@ -449,7 +465,14 @@ def test_tokens_are_told_once_held_to_their_scope_and_revoked_at_once(h):
                          ({"name": "x", "scope": "read", "more": 1}, 422)):
         answer = h.ask("POST", "tokens", body)
         assert answer.status in (status if isinstance(status, tuple) else (status,)), answer.body
-    actions = [(event["action"], event["actor"]) for event in h.all("events")]
+    # The last one that can make others cannot lock everybody out.
+    own = [item["id"] for item in h.all("tokens") if item["scope"] == "admin"]
+    h.post("tokens", {"name": "for a day", "scope": "admin", "expires_in_s": 86400})
+    refused = h.ask("DELETE", f"tokens/{own[0]}")
+    assert refused.status == 409 and "another one first" in refused.body["detail"], refused.body
+    other = h.post("tokens", {"name": "second", "scope": "admin"})
+    assert h.ask("DELETE", f"tokens/{own[0]}", token=other["token"]).status == 204
+    actions = [(event["action"], event["actor"]) for event in h.all("events", token=other["token"])]
     assert ("createToken", "token admin") in actions and ("revokeToken", "token admin") in actions
 
 
