@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 
 #define STOP_STEP_MS 100
+#define OPEN_MOST 4000u
+#define OPEN_MOST_OF_ONE 500u /* of one token, or schedule */
 
 /* --- start and stop ---------------------------------------------------------------------- */
 
@@ -205,11 +207,31 @@ static void estimate(struct jobs *jobs, struct job *job)
 		job->reserved_bytes = (uint64_t)last.bytes + (uint64_t)last.bytes / 4;
 }
 
+/* The queue is looked through again and again: one who asks without end must not bring it to a
+ * stand for all. */
+static int check_room(const struct jobs *jobs, const struct job *new, struct err *err)
+{
+	unsigned nr = 0, nr_same = 0;
+	for (const struct job *job = jobs->open; job; job = job->next) {
+		nr++;
+		nr_same += strcmp(job->requested_by, new->requested_by) == 0;
+	}
+	if (nr_same >= OPEN_MOST_OF_ONE)
+		return err_set(err, ERR_BUSY,
+			"%u jobs that %s asked for have not ended: that is the most", nr_same,
+			new->requested_by);
+	return nr < OPEN_MOST
+		       ? 0
+		       : err_set(err, ERR_BUSY, "%u jobs have not ended: that is the most", nr);
+}
+
 static int put_in(struct jobs *jobs, struct job *job, struct err *err)
 {
 	struct job **end = &jobs->open;
 	if (jobs->draining)
 		return err_set(err, ERR_BUSY, "no job is taken any more: the hub is being stopped");
+	if (check_room(jobs, job, err) < 0)
+		return -1;
 	const struct job *writer = job->is_foreign && jobplan_writes(job->spec)
 					   ? queue_writer(jobs, job->repository, job->vm, NULL)
 					   : NULL;

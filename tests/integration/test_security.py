@@ -2,6 +2,7 @@
 holder of a small token, somebody who can write where sources lie, a hub that lies to its client."""
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -68,6 +69,28 @@ def test_a_backup_token_keeps_nobody_waiting(h):
     assert h.wait(h.post("backups", body, token=token))["requested_by"] == "token test backup"
 
 
+def test_the_queue_has_an_end(servers):
+    """For one who asks without end; for others there is room."""
+    with hub.hub_in(servers, settings="[limits]\njobs = 1\n") as h:
+        h.start()
+        disk = make_disk(os.path.join(h.folder, "disk.raw"), MIB)
+        token = h.make_token("backup", vms=["web*"])
+        connection = h.connect()
+        body = {"repository": "main", "disks": [{"key": "1", "source": f"raw:{disk}"}]}
+        for number in range(800):
+            connection.request("POST", "/api/v1/backups", body=json.dumps({**body, "vm": f"web{number}"}), headers={
+                "Authorization": f"Bearer {token}", "Content-Type": "application/json"})
+            answer = connection.getresponse()
+            told = json.loads(answer.read())
+            if answer.status != 202:
+                break
+        connection.close()
+        assert answer.status == 409 and told["code"] == "busy" and "the most" in told["detail"], told
+        support.bad_input("hub: a token that asks for jobs without end", told["detail"])
+        assert number >= 500
+        assert h.post("backups", {**body, "vm": "db01"})["state"] == "queued"
+
+
 def test_the_status_tells_no_path(h):
     h.init()
     where = h.repositories["main"]
@@ -104,3 +127,27 @@ def test_many_that_say_nothing_keep_no_push_out(h):
     h.commit(session)
     print(f"security: a push beside 400 silent connections waited {took:.1f} s")
     assert took < 20
+
+
+# --- who tells lies -----------------------------------------------------------------------------------
+
+ESCAPES = "\x1b]0;title\x07\x9b31m\r\nsendense: all is well"
+
+
+def test_nothing_that_is_told_reaches_the_terminal_as_a_command(h):
+    """What a client said of itself and its disks, shown by ls to somebody else, and in the hub's log."""
+    h.start()
+    disk = {"key": "1", "size_bytes": MIB, "change_id": ESCAPES, "new_bitmap": ESCAPES, "source_state": ESCAPES,
+            "unusable": ESCAPES, "source": {"kind": "push", "label": ESCAPES, "identity": {ESCAPES: ESCAPES}}}
+    session = h.post("sessions", {
+        "repository": "main", "vm": "web01", "disks": [disk], "digest": "optional", "consistency": "crash",
+        "client": {"software": ESCAPES, "build": ESCAPES}, "consistency_reason": ESCAPES})
+    point = h.commit(session)["point"]
+    for words in (["ls", "--repo", h.repositories["main"], f"web01@{point}"],
+                  ["ls", "--repo", h.repositories["main"], "web01"]):
+        said = run(support.SENDENSE, *words).out
+        assert point in said
+        for bad in "\x1b\x07\x9b\r":
+            assert bad not in said, said
+        assert "\nsendense: all is well" not in said
+    assert "\x1b" not in h.process.err and "\nsendense: all is well" not in h.process.err
