@@ -2,6 +2,7 @@
 #include "commands.h"
 #include "disks.h"
 #include "repository.h"
+#include "vddk.h"
 #include "version.h"
 
 #include <inttypes.h>
@@ -17,6 +18,7 @@ static const char *const verdict_names[] = {"ok", "note", "warning", "bad"};
 
 struct values {
 	const char *repo;
+	const char *vddk;
 };
 
 static const struct option_spec option_table[] = {
@@ -26,6 +28,13 @@ static const struct option_spec option_table[] = {
 		.argument = "DIR",
 		.words = WORDS_FOLDER,
 		.help = "look at this repository too"},
+	{.name = "vddk",
+		.kind = OPTION_TEXT,
+		.offset = offsetof(struct values, vddk),
+		.argument = "DIR",
+		.words = WORDS_FOLDER,
+		.help = "VMware's library: the folder that holds its lib64 (default: "
+			"SENDENSE_VDDK_DIR, or the usual places)"},
 };
 
 struct doctor {
@@ -125,6 +134,20 @@ static void check_programs(struct doctor *doctor)
 	}
 }
 
+/* Loaded by the helper, as for a backup, but connected to nothing. */
+static void check_vddk(struct doctor *doctor, const char *folder, struct cancel *cancel)
+{
+	struct err err = ERR_INIT;
+	struct vddk_facts facts;
+	char loaded[VDDK_PATH_BYTES];
+	if (vddk_probe(folder, NULL, &facts, loaded, cancel, &err) == 0)
+		tell(doctor, DOCTOR_OK, "vddk", "VMware's library can be loaded: %s", loaded);
+	else if (err.code == ERR_NOT_FOUND && !folder)
+		tell(doctor, DOCTOR_NOTE, "vddk", "only for VMware's machines: %s", err.text);
+	else
+		tell(doctor, DOCTOR_WARNING, "vddk", "%s", err.text);
+}
+
 /* --- the repository -------------------------------------------------------------- */
 
 static void check_space(struct doctor *doctor, const struct repository_info *info)
@@ -181,7 +204,7 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	check_files(&doctor);
 	check_scratch(&doctor);
 	check_programs(&doctor);
-	tell(&doctor, DOCTOR_NOTE, "vddk", "this build reads no VMware disks by itself");
+	check_vddk(&doctor, v->vddk, cli->cancel);
 	if (v->repo)
 		check_repository(&doctor, v->repo);
 	int rc;

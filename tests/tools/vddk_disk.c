@@ -1,0 +1,186 @@
+/*
+ * vddk_disk FILE: opens a disk with VMware's library as the integration tests want it.  FILE has
+ * lines "name=value": the members of struct vddk_options, and what to do with the disk, in
+ * this order: wait=yes (prints "open", reads a line), map=yes (prints the extents),
+ * copy=FILE (with lanes=N), read=OFFSET:LENGTH (prints the bytes' sum).  probe=yes: loads the
+ * library alone.  The library's lines go to stderr as "log: …".  Exit status 1 with
+ * "CODE: text" as the last line on stderr.
+ */
+#include "copy.h"
+#include "vddk.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char text[65536];
+
+static const char *value(const char *name)
+{
+	size_t length = strlen(name);
+	for (char *line = text; *line; line += strlen(line) + 1) {
+		if (strncmp(line, name, length) == 0 && line[length] == '=')
+			return line + length + 1;
+	}
+	return NULL;
+}
+
+static unsigned number(const char *name)
+{
+	return value(name) ? (unsigned)strtoul(value(name), NULL, 0) : 0;
+}
+
+static int failed(const struct err *err)
+{
+	fprintf(stderr, "%s: %s\n", err_code_name(err->code), err->text);
+	return 1;
+}
+
+static void on_log(void *context, enum log_level level, const char *line)
+{
+	(void)context;
+	fprintf(stderr, "log: %s: %s\n", log_level_name(level), line);
+}
+
+static int load(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	if (!file)
+		return -1;
+	size_t n = fread(text, 1, sizeof text - 2, file);
+	fclose(file);
+	for (size_t i = 0; i < n; i++)
+		text[i] = text[i] == '\n' ? '\0' : text[i];
+	return 0;
+}
+
+static int print_map(struct block *disk, struct err *err)
+{
+	uint64_t size = block_info(disk)->size_bytes, at = 0;
+	while (at < size) {
+		struct block_extent extents[4];
+		size_t nr;
+		if (block_extents(disk, at, size - at, extents, 4, &nr, err) < 0)
+			return -1;
+		for (size_t i = 0; i < nr; at += extents[i++].length)
+			printf("%" PRIu64 " %" PRIu64 " %s\n", at, extents[i].length,
+				extents[i].flags ? "hole" : "data");
+	}
+	return 0;
+}
+
+static int copy(struct block *disk, struct cancel *cancel, struct err *err)
+{
+	struct copy_progress progress = {0};
+	const struct copy_options options = {
+		.nr_lanes = number("lanes"), .progress = &progress, .cancel = cancel};
+	struct block *target =
+		block_raw_create(value("copy"), block_info(disk)->size_bytes, true, err);
+	if (!target)
+		return -1;
+	int rc = copy_run(disk, target, &options, err);
+	struct err ignored = ERR_INIT;
+	block_close(target, &ignored);
+	printf("read %" PRIu64 "\n", (uint64_t)atomic_load(&progress.read));
+	return rc;
+}
+
+static int read_some(struct block *disk, struct err *err)
+{
+	char *end;
+	uint64_t offset = strtoull(value("read"), &end, 0), sum = 0;
+	size_t length = strtoull(end + 1, NULL, 0);
+	uint8_t *buffer = malloc(length);
+	int rc = buffer ? block_read(disk, buffer, length, offset, err) : -1;
+	for (size_t i = 0; rc == 0 && i < length; i++)
+		sum += buffer[i];
+	free(buffer);
+	printf("sum %" PRIu64 "\n", sum);
+	return rc;
+}
+
+static int use(struct block *disk, struct cancel *cancel, struct err *err)
+{
+	struct vddk_facts facts;
+	char line[16];
+	vddk_facts(disk, &facts);
+	printf("size %" PRIu64 "\nmajor %u\ntransport %s\nasynchronous %d\nallocated %d\n",
+		block_info(disk)->size_bytes, facts.major, facts.transport, facts.asynchronous,
+		facts.allocated);
+	if (value("wait")) {
+		printf("open\n");
+		fflush(stdout);
+		if (!fgets(line, sizeof line, stdin))
+			return err_set(err, ERR_CANCELLED, "nobody said go");
+	}
+	if (value("map") && print_map(disk, err) < 0)
+		return -1;
+	if (value("copy") && copy(disk, cancel, err) < 0)
+		return -1;
+	return value("read") ? read_some(disk, err) : 0;
+}
+
+static int probe(struct cancel *cancel)
+{
+	struct err err = ERR_INIT;
+	struct vddk_facts facts;
+	char loaded[VDDK_PATH_BYTES];
+	if (vddk_probe(value("folder"), value("helper"), &facts, loaded, cancel, &err) < 0)
+		return failed(&err);
+	printf("major %u\nloaded %s\n", facts.major, loaded);
+	return 0;
+}
+
+static struct cancel *stop;
+
+static void on_term(int signal_nr)
+{
+	(void)signal_nr;
+	cancel_request(stop);
+}
+
+int main(int argc, char **argv)
+{
+	struct err err = ERR_INIT;
+	stop = cancel_new(&err);
+	if (argc != 2 || load(argv[1]) < 0 || !stop)
+		return 2;
+	signal(SIGTERM, on_term);
+	const struct vddk_options options = {
+		.helper = value("helper"),
+		.folder = value("folder"),
+		.server = value("server"),
+		.port = (uint16_t)number("port"),
+		.thumbprint = value("thumbprint"),
+		.user = value("user"),
+		.password = value("password"),
+		.cookie = value("cookie"),
+		.vm = value("vm"),
+		.snapshot = value("snapshot"),
+		.path = value("path"),
+		.size_bytes = number("size_bytes"),
+		.compression = value("compression"),
+		.nr_reads = number("nr_reads"),
+		.allocated = value("allocated") != NULL,
+		.hold_access = value("hold_access") != NULL,
+		.open_timeout_ms = number("open_timeout_ms"),
+		.call_timeout_ms = number("call_timeout_ms"),
+		.close_timeout_ms = number("close_timeout_ms"),
+		.cancel = stop,
+		.log = on_log,
+	};
+	int status;
+	if (value("probe")) {
+		status = probe(stop);
+	} else {
+		struct block *disk = vddk_open(&options, &err);
+		int rc = disk ? use(disk, stop, &err) : -1;
+		struct err ignored = ERR_INIT;
+		block_close(disk, &ignored);
+		status = rc < 0 ? failed(&err) : 0;
+	}
+	cancel_free(stop);
+	return status;
+}
