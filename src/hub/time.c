@@ -44,12 +44,9 @@ json_t *time_moment(int64_t moment)
 
 void time_error(const json_t *error, struct err *err)
 {
-	const char *name = time_text(error, "code"), *text = time_text(error, "text");
-	enum err_code code = ERR_IO;
-	for (int i = ERR_NONE + 1; name && i <= ERR_NO_MEMORY; i++)
-		if (strcmp(name, err_code_name((enum err_code)i)) == 0)
-			code = (enum err_code)i;
-	err_set(err, code, "%s", text ? text : "it did not say why");
+	const char *text = time_text(error, "text");
+	err_set(err, err_code_parse(time_text(error, "code"), ERR_IO), "%s",
+		text ? text : "it did not say why");
 }
 
 /* --- the inbox -------------------------------------------------------------------------------- */

@@ -224,11 +224,9 @@ static int get_waiting(void *context, struct rest_request *request, struct err *
 static int fail(void *context, struct rest_request *request, struct err *err)
 {
 	(void)context;
-	uint64_t code;
-	if (rest_query_number(request, "code", 1, ERR_NO_MEMORY, ERR_IO, &code, err))
-		return -1;
 	rest_set_job(request, "20261122T000000Z-1");
-	return err_set(err, (enum err_code)code, "it was asked to fail, on \xff purpose");
+	return err_set(err, err_code_parse(rest_query(request, "code"), ERR_IO),
+		"it was asked to fail, on \xff purpose");
 }
 
 static int problem(void *context, struct rest_request *request, struct err *err)
