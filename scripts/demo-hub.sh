@@ -5,33 +5,8 @@
 # leaves nothing behind.
 set -eu
 
-top=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
-sendense=$top/build/sendense
-scratch=$(mktemp -d /var/tmp/sendense-hub-XXXXXX)
-servers=
+. "$(dirname -- "$0")/demo-frame.sh"
 hub=
-began=$(date +%s)
-
-# Whatever was started, by its id.
-clean_up() {
-	status=$?
-	trap - EXIT INT TERM
-	for pid in $hub $servers; do
-		kill "$pid" 2>/dev/null || true
-	done
-	for pid in $hub $servers; do
-		wait "$pid" 2>/dev/null || true
-	done
-	rm -rf "$scratch"
-	exit $status
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-step() {
-	if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi
-}
 
 plain() {
 	sed "s|$sendense|sendense|g; s|$scratch/||g; s|${url:-no-url-yet}|https://hub|g"

@@ -5,29 +5,7 @@
 # Needs nothing but the built binary and Debian packages; leaves nothing behind.
 set -eu
 
-top=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
-sendense=$top/build/sendense
-scratch=$(mktemp -d /var/tmp/sendense-demo-XXXXXX)
-servers=
-began=$(date +%s)
-
-clean_up() {
-	status=$?
-	trap - EXIT INT TERM
-	for pid in $servers; do
-		kill "$pid" 2>/dev/null || true
-		wait "$pid" 2>/dev/null || true
-	done
-	rm -rf "$scratch"
-	exit $status
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-step() {
-	if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi
-}
+. "$(dirname -- "$0")/demo-frame.sh"
 
 show() {
 	printf '$ %s\n' "$*" | sed "s|$sendense|sendense|g; s|$scratch/||g"
