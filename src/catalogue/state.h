@@ -88,7 +88,8 @@ int state_jobs_forget(struct state *state, int64_t ended_before,
 	void (*forgotten)(void *context, const char *id), void *context, struct err *err);
 
 /* What a job takes, noted before it is taken: kind ("process", "export", "port", "folder",
- * "lease"), name.  value (may be NULL): what it takes to give it back. */
+ * "lease"; "end": what follows from its end is owed), name.  value (may be NULL): what it takes to
+ * give it back. */
 int state_take(struct state *state, const char *job, const char *kind, const char *name,
 	const json_t *value, struct err *err);
 int state_gave_back(

@@ -88,6 +88,10 @@ void hub_points_stop(struct hub *hub);
 /* A jobs_options.changed: brings the index up to date where the job changed it, then tells
  * hub_time_job_changed(), in the order of the changes, from a thread of its own. */
 void hub_points_job_changed(void *context, const char *id, enum job_state state, const json_t *job);
+/* From here on changes are told; of jobs whose end an earlier hub had no time for, too. */
+int hub_points_catch_up(struct hub *hub, struct err *err);
+/* All that follows from the end of this job has been done. */
+void hub_points_settled(struct hub *hub, const char *id);
 /* Brings the index up to date with one VM in a repository (vm NULL: all of it). */
 int hub_points_refresh(struct hub *hub, const char *repository, const char *vm, struct err *err);
 /* False while an index that is new has not been filled: what it does not hold may be there. */

@@ -3,6 +3,10 @@
  * list that is asked for, and at the start.  Changes of jobs are worked off by a
  * thread of its own, in their order, so that whoever hears of a job's end finds its
  * restore point in the index.
+ *
+ * The end of each job is owed: noted with the job, and taken back when all that follows from it
+ * has been done (retention, alarms, the audit log).  So what ends while no hub runs, or while one
+ * starts or stops, is worked off by the next.
  */
 #include "hub_internal.h"
 
@@ -17,6 +21,8 @@
 #include <string.h>
 
 #define WALK_MS (INT64_C(1000) * 60 * 15)
+#define OWED_KIND "end" /* of a take */
+#define OWED_NAME "told"
 
 struct change {
 	struct change *next;
@@ -31,6 +37,7 @@ struct hub_points {
 	pthread_cond_t changed;
 	struct change *first, **last;
 	bool ends;
+	bool works; /* off the changes: those who are told of them are there */
 	atomic_bool walked; /* each once, or tried */
 	pthread_mutex_t *walking; /* of each repository: one walks it at a time */
 	size_t nr_walking;
@@ -163,10 +170,10 @@ static void work_off(struct hub *hub, struct change *change)
 static struct change *next_change(struct hub_points *points, struct deadline until, bool *ends)
 {
 	WITH_LOCK(&points->mutex);
-	while (!points->first && !points->ends &&
+	while (!(points->first && points->works) && !points->ends &&
 		thread_cond_wait(&points->changed, &points->mutex, until))
 		;
-	struct change *change = points->first;
+	struct change *change = points->works || points->ends ? points->first : NULL;
 	*ends = points->ends && !change;
 	if (change) {
 		points->first = change->next;
@@ -206,10 +213,29 @@ static void *work(void *context)
 	return NULL;
 }
 
+static void owe(struct hub *hub, const char *id)
+{
+	struct err err = ERR_INIT;
+	if (state_take(hub->state, id, OWED_KIND, OWED_NAME, NULL, &err) < 0)
+		log_warning("what follows from the end of the job %s is lost with this hub: %s", id,
+			err.text);
+}
+
+void hub_points_settled(struct hub *hub, const char *id)
+{
+	struct err err = ERR_INIT;
+	if (state_gave_back(hub->state, id, OWED_KIND, OWED_NAME, &err) < 0)
+		log_warning("what follows from the end of the job %s is done again by the next "
+			    "hub: %s",
+			id, err.text);
+}
+
 void hub_points_job_changed(void *context, const char *id, enum job_state state, const json_t *job)
 {
 	struct hub *hub = context;
 	struct hub_points *points = hub->points;
+	if (state == JOB_QUEUED)
+		owe(hub, id);
 	struct change *change = calloc(1, sizeof *change);
 	json_t *copy = change ? json_deep_copy(job) : NULL;
 	if (!copy) {
@@ -224,6 +250,74 @@ void hub_points_job_changed(void *context, const char *id, enum job_state state,
 	*points->last = change;
 	points->last = &change->next;
 	pthread_cond_signal(&points->changed);
+}
+
+/* --- what an earlier hub left ----------------------------------------------------------------- */
+
+struct left {
+	struct hub *hub;
+	json_t *open, *owed; /* ids of jobs that have not ended; of those whose end is owed */
+};
+
+static int take_open(void *context, const struct state_job *job)
+{
+	struct left *left = context;
+	return json_object_set_new(left->open, job->id, json_true());
+}
+
+static int take_owed(
+	void *context, const char *job, const char *kind, const char *name, const json_t *value)
+{
+	struct left *left = context;
+	(void)name, (void)value;
+	return strcmp(kind, OWED_KIND) == 0 ? json_object_set_new(left->owed, job, json_true()) : 0;
+}
+
+static bool is_queued(struct hub_points *points, const char *id)
+{
+	WITH_LOCK(&points->mutex);
+	for (const struct change *at = points->first; at; at = at->next)
+		if (strcmp(at->id, id) == 0 && job_state_is_end(at->state))
+			return true;
+	return false;
+}
+
+/* One that has ended is told as if it did so now, unless it did. */
+static void settle_owed(struct hub *hub, const char *id)
+{
+	struct err err = ERR_INIT;
+	enum job_state state;
+	json_t *job = jobs_get(hub->jobs, id, &err);
+	const char *name = json_string_value(json_object_get(job, "state"));
+	if (name && job_state_parse(name, &state) && job_state_is_end(state)) {
+		if (!is_queued(hub->points, id))
+			hub_points_job_changed(hub, id, state, job);
+	} else if (!job && err.code == ERR_NOT_FOUND) {
+		hub_points_settled(hub, id); /* forgotten */
+	}
+	json_decref(job);
+}
+
+int hub_points_catch_up(struct hub *hub, struct err *err)
+{
+	const struct state_job_filter open = {.state = "open"};
+	struct left left = {.hub = hub, .open = json_object(), .owed = json_object()};
+	const char *id;
+	json_t *value;
+	int rc = left.open && left.owed ? 0 : err_errno(err, ENOMEM, "cannot look at ended jobs");
+	if (rc == 0)
+		rc = state_jobs(hub->state, &open, take_open, &left, err);
+	if (rc == 0)
+		rc = state_takes(hub->state, NULL, take_owed, &left, err);
+	/* Killed before it could note that. */
+	json_object_foreach(left.open, id, value) if (!json_object_get(left.owed, id)) owe(hub, id);
+	json_object_foreach(left.owed, id, value) settle_owed(hub, id);
+	json_decref(left.open);
+	json_decref(left.owed);
+	WITH_LOCK(&hub->points->mutex);
+	hub->points->works = true;
+	pthread_cond_signal(&hub->points->changed);
+	return rc;
 }
 
 /* --- start and stop

@@ -1,8 +1,8 @@
 /*
  * The daemon's life.
  *
- *   configuration ─► locks ─► state, index ─► NBD service ─► points ─► jobs ─► sessions
- *        ─► schedule ─► keeper ─► REST ─► ready ─► (signals) ─► the same backwards
+ *   configuration ─► locks ─► state, index ─► NBD service ─► points ─► jobs ─► schedule
+ *        ─► ends ─► sessions ─► keeper ─► REST ─► ready ─► (signals) ─► the same backwards
  *
  * Each step has a stop in steps[]; what was started is stopped in reverse, also when a later
  * one fails.
@@ -254,6 +254,17 @@ static void stop_time(struct running *r)
 	hub_time_stop(&r->hub);
 }
 
+/* Who is told of jobs that end is there now. */
+static int start_ends(struct running *r, struct err *err)
+{
+	return hub_points_catch_up(&r->hub, err);
+}
+
+static void stop_nothing(struct running *r)
+{
+	(void)r;
+}
+
 static int start_keeper(struct running *r, struct err *err)
 {
 	return hub_keeper_start(&r->hub, err);
@@ -320,8 +331,9 @@ static const struct {
 	{"NBD service", start_daemon, stop_daemon},
 	{"points", start_points, stop_points},
 	{"jobs", start_jobs, stop_jobs},
-	{"sessions", start_sessions, stop_sessions},
 	{"schedule", start_time, stop_time},
+	{"ended jobs", start_ends, stop_nothing},
+	{"sessions", start_sessions, stop_sessions},
 	{"keeper", start_keeper, stop_keeper},
 	{"REST", start_rest, stop_rest},
 };

@@ -169,11 +169,13 @@ static bool is_news(struct hub *hub, const char *id, const char *what)
 	return news;
 }
 
-static void tell_end(struct hub *hub, const char *id, enum job_state state, const struct err *why)
+/* progress: of which its job may not know yet; may be NULL. */
+static void tell_end(struct hub *hub, const char *id, enum job_state state, const json_t *progress,
+	const struct err *why)
 {
 	struct err err = ERR_INIT;
 	const struct err *told = why && why->code != ERR_NONE ? why : NULL;
-	int rc = jobs_tell(hub->jobs, id, state, NULL, NULL, told, &err);
+	int rc = jobs_tell(hub->jobs, id, state, NULL, progress, told, &err);
 	if (rc == 0 || err.code == ERR_REFUSED || err.code == ERR_NOT_FOUND)
 		end_session(hub, id);
 	/* Else the note stays, so that the next round tells it again: nobody else ends the job. */
@@ -182,13 +184,20 @@ static void tell_end(struct hub *hub, const char *id, enum job_state state, cons
 			"the job %s does not know yet that its session ended: %s", id, err.text);
 }
 
+static json_t *progress_of(const struct state_object *noted, const json_t *session)
+{
+	int64_t received = sum_of(session, "received_bytes");
+	return json_pack("{s:I, s:I, s:O?, s:O?, s:O?}", "logical",
+		(json_int_t)(received + sum_of(session, "zeroed_bytes")), "sent",
+		(json_int_t)received, "total", json_object_get(noted->value, "total"), "point",
+		json_object_get(session, "point"), "disks", json_object_get(session, "disks"));
+}
+
 static void tell_progress(struct hub *hub, const struct state_object *noted, const json_t *session,
 	enum job_state state, const char *stage)
 {
 	struct seen *seen = seen_of(hub->sessions, noted->id);
-	int64_t received = sum_of(session, "received_bytes");
-	int64_t zeroed = sum_of(session, "zeroed_bytes");
-	json_int_t moved = received + zeroed;
+	int64_t moved = sum_of(session, "received_bytes") + sum_of(session, "zeroed_bytes");
 	if (!seen)
 		return;
 	seen->round = true;
@@ -197,9 +206,7 @@ static void tell_progress(struct hub *hub, const struct state_object *noted, con
 	seen->state = state;
 	seen->moved_bytes = moved;
 	snprintf(seen->stage, sizeof seen->stage, "%s", stage);
-	json_t *progress = json_pack("{s:I, s:I, s:O?, s:O?, s:O?}", "logical", moved, "sent",
-		(json_int_t)received, "total", json_object_get(noted->value, "total"), "point",
-		json_object_get(session, "point"), "disks", json_object_get(session, "disks"));
+	json_t *progress = progress_of(noted, session);
 	struct err err = ERR_INIT;
 	if (jobs_tell(hub->jobs, noted->id, state, stage, progress, NULL, &err) < 0)
 		log_warning("the job %s is not up to date: %s", noted->id, err.text);
@@ -222,8 +229,10 @@ static void follow(struct hub *hub, const struct state_object *noted, const json
 			tell_progress(hub, noted, session, states[i].state,
 				stage[0] ? stage : states[i].stage);
 		} else {
+			json_t *progress = progress_of(noted, session);
 			error_of(session, &why);
-			tell_end(hub, noted->id, states[i].state, &why);
+			tell_end(hub, noted->id, states[i].state, progress, &why);
+			json_decref(progress);
 		}
 		return;
 	}
@@ -272,7 +281,12 @@ static void settle_lost(struct hub *hub, const struct state_object *noted)
 		"it)");
 	if (made == 0 && err.code != ERR_NONE)
 		err_copy(&why, &err);
-	tell_end(hub, noted->id, made > 0 ? JOB_DONE : JOB_FAILED, made > 0 ? NULL : &why);
+	json_t *progress = json_pack("{s:O?}", "point", json_object_get(noted->value, "point"));
+	if (made > 0)
+		tell_end(hub, noted->id, JOB_DONE, progress, NULL);
+	else
+		tell_end(hub, noted->id, JOB_FAILED, NULL, &why);
+	json_decref(progress);
 }
 
 /* --- rounds ---------------------------------------------------------------------------------- */

@@ -22,7 +22,7 @@ struct ended_job {
 	char id[JOB_ID_BYTES];
 	enum job_state state;
 	struct err why;
-	char *kind, *vm, *repository; /* NULL: none */
+	char *kind, *vm, *repository, *point; /* NULL: none */
 };
 
 /* Hooks come until the very end: hub->time is looked at behind this door alone. */
@@ -58,6 +58,7 @@ static void free_ended(struct ended_job *ended)
 		free(ended->kind);
 		free(ended->vm);
 		free(ended->repository);
+		free(ended->point);
 		free(ended);
 		ended = next;
 	}
@@ -90,6 +91,7 @@ static void note_end(struct hub_time *time, const char *id, enum job_state state
 	ended->kind = copy_member(job, "kind");
 	ended->vm = copy_member(job, "vm");
 	ended->repository = copy_member(job, "repository");
+	ended->point = copy_member(job, "point");
 	WITH_LOCK(&time->inbox_mutex);
 	for (last = &time->ended; *last; last = &(*last)->next)
 		continue;
@@ -391,6 +393,17 @@ static void run_ended(void *context, const struct runs_end *end)
 		end->again);
 }
 
+static void tell_audit(struct hub_time *time, const struct ended_job *ended)
+{
+	char object[JOB_ID_BYTES + 8];
+	snprintf(object, sizeof object, "job %s", ended->id);
+	json_t *detail = json_pack("{s:s*, s:s, s:s*, s:s*, s:s*}", "kind", ended->kind, "state",
+		job_state_name(ended->state), "repository", ended->repository, "vm", ended->vm,
+		"point", ended->state == JOB_DONE ? ended->point : NULL);
+	hub_event(time->hub, "hub", "job.end", object, detail);
+	json_decref(detail);
+}
+
 static void handle_ended(struct hub_time *time, const struct ended_job *ended, int64_t now)
 {
 	struct runs_view view = time_view(time, now);
@@ -416,8 +429,11 @@ static int64_t work(struct hub_time *time, const struct ended_job *ended)
 	if (time_refresh(time, &err) < 0) {
 		log_error("the schedule goes on with what it knew: %s", err.text);
 	}
-	for (; ended; ended = ended->next)
+	for (; ended; ended = ended->next) {
 		handle_ended(time, ended, now);
+		tell_audit(time, ended);
+		hub_points_settled(time->hub, ended->id);
+	}
 	struct runs_view view = time_view(time, now);
 	int64_t wake = now + SLEEP_MOST_S;
 	if (!atomic_load(&time->hub->stopping))

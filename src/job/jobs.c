@@ -352,6 +352,10 @@ static void take_progress(struct job *job, const json_t *progress)
 	}
 	json_object_del(figures, "point");
 	json_object_del(figures, "disks");
+	if (json_object_size(figures) == 0) {
+		json_decref(figures);
+		return; /* those that were told before stay */
+	}
 	json_decref(job->progress);
 	job->progress = figures;
 }
