@@ -66,7 +66,9 @@
  *   serve-open      {serve, repository: PATH, repository_id?, vm, point?, key?, lease_s?, for?} ->
  *                   {serve, vm, point, lease_s, exports: [{key, size_bytes} + EXPORT]}
  *   serve           {serve} -> SERVE: {serve, vm, point, repository, for, opened, lease_s,
- *                   lease_left_s, exports: [{key, connections, read_bytes, requests}]}
+ *                   lease_left_s, exports: [{key, connections, read_bytes, requests, error?:
+ *                   {code, text}}]}; error: of the first read that failed, or of one that met
+ *                   damage ("corrupt")
  *   serve-renew     {serve} -> {lease_left_s}
  *   serve-close     {serve} -> {}
  *   reload          {config?} -> {}: reads certificate, key and CA again; all else needs a new

@@ -64,7 +64,9 @@ struct export_one {
 	bool exported;
 	_Atomic int64_t active_ns;
 	atomic_uint_fast64_t requests, read_bytes, received_bytes, zeroed_bytes;
-	struct err failure; /* the first that a write met; under exports.mutex */
+	bool read_only;
+	/* The first that a write met, or, where it is read alone, a read: under exports.mutex. */
+	struct err failure;
 };
 
 /* --- counting -------------------------------------------------------------------- */
@@ -85,12 +87,14 @@ static int end(struct export_one *one, int rc)
 	return rc;
 }
 
-/* The client is told a number and gives up: why, the session's end has to know. */
-static int end_write(struct export_one *one, int rc, struct err *why, struct err *err)
+/* The client is told a number and gives up: why, who asks for it later has to know.  Damage counts
+ * before what may be over the next time. */
+static int end_noted(struct export_one *one, int rc, struct err *why, struct err *err)
 {
 	if (rc < 0 && why->code != ERR_CANCELLED) {
 		WITH_LOCK(&one->group->exports->mutex);
-		if (one->failure.code == ERR_NONE)
+		if (one->failure.code == ERR_NONE ||
+			(why->code == ERR_CORRUPT && one->failure.code != ERR_CORRUPT))
 			err_copy(&one->failure, why);
 	}
 	if (rc < 0)
@@ -103,7 +107,10 @@ static int count_read(
 {
 	struct export_one *one = (struct export_one *)block;
 	begin(block, &one->read_bytes, length);
-	return end(one, block_read(one->inner, buffer, length, offset, err));
+	if (!one->read_only)
+		return end(one, block_read(one->inner, buffer, length, offset, err));
+	struct err why = ERR_INIT;
+	return end_noted(one, block_read(one->inner, buffer, length, offset, &why), &why, err);
 }
 
 static int count_write(struct block *block, const void *buffer, size_t length, uint64_t offset,
@@ -112,7 +119,7 @@ static int count_write(struct block *block, const void *buffer, size_t length, u
 	struct export_one *one = (struct export_one *)block;
 	begin(block, &one->received_bytes, length);
 	struct err why = ERR_INIT;
-	return end_write(
+	return end_noted(
 		one, block_write(one->inner, buffer, length, offset, flags, &why), &why, err);
 }
 
@@ -122,7 +129,7 @@ static int count_zero(
 	struct export_one *one = (struct export_one *)block;
 	begin(block, &one->zeroed_bytes, length);
 	struct err why = ERR_INIT;
-	return end_write(one, block_zero(one->inner, offset, length, flags, &why), &why, err);
+	return end_noted(one, block_zero(one->inner, offset, length, flags, &why), &why, err);
 }
 
 static int count_trim(
@@ -131,14 +138,14 @@ static int count_trim(
 	struct export_one *one = (struct export_one *)block;
 	begin(block, &one->zeroed_bytes, length);
 	struct err why = ERR_INIT;
-	return end_write(one, block_trim(one->inner, offset, length, flags, &why), &why, err);
+	return end_noted(one, block_trim(one->inner, offset, length, flags, &why), &why, err);
 }
 
 static int count_flush(struct block *block, struct err *err)
 {
 	struct export_one *one = begin(block, NULL, 0);
 	struct err why = ERR_INIT;
-	return end_write(one, block_flush(one->inner, &why), &why, err);
+	return end_noted(one, block_flush(one->inner, &why), &why, err);
 }
 
 static int count_extents(struct block *block, uint64_t offset, uint64_t length,
@@ -432,6 +439,7 @@ struct export_one *export_add(struct export_group *group, const char *label, str
 	digest_hex(random, sizeof random, one->name);
 	one->group = group;
 	one->inner = block;
+	one->read_only = read_only;
 	atomic_store(&one->active_ns, clock_now_ns());
 	block_init(&one->block, &counting, copy);
 	copy = NULL;

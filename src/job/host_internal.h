@@ -80,7 +80,8 @@ struct export_figures {
 	int64_t active_ns;
 };
 void export_figures(struct export_one *one, struct export_figures *figures);
-/* Whether a write failed, and why the first one did; also when it was removed. */
+/* Whether a write failed (of one that is read alone: a read), and why the first one did; also when
+ * it was removed. */
 bool export_failed(struct export_one *one, struct err *why);
 
 /* --- the service ----------------------------------------------------------------- */

@@ -215,13 +215,18 @@ static json_t *describe(const struct serve *serve)
 	json_t *exports = json_array();
 	for (size_t i = 0; i < serve->nr_disks; i++) {
 		struct export_figures figures;
+		struct err why = ERR_INIT;
+		json_t *error = NULL;
 		export_figures(serve->disks[i].export, &figures);
+		if (export_failed(serve->disks[i].export, &why))
+			error = json_pack(
+				"{s:s, s:s}", "code", err_code_name(why.code), "text", why.text);
 		json_array_append_new(
-			exports, json_pack("{s:s, s:i, s:I, s:I}", "key",
+			exports, json_pack("{s:s, s:i, s:I, s:I, s:o*}", "key",
 					 repository_disk_info(serve->disks[i].disk)->key,
 					 "connections", (int)figures.connections, "read_bytes",
 					 (json_int_t)figures.read_bytes, "requests",
-					 (json_int_t)figures.requests));
+					 (json_int_t)figures.requests, "error", error));
 	}
 	clock_utc_text(serve->opened_s, opened_at);
 	return json_pack("{s:s, s:s, s:s, s:s, s:s*, s:s, s:i, s:I, s:o}", "serve", serve->id, "vm",

@@ -283,16 +283,27 @@ int served_check(struct served *served, struct err *err)
 		hex, served->info->root_hex, served->point->vm, served->point->id);
 }
 
-/* NBD has no word for damage: a chunk whose digest is wrong is an input error to the client. */
+/* NBD has no word for damage: a chunk whose digest is wrong is an input error to the client, as is
+ * one that the hub could not read.  The hub knows which. */
 void served_explain(struct served *served, struct err *err)
 {
+	json_t *now = NULL;
 	if (!err || err->code != ERR_IO || !served->label || !strstr(err->text, served->label))
 		return;
-	err->code = ERR_CORRUPT;
+	rest_call(served->serve->store->closing, "GET", served->serve->path, NULL, &now, NULL);
+	const json_t *of = json_array_get(json_object_get(now, "exports"), 0);
+	const json_t *why = json_object_get(of, "error");
+	const char *code = remote_text(why, "code"), *text = remote_text(why, "text");
+	bool damaged = err_code_parse(code, ERR_IO) == ERR_CORRUPT;
+	if (damaged)
+		err->code = ERR_CORRUPT;
+	if (text)
+		err_hint(err, "the hub says: %s", text);
 	err_hint(err,
-		"the hub could not read it, or its digest is wrong; sendense verify %s@%s "
-		"tells what is damaged",
+		damaged ? "sendense verify %s@%s tells what is damaged"
+			: "that need not be damage: sendense verify %s@%s tells",
 		served->point->vm, served->point->id);
+	json_decref(now);
 }
 
 void served_close(struct served *served)

@@ -184,9 +184,33 @@ def test_verify_tells_damage_as_of_a_folder(site):
     assert "what to do" in site.run("verify", site.vm, status=3).out
     # And it is not restored, nor is anything left of that.
     result = site.run("restore", site.vm, "--to", f"raw:{site.folder}/out.raw", "--json", status=3)
-    assert result.json["error"]["code"] == "corrupt"
+    assert result.json["error"]["code"] == "corrupt" and "sendense verify" in result.json["error"]["text"]
     assert not os.path.exists(f"{site.folder}/out.raw")
     assert site.hub.get("serves")["items"] == []
+
+
+def test_what_the_hub_cannot_read_is_not_told_as_damage(site):
+    need("strace")
+    site.backup()
+    target = f"{site.folder}/out.raw"
+    process = site.start("restore", site.vm, "--to", f"raw:{target}", "--json", "--limit-rate=2MiB", pipe=True)
+    calls = "pread64,preadv,preadv2"
+    try:
+        wait_for(lambda: any(export["read_bytes"] for item in site.hub.get("serves")["items"]
+                             for export in site.hub.get(f"serves/{item['id']}")["exports"]), "the restore")
+        tracer = site.servers.start("strace", "-f", "-o", "/dev/null", "-P", site.image(), "-e", f"trace={calls}", "-e",
+                                    f"inject={calls}:error=EIO", "-p", site.hub.nbd_service(), name="strace")
+        wait_for(lambda: "attached" in tracer.err or not tracer.running, "strace")
+        assert process.wait() == 1, process.err
+    finally:
+        tracer.signal(signal.SIGKILL)
+        tracer.wait()
+    error = json.loads(process.popen.stdout.read())["error"]
+    assert error["code"] == "io", error
+    assert "Input/output error" in error["text"] and "need not be damage" in error["text"], error
+    assert not os.path.exists(target)
+    assert site.hub.get("serves")["items"] == []
+    site.run("restore", site.vm, "--to", f"raw:{target}")
 
 
 def test_prune_and_protect(site):
