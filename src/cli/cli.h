@@ -80,6 +80,7 @@ struct cli_hooks {
 	log_sink *log;
 	void (*error)(void *context, const struct err *err);
 	void *context;
+	const char *job; /* of the hub's, that the command runs for */
 };
 void cli_set_hooks(const struct cli_hooks *hooks);
 const struct cli_hooks *cli_hooks(void);

@@ -159,6 +159,7 @@ static struct store_backup *begin(struct backup *b, struct err *err)
 		.wait_ms = (v->wait.given ? (unsigned)v->wait.value : WAIT_S) * 1000,
 		.consistency = b->qemu ? qemu_source_consistency(b->qemu) : NULL,
 		.consistency_reason = b->qemu ? qemu_source_consistency_reason(b->qemu) : NULL,
+		.hub_job = cli_hooks() ? cli_hooks()->job : NULL,
 		.stage = tell_stage,
 		.estimate = backup_sources_estimate,
 		.context = b,

@@ -85,7 +85,7 @@ static void set_stage(struct telling *t, const char *stage)
 
 static int run(struct telling *t)
 {
-	const struct cli_hooks hooks = {log_to_worker, keep_error, t};
+	const struct cli_hooks hooks = {log_to_worker, keep_error, t, worker_job(t->worker)};
 	set_stage(t, "start");
 	set_stage(t, "check");
 	log_set_sink(log_to_worker, t, LOG_LEVEL_INFO);

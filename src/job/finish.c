@@ -54,8 +54,7 @@ static void judge_death(const struct job *job, int status, struct err *why)
 	last_words(job, why);
 }
 
-/* True when the worker told how it ended; why is clear when that was well. */
-static bool judge(const struct job *job, int status, struct err *why)
+bool finish_judge(const struct job *job, int status, struct err *why)
 {
 	json_t *end = job->dir_fd < 0 ? NULL : jobdir_load(job->dir_fd, JOBDIR_EXIT, NULL);
 	const json_t *number = json_object_get(end, "status");
@@ -100,7 +99,7 @@ static void plan_retry(struct jobs *jobs, struct job *job)
 
 /* --- giving back ------------------------------------------------------------------------------ */
 
-static void keep_files(struct jobs *jobs, const struct job *job)
+void finish_keep_files(struct jobs *jobs, const struct job *job)
 {
 	struct err why = ERR_INIT;
 	if (job->dir_fd < 0)
@@ -126,6 +125,7 @@ static void give_back(struct jobs *jobs, struct job *job)
 	if (job->dir_fd >= 0)
 		close(job->dir_fd);
 	job->dir_fd = -1;
+	fence_give_back(jobs, job);
 	if (jobdir_remove(jobs->runtime_fd, job->id, &why) < 0 ||
 		state_gave_back(state, job->id, "process", "worker", &why) < 0 ||
 		state_gave_back(state, job->id, "folder", job->id, &why) < 0)
@@ -140,13 +140,23 @@ static void unlink_job(struct job **list, const struct job *job)
 		*list = job->next;
 }
 
-static void take_point(struct job *job)
+static void take_report(struct job *job)
 {
 	json_t *report = job->dir_fd < 0 ? NULL : jobdir_load(job->dir_fd, JOBDIR_REPORT, NULL);
 	const char *point = json_string_value(json_object_get(report, "point"));
+	const char *note = json_string_value(json_object_get(report, "note"));
 	if (point)
 		snprintf(job->point, sizeof job->point, "%.63s", point);
+	if (note)
+		snprintf(job->note, sizeof job->note, "%.255s", note);
 	json_decref(report);
+}
+
+void finish_note_late_cancel(struct job *job)
+{
+	if (job->asked_to_cancel && job->stop_why.code == ERR_CANCELLED)
+		snprintf(job->note, sizeof job->note,
+			"it was to be cancelled, which came too late: %.200s", job->stop_why.text);
 }
 
 /* --- the end ------------------------------------------------------------------------------------
@@ -169,20 +179,42 @@ static enum job_state decide(struct jobs *jobs, struct job *job, struct err *why
 	return is_worth_it(jobs, job, why, told) ? JOB_QUEUED : JOB_FAILED;
 }
 
-int finish_job(struct jobs *jobs, struct job *job, int status, const struct err *failed)
+/* What becomes of it; JOB_COMMITTING: that is looked for first. */
+static enum job_state conclude(
+	struct jobs *jobs, struct job *job, int status, const struct err *failed, struct err *why)
 {
-	struct err why, trouble = ERR_INIT;
-	bool told;
+	struct err trouble = ERR_INIT;
+	bool told = true;
+	if (job->is_looking)
+		return look_end(job, status, why);
 	if (failed) {
-		why = *failed;
+		*why = *failed;
 		told = failed->code != ERR_DISCONNECTED; /* a worker that is gone */
 	} else {
-		told = judge(job, status, &why);
+		told = finish_judge(job, status, why);
 	}
-	enum job_state state = decide(jobs, job, &why, told);
-	take_point(job);
-	keep_files(jobs, job);
+	job->unsure |= look_is_needed(job, told, why);
+	enum job_state state = decide(jobs, job, why, told);
+	if (state == JOB_DONE || state == JOB_QUEUED || !job->unsure)
+		return state;
+	if (look_start(jobs, job, state, why, &trouble) == 0)
+		return JOB_COMMITTING;
+	err_hint(why, "whether its restore point was made all the same is not known: %s",
+		trouble.text);
+	return state;
+}
+
+int finish_job(struct jobs *jobs, struct job *job, int status, const struct err *failed)
+{
+	struct err why = ERR_INIT, trouble = ERR_INIT;
+	enum job_state state = conclude(jobs, job, status, failed, &why);
+	if (state == JOB_COMMITTING)
+		return 0;
+	take_report(job);
+	finish_keep_files(jobs, job);
 	job->error = why;
+	if (state == JOB_DONE)
+		finish_note_late_cancel(job);
 	if (state == JOB_QUEUED)
 		plan_retry(jobs, job);
 	else
@@ -205,33 +237,60 @@ int finish_job(struct jobs *jobs, struct job *job, int status, const struct err 
 	return 0;
 }
 
+/* As far as is known: whoever takes its locks away may be held up himself. */
+static enum job_state conclude_fenced(struct job *job)
+{
+	const struct err *why = job->is_looking ? &job->look_why : &job->stop_why;
+	if (job->is_made) {
+		snprintf(job->note, sizeof job->note,
+			"its process %d made the restore point, and does not end",
+			(int)job->process.pid);
+		finish_note_late_cancel(job);
+		return JOB_DONE;
+	}
+	job->error = *why;
+	err_hint(&job->error, "its process %d does not end, the kernel holds it",
+		(int)job->process.pid);
+	if (!job->is_fenced && (job->is_looking || look_is_needed(job, false, why)))
+		err_hint(&job->error, "whether its restore point was made is not known yet");
+	if (job->is_looking)
+		return job->look_end;
+	return why->code == ERR_CANCELLED ? JOB_CANCELLED : JOB_FAILED;
+}
+
 void finish_fenced(struct jobs *jobs, struct job *job)
 {
 	struct err trouble = ERR_INIT;
-	job->error = job->stop_why;
-	err_hint(&job->error, "its process %d does not end, the kernel holds it",
-		(int)job->process.pid);
+	enum job_state state = conclude_fenced(job);
 	job->ended = time(NULL);
-	enum job_state state = job->stop_why.code == ERR_CANCELLED ? JOB_CANCELLED : JOB_FAILED;
 	if (supervise_change(jobs, job, state, &trouble) < 0) {
 		log_error("job %s: %s", job->id, trouble.text);
 		job->ended = 0;
 		return;
 	}
-	log_error("job %s: %s", job->id, job->error.text);
+	log_error("job %s: %s", job->id, state == JOB_DONE ? job->note : job->error.text);
 	unlink_job(&jobs->open, job);
 	job->next = jobs->unreaped;
 	jobs->unreaped = job;
 }
 
+void finish_note_late_point(struct jobs *jobs, struct job *job)
+{
+	struct err trouble = ERR_INIT;
+	if (!job->is_made || job->state == JOB_DONE || job->note[0])
+		return;
+	snprintf(job->note, sizeof job->note, "its restore point %s was made all the same",
+		job->point);
+	log_warning("job %s: %s", job->id, job->note);
+	if (jobrecord_put(jobs, job, &trouble) < 0)
+		log_warning("job %s: %s", job->id, trouble.text);
+}
+
 void finish_reaped(struct jobs *jobs, struct job *job)
 {
-	char name[JOB_ID_BYTES + 8];
 	struct err trouble = ERR_INIT;
-	snprintf(name, sizeof name, "%s-fence", job->id);
-	if (jobdir_remove(jobs->runtime_fd, name, &trouble) < 0)
-		log_warning("job %s: %s", job->id, trouble.text);
-	keep_files(jobs, job);
+	finish_note_late_point(jobs, job);
+	finish_keep_files(jobs, job);
 	give_back(jobs, job);
 	if (jobrecord_put(jobs, job, &trouble) < 0)
 		log_warning("job %s: %s", job->id, trouble.text);

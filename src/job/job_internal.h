@@ -7,6 +7,8 @@
  *   queue.c      which one may start
  *   supervise.c  the thread: starts, watches, stops
  *   finish.c     what became of a worker: the end, or another attempt
+ *   look.c       whether a backup that ended badly made its restore point all the same
+ *   fence.c      a worker that does not end loses what it holds
  *   reconcile.c  what an earlier hub left
  *   mount.c      what repositories lie on
  *   jobdir.c     files of JOBDIR          process.c   the worker's process
@@ -33,7 +35,8 @@
 #define JOB_STAGE_BYTES 64
 
 /* How far the end of a worker that must end has come. */
-enum job_stop { STOP_NOT, STOP_ASKED, STOP_TERMINATED, STOP_KILLED };
+enum job_stop { STOP_NOT, STOP_ASKED, STOP_TERMINATED, STOP_KILLED, STOP_FENCED };
+#define JOB_KILL_MS 500 /* so long a process may take to end behind SIGKILL */
 
 struct job {
 	struct job *next;
@@ -47,6 +50,7 @@ struct job {
 	unsigned attempt; /* 1: the first; 0: not started yet */
 	char stage[JOB_STAGE_BYTES], stage_since[CLOCK_UTC_BYTES], point[64];
 	char waits_for[256];
+	char note[256]; /* what is to be told although it is done; "" */
 	json_t *progress, *disks; /* may be NULL */
 	struct err error;
 	bool is_foreign;
@@ -63,7 +67,17 @@ struct job {
 	enum job_stop stop;
 	struct err stop_why;
 	struct deadline stop_at; /* of the step it is at */
-	struct process fence; /* takes its lock away */
+	bool unsure; /* an attempt ended where its restore point may have been made */
+	bool is_looking; /* whether it was: what the process does now.  If not, it ends so: */
+	enum job_state look_end;
+	struct err look_why;
+	struct deadline look_until;
+
+	json_t *held; /* process_to_json() of the one that does not end; NULL */
+	struct process fence; /* takes its locks away */
+	bool is_fenced; /* that was done */
+	bool is_made; /* and its restore point is there */
+	struct deadline fence_at; /* it is tried again then */
 	struct deadline finish_at; /* its end is tried again then: state.db did not take it */
 
 	uint64_t changes; /* for those that wait */
@@ -156,6 +170,17 @@ int supervise_change(struct jobs *jobs, struct job *job, enum job_state state, s
 void supervise_stop(struct job *job, const struct err *why);
 /* Takes over what its status file says. */
 void supervise_look(struct jobs *jobs, struct job *job);
+/* "repository" of a plan; stores: only where there is space. */
+json_t *supervise_repository(
+	const struct jobs *jobs, const struct job *job, bool stores, struct err *err);
+/* Its folder, new, with the plan in it; the descriptor is the caller's. */
+int supervise_folder(
+	struct jobs *jobs, const char *name, const json_t *plan, int *dir_fd, struct err *err);
+/* Forked in that folder, and waiting at its gate. */
+int supervise_fork(struct jobs *jobs, const char *name, struct process *process, struct err *err);
+/* The job's process: noted before it does anything. */
+int supervise_launch(struct jobs *jobs, struct job *job, const json_t *plan, struct err *err);
+void supervise_set_stage(struct job *job, const char *stage, const char *since);
 /* Watches a process that was found again. */
 int supervise_adopt(struct jobs *jobs, struct job *job, struct err *err);
 
@@ -163,10 +188,39 @@ int supervise_adopt(struct jobs *jobs, struct job *job, struct err *err);
 /* The worker of a job is gone (status as process_has_ended() says) or never was: failed says
  * why.  -1: state.db cannot take it now; call it again. */
 int finish_job(struct jobs *jobs, struct job *job, int status, const struct err *failed);
+/* Log and report are kept. */
+void finish_keep_files(struct jobs *jobs, const struct job *job);
+/* True when the worker told how it ended; why is clear when that was well. */
+bool finish_judge(const struct job *job, int status, struct err *why);
+/* Of one that is done: somebody had asked for its cancel. */
+void finish_note_late_cancel(struct job *job);
+/* Of one that was closed before that was known: its restore point was made. */
+void finish_note_late_point(struct jobs *jobs, struct job *job);
 /* Its process does not go: closed all the same. */
 void finish_fenced(struct jobs *jobs, struct job *job);
 /* One that has ended, whose process went at last. */
 void finish_reaped(struct jobs *jobs, struct job *job);
+
+/* --- look.c --- */
+/* Whether its restore point may be there after such an end. */
+bool look_is_needed(const struct job *job, bool told, const struct err *why);
+/* What a plan says of it; NULL: nothing is to be looked for. */
+json_t *look_plan(const struct job *job);
+/* Starts a process that looks; the job ends as state, because of why, if it finds nothing. */
+int look_start(
+	struct jobs *jobs, struct job *job, enum job_state state, struct err *why, struct err *err);
+/* What it found: JOB_DONE, or the end that was put off, and its reason. */
+enum job_state look_end(const struct job *job, int status, struct err *why);
+
+/* --- fence.c --- */
+#define FENCE_SUFFIX "-fence"
+/* Begins it, where it is to be tried (again); sees to its end. */
+void fence_look(struct jobs *jobs, struct job *job);
+bool fence_is_running(const struct job *job);
+/* One that an earlier hub started. */
+void fence_adopt(struct job *job, const json_t *process);
+/* Its folder and process are given back. */
+void fence_give_back(struct jobs *jobs, struct job *job);
 
 /* --- reconcile.c --- */
 int reconcile(struct jobs *jobs, struct err *err);

@@ -5,7 +5,9 @@
  *                        {"text": "--disk=2000=", "use": "source", "name": "raw:/srv/vm/a"}, ...],
  *    "repository": {"name", "path", "id", "require_mount", "mount", "stop_free",
  *                   "reserved"},
- *    "allow": {"source": [...], "target": [...]}}
+ *    "allow": {"source": [...], "target": [...]},
+ *    "look": {"vm"},                  whether this job's restore point is there: then that is all
+ *    "revoke": {"pid", "start", "boot"}}  locks of that process are taken away first
  *
  * Words that name disks are looked at when the job is added, and once more by the worker, just
  * before it uses them: what was a file yesterday may be a symbolic link today.  What is opened

@@ -73,6 +73,7 @@ void jobrecord_free(struct job *job)
 	json_decref(job->spec);
 	json_decref(job->progress);
 	json_decref(job->disks);
+	json_decref(job->held);
 	free(job);
 }
 
@@ -118,6 +119,13 @@ static json_t *value_of(const struct job *job)
 	if (job->disks)
 		json_object_set(value, "disks", job->disks);
 	put_error(value, "error", &job->error);
+	put_text(value, "note", job->note);
+	if (job->unsure)
+		json_object_set_new(value, "unsure", json_true());
+	if (job->is_looking) {
+		json_object_set_new(value, "look_end", json_string(job_state_name(job->look_end)));
+		put_error(value, "look_why", &job->look_why);
+	}
 	if (job->asked_to_cancel)
 		put_error(value, "cancel", &job->stop_why);
 	if (job->next_try > 0)
@@ -181,6 +189,11 @@ struct job *jobrecord_from(const struct state_job *record, json_t **process, str
 	job->progress = json_incref(json_object_get(value, "progress"));
 	job->disks = json_incref(json_object_get(value, "disks"));
 	get_error(value, "error", &job->error);
+	copy_text(job->note, sizeof job->note, value, "note");
+	job->unsure = json_is_true(json_object_get(value, "unsure"));
+	const char *look_end = text_in(value, "look_end");
+	job->is_looking = look_end && job_state_parse(look_end, &job->look_end);
+	get_error(value, "look_why", &job->look_why);
 	job->asked_to_cancel = json_object_get(value, "cancel") != NULL;
 	get_error(value, "cancel", &job->stop_why);
 	job->next_try = json_integer_value(json_object_get(value, "next_try"));
@@ -228,6 +241,8 @@ json_t *jobrecord_stored_json(const struct state_job *record)
 	show(out, "disks", json_object_get(value, "disks"));
 	show(out, "attempt", json_object_get(value, "attempt"));
 	show(out, "error", json_object_get(value, "error"));
+	if (text_in(value, "note"))
+		show_text(out, "note", text_in(value, "note"));
 	show_text(out, "requested_by", text_in(value, "requested_by"));
 	if (text_in(value, "retry_of"))
 		show_text(out, "retry_of", text_in(value, "retry_of"));

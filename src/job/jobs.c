@@ -127,7 +127,7 @@ static void stop_all(struct jobs *jobs)
 	struct err why, trouble = ERR_INIT;
 	err_set(&why, ERR_CANCELLED, "the hub was stopped");
 	for (struct job *job = jobs->open; job; job = job->next) {
-		if (!queue_is_running(job) || job->asked_to_cancel)
+		if (!queue_is_running(job) || job->asked_to_cancel || job->is_looking)
 			continue;
 		job->asked_to_cancel = true;
 		job->stop_why = why;
@@ -384,6 +384,8 @@ static int tell(struct jobs *jobs, struct job *job, enum job_state state, const 
 	}
 	if (job_state_is_end(state))
 		job->ended = time(NULL);
+	if (state == JOB_DONE)
+		finish_note_late_cancel(job);
 	if (supervise_change(jobs, job, state, err) < 0) {
 		job->ended = 0;
 		return -1;
@@ -431,6 +433,8 @@ static int cancel(struct jobs *jobs, struct job *job, const char *why, struct er
 {
 	struct err reason;
 	err_set(&reason, ERR_CANCELLED, "%s", why);
+	if (job->is_looking)
+		return 0; /* it has ended, but for what came of it */
 	if (job->state == JOB_QUEUED && !job->is_foreign) {
 		job->asked_to_cancel = true;
 		job->stop_why = reason;

@@ -349,6 +349,7 @@ static int begin(struct push *session, const struct open_request *r, struct err 
 		.nr_disks = r->nr_disks,
 		.software = session->service->software,
 		.client = r->client,
+		.hub_job = session->id,
 		.consistency = r->consistency,
 		.consistency_reason = r->consistency_reason,
 		.resume = strcmp(r->resume, "never") == 0  ? REPOSITORY_RESUME_NEVER

@@ -60,7 +60,7 @@ uint64_t queue_reserved(const struct jobs *jobs, const char *repository, const s
 static const struct job *fenced(const struct jobs *jobs, const struct job *job)
 {
 	for (const struct job *other = jobs->unreaped; other; other = other->next)
-		if (other->fence.pid > 0 && same(other->vm, job->vm) &&
+		if (!other->is_fenced && (!other->vm || same(other->vm, job->vm)) &&
 			same(other->repository, job->repository))
 			return other;
 	return NULL;

@@ -54,6 +54,24 @@ static bool has_exit(const struct job *job)
 	return job->dir_fd >= 0 && faccessat(job->dir_fd, JOBDIR_EXIT, F_OK, 0) == 0;
 }
 
+/* Without its folder nobody hears of it. */
+static void end_unheard(struct job *job, const struct err *why)
+{
+	supervise_stop(job, why);
+	job->stop = STOP_KILLED;
+	job->stop_at = deadline_after_ms(JOB_KILL_MS);
+	process_signal(&job->process, SIGKILL, NULL);
+}
+
+static bool look_again(struct jobs *jobs, struct job *job)
+{
+	struct err trouble = ERR_INIT, why = job->look_why;
+	if (look_start(jobs, job, job->look_end, &why, &trouble) == 0)
+		return true;
+	job->is_looking = true; /* it ends as it was to end */
+	return false;
+}
+
 static void settle_job(struct found *found, struct job *job)
 {
 	struct jobs *jobs = found->jobs;
@@ -69,15 +87,18 @@ static void settle_job(struct found *found, struct job *job)
 	if (supervise_adopt(jobs, job, &why) == 0 && (lives || has_exit(job))) {
 		log_info("job %s: its worker is %s", job->id, lives ? "found again" : "at its end");
 		supervise_look(jobs, job);
-		if (job->asked_to_cancel)
+		if (job->asked_to_cancel && !job->is_looking)
 			job->stop = STOP_ASKED;
 		return; /* the supervisor goes on with it */
 	}
 	if (lives) {
-		/* Without its folder nobody hears of it. */
-		process_signal(&job->process, SIGKILL, NULL);
-		process_drop(&job->process);
+		end_unheard(job, &why);
+		return;
 	}
+	if (job->is_looking && look_again(jobs, job))
+		return;
+	if (job->dir_fd >= 0)
+		supervise_look(jobs, job); /* how far it had come */
 	err_set(&why, ERR_DISCONNECTED, "its worker is gone, in stage %s: %s", job->stage,
 		job->dir_fd < 0 ? "the machine was started again, or its folder was removed"
 				: "it was killed while no hub ran");
@@ -135,34 +156,49 @@ static int take_ended(void *context, const struct state_job *record)
 	return 0;
 }
 
-/* Of a job that was closed although its process was still there. */
-static bool keep_unreaped(struct jobs *jobs, const struct left *left)
+static struct job *find_unreaped(const struct jobs *jobs, const char *id)
+{
+	struct job *job = jobs->unreaped;
+	while (job && strcmp(job->id, id) != 0)
+		job = job->next;
+	return job;
+}
+
+/* Of a job that was closed although its process was still there: what it holds is taken away,
+ * once more if nobody is at it now. */
+static void keep_unreaped(struct jobs *jobs, const struct left *left)
 {
 	struct process process;
 	struct job *job = NULL;
-	if (strcmp(left->kind, "process") != 0 || !left->value ||
-		!process_find(&process, left->value))
-		return false;
+	if (strcmp(left->kind, "process") != 0 || strcmp(left->name, "worker") != 0 ||
+		!left->value || !process_find(&process, left->value))
+		return;
 	if (state_job(jobs->options.state, left->job, take_ended, &job, NULL) < 0 || !job) {
 		process_drop(&process);
-		return false;
+		return;
 	}
 	job->process = process;
+	job->held = process_to_json(&process);
 	job->dir_fd =
 		openat(jobs->runtime_fd, job->id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	process_signal(&job->process, SIGKILL, NULL);
 	job->next = jobs->unreaped;
 	jobs->unreaped = job;
-	return true;
 }
 
 static int settle_lefts(struct jobs *jobs, struct err *err)
 {
 	struct lefts lefts = {.jobs = jobs};
 	int rc = state_takes(jobs->options.state, NULL, take_left, &lefts, err);
+	for (size_t i = 0; rc == 0 && i < lefts.nr; i++)
+		keep_unreaped(jobs, &lefts.items[i]);
 	for (size_t i = 0; i < lefts.nr; i++) {
 		const struct left *left = &lefts.items[i];
-		if (rc == 0 && !keep_unreaped(jobs, left))
+		struct job *job = find_unreaped(jobs, left->job);
+		if (job && strcmp(left->name, "fence") == 0)
+			fence_adopt(job, left->value);
+		/* What belongs to one that is to be reaped is given back then. */
+		if (rc == 0 && !job)
 			rc = state_gave_back(
 				jobs->options.state, left->job, left->kind, left->name, err);
 		json_decref(left->value);
@@ -176,10 +212,12 @@ static int settle_lefts(struct jobs *jobs, struct err *err)
 
 static bool is_used(const struct jobs *jobs, const char *name)
 {
-	for (const struct job *job = jobs->unreaped; job; job = job->next)
-		if (strcmp(job->id, name) == 0)
-			return true;
-	return is_open(jobs, name);
+	char id[JOB_ID_BYTES + sizeof FENCE_SUFFIX];
+	snprintf(id, sizeof id, "%.32s", name);
+	char *end = strstr(id, FENCE_SUFFIX);
+	if (end)
+		*end = '\0';
+	return find_unreaped(jobs, id) || is_open(jobs, id);
 }
 
 static int remove_folders(struct jobs *jobs, struct err *err)

@@ -55,6 +55,7 @@ static const struct {
 	{"log", JOB_COMMITTING, 15 * MINUTES},
 	{"drop-plan", JOB_COMMITTING, 15 * MINUTES},
 	{"finish", JOB_COMMITTING, 30 * MINUTES},
+	{"look", JOB_COMMITTING, 15 * MINUTES},
 };
 
 const char *job_state_name(enum job_state state)

@@ -2,8 +2,8 @@
  * The supervisor's thread: starts what may start, looks after what runs four times a second, ends
  * what must end.
  *
- *   end of a worker:  asked ─► SIGTERM ─4 s─► SIGKILL ─1 s─► fenced: closed, its lock taken away,
- *                                                            its process reaped when it goes
+ *   end of a worker:  asked ─► SIGTERM ─4 s─► SIGKILL ─½ s─► fenced ─½ s─► closed, its process
+ *                                             (its locks are taken away)    reaped when it goes
  */
 #include "job_internal.h"
 
@@ -20,7 +20,7 @@
 #define LOOK_MS 250
 #define LOOK_IDLE_MS 5000
 #define TERMINATE_MS 4000
-#define KILL_MS 1000
+#define FENCE_MS 500
 #define SILENCE_OTHERWISE_MS 60000u
 #define WATCHED_MOST 256u
 
@@ -64,36 +64,47 @@ static json_t *list_of(const char *const *texts)
 	return list;
 }
 
-static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct err *err)
+json_t *supervise_repository(
+	const struct jobs *jobs, const struct job *job, bool stores, struct err *err)
 {
 	const struct job_repository *r = queue_repository(jobs, job->repository);
+	json_t *note;
 	if (!r) {
 		err_set(err, ERR_NOT_FOUND, "there is no repository %s in the configuration",
 			job->repository);
 		return NULL;
 	}
 	struct job_repository noted = *r;
-	json_t *note, *argv = jobplan_argv(job->spec, r->path, err);
-	if (!argv || job_mount_noted(jobs->options.state, r, &note, err) < 0) {
-		json_decref(argv);
+	if (job_mount_noted(jobs->options.state, r, &note, err) < 0)
 		return NULL;
-	}
 	job_mount_use(&noted, note);
-	bool stores = strcmp(job->kind, "backup") == 0;
-	json_t *plan = json_pack(
-		"{s:s, s:o, s:{s:s, s:s, s:s?, s:b, s:s?, s:I, s:I}, s:{s:o, s:o}}", "job", job->id,
-		"argv", argv, "repository", "name", r->name, "path", r->path, "id", noted.id,
-		"require_mount", r->require_mount, "mount", noted.mount, "stop_free",
-		(json_int_t)(stores ? r->stop_free_bytes : 0), "reserved",
-		(json_int_t)(queue_reserved(jobs, job->repository, job) & INT64_MAX), "allow",
-		"source", list_of(jobs->options.allow_sources), "target",
-		list_of(jobs->options.allow_targets));
+	json_t *repository = json_pack("{s:s, s:s, s:s?, s:b, s:s?, s:I, s:I}", "name", r->name,
+		"path", r->path, "id", noted.id, "require_mount", r->require_mount, "mount",
+		noted.mount, "stop_free", (json_int_t)(stores ? r->stop_free_bytes : 0), "reserved",
+		(json_int_t)(queue_reserved(jobs, job->repository, job) & INT64_MAX));
 	json_decref(note);
-	return plan;
+	return repository;
 }
 
-/* Its folder, new, with the plan in it. */
-static int make_folder(
+static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct err *err)
+{
+	bool stores = strcmp(job->kind, "backup") == 0;
+	json_t *repository = supervise_repository(jobs, job, stores, err);
+	json_t *argv =
+		repository ? jobplan_argv(job->spec,
+				     json_string_value(json_object_get(repository, "path")), err)
+			   : NULL;
+	if (!argv) {
+		json_decref(repository);
+		return NULL;
+	}
+	return json_pack("{s:s, s:o, s:o, s:{s:o, s:o}, s:o*}", "job", job->id, "argv", argv,
+		"repository", repository, "allow", "source", list_of(jobs->options.allow_sources),
+		"target", list_of(jobs->options.allow_targets), "look",
+		job->unsure ? look_plan(job) : NULL);
+}
+
+int supervise_folder(
 	struct jobs *jobs, const char *name, const json_t *plan, int *dir_fd, struct err *err)
 {
 	if (jobdir_remove(jobs->runtime_fd, name, err) < 0)
@@ -106,9 +117,7 @@ static int make_folder(
 	return jobdir_store(*dir_fd, JOBDIR_PLAN, plan, err);
 }
 
-/* Forked, and waiting at its gate. */
-static int fork_worker(
-	struct jobs *jobs, const char *name, struct process *process, struct err *err)
+int supervise_fork(struct jobs *jobs, const char *name, struct process *process, struct err *err)
 {
 	char folder[PATH_MAX], errors[PATH_MAX + 16];
 	snprintf(folder, sizeof folder, "%s/%s", jobs->runtime, name);
@@ -131,7 +140,7 @@ static void watch(struct jobs *jobs, struct job *job)
 		deadline_after_ms(o->stage_ms ? o->stage_ms : job_state_still_ms(job->stage));
 }
 
-static void set_stage(struct job *job, const char *stage, const char *since)
+void supervise_set_stage(struct job *job, const char *stage, const char *since)
 {
 	snprintf(job->stage, sizeof job->stage, "%s", stage);
 	if (since)
@@ -141,9 +150,30 @@ static void set_stage(struct job *job, const char *stage, const char *since)
 }
 
 /* What it takes is written down before: its folder, its process before it does anything. */
-static int start(struct jobs *jobs, struct job *job, struct err *err)
+int supervise_launch(struct jobs *jobs, struct job *job, const json_t *plan, struct err *err)
 {
 	struct state *state = jobs->options.state;
+	if (state_take(state, job->id, "folder", job->id, NULL, err) < 0 ||
+		state_take(state, job->id, "process", "worker", NULL, err) < 0 ||
+		supervise_folder(jobs, job->id, plan, &job->dir_fd, err) < 0 ||
+		supervise_fork(jobs, job->id, &job->process, err) < 0)
+		return -1;
+	json_t *who = process_to_json(&job->process);
+	int rc = state_take(state, job->id, "process", "worker", who, err);
+	json_decref(who);
+	if (rc == 0)
+		rc = jobrecord_put(jobs, job, err);
+	if (rc == 0)
+		rc = process_let_go(&job->process, err);
+	else
+		process_abandon(&job->process);
+	job->heartbeat = job->moved = 0;
+	watch(jobs, job);
+	return rc;
+}
+
+static int start(struct jobs *jobs, struct job *job, struct err *err)
+{
 	json_t *plan = plan_of(jobs, job, err);
 	if (!plan)
 		return -1;
@@ -155,28 +185,11 @@ static int start(struct jobs *jobs, struct job *job, struct err *err)
 	json_decref(job->progress);
 	json_decref(job->disks);
 	job->progress = job->disks = NULL;
-	job->heartbeat = job->moved = 0;
-	set_stage(job, "start", NULL);
-	if (supervise_change(jobs, job, JOB_STARTING, err) < 0) {
+	supervise_set_stage(job, "start", NULL);
+	if (supervise_change(jobs, job, JOB_STARTING, err) < 0)
 		job->attempt--;
-		goto out;
-	}
-	if (state_take(state, job->id, "folder", job->id, NULL, err) < 0 ||
-		state_take(state, job->id, "process", "worker", NULL, err) < 0 ||
-		make_folder(jobs, job->id, plan, &job->dir_fd, err) < 0 ||
-		fork_worker(jobs, job->id, &job->process, err) < 0)
-		goto out;
-	json_t *who = process_to_json(&job->process);
-	rc = state_take(state, job->id, "process", "worker", who, err);
-	json_decref(who);
-	if (rc == 0)
-		rc = jobrecord_put(jobs, job, err);
-	if (rc == 0)
-		rc = process_let_go(&job->process, err);
 	else
-		process_abandon(&job->process);
-	watch(jobs, job);
-out:
+		rc = supervise_launch(jobs, job, plan, err);
 	json_decref(plan);
 	return rc;
 }
@@ -241,7 +254,7 @@ static void take_stage(struct jobs *jobs, struct job *job, const json_t *status)
 	const char *stage = json_string_value(json_object_get(status, "stage"));
 	if (!stage || strcmp(stage, job->stage) == 0)
 		return;
-	set_stage(job, stage, json_string_value(json_object_get(status, "stage_since")));
+	supervise_set_stage(job, stage, json_string_value(json_object_get(status, "stage_since")));
 	enum job_state state = job_state_of_stage(job->stage);
 	struct err why = ERR_INIT;
 	if (state == job->state || !job_state_may(job->state, state))
@@ -258,8 +271,10 @@ void supervise_look(struct jobs *jobs, struct job *job)
 	if (status && heartbeat != job->heartbeat) {
 		char before[JOB_STAGE_BYTES];
 		memcpy(before, job->stage, sizeof before);
-		take_figures(job, status);
-		take_stage(jobs, job, status);
+		if (!job->is_looking) {
+			take_figures(job, status);
+			take_stage(jobs, job, status);
+		}
 		json_int_t moved =
 			sum_of(job->progress) + json_integer_value(json_object_get(status, "work"));
 		if (moved != job->moved || strcmp(before, job->stage) != 0)
@@ -280,7 +295,9 @@ static void check_deadlines(struct job *job)
 	struct err why = ERR_INIT;
 	if (job->stop != STOP_NOT)
 		return;
-	if (deadline_passed(job->silent_at))
+	if (job->is_looking && deadline_passed(job->look_until))
+		err_set(&why, ERR_TIMEOUT, "whoever looks for its restore point does not end");
+	else if (deadline_passed(job->silent_at))
 		err_set(&why, ERR_TIMEOUT,
 			"its worker (process %d) gives no sign of life in stage %s, since %s",
 			(int)job->process.pid, job->stage, job->stage_since);
@@ -295,26 +312,6 @@ static void check_deadlines(struct job *job)
 
 /* --- ending -------------------------------------------------------------------------------- */
 
-/* A process of its own: the repository's file system may hang as well. */
-static void start_fence(struct jobs *jobs, struct job *job)
-{
-	char name[JOB_ID_BYTES + 8];
-	struct err why = ERR_INIT;
-	const struct job_repository *r = queue_repository(jobs, job->repository);
-	if (!r || !jobplan_writes(job->spec))
-		return;
-	snprintf(name, sizeof name, "%s-fence", job->id);
-	json_t *plan = json_pack("{s:s, s:[], s:{s:s, s:s}, s:{s:i}}", "job", job->id, "argv",
-		"repository", "name", r->name, "path", r->path, "revoke", "pid",
-		(int)job->process.pid);
-	int AUTO_CLOSE dir_fd = -1;
-	if (make_folder(jobs, name, plan, &dir_fd, &why) < 0 ||
-		fork_worker(jobs, name, &job->fence, &why) < 0 ||
-		process_let_go(&job->fence, &why) < 0)
-		log_warning("job %s: its lock cannot be taken away: %s", job->id, why.text);
-	json_decref(plan);
-}
-
 static void go_on_stopping(struct jobs *jobs, struct job *job)
 {
 	struct err why = ERR_INIT;
@@ -327,11 +324,15 @@ static void go_on_stopping(struct jobs *jobs, struct job *job)
 	} else if (job->stop == STOP_TERMINATED && deadline_passed(job->stop_at)) {
 		number = SIGKILL;
 		job->stop = STOP_KILLED;
-		job->stop_at = deadline_after_ms(KILL_MS);
+		job->stop_at = deadline_after_ms(JOB_KILL_MS);
 	} else if (job->stop == STOP_KILLED && deadline_passed(job->stop_at)) {
-		if (job->fence.pid == 0)
-			start_fence(jobs, job);
-		finish_fenced(jobs, job);
+		job->stop = STOP_FENCED;
+		job->stop_at = deadline_after_ms(FENCE_MS);
+		fence_look(jobs, job);
+	} else if (job->stop == STOP_FENCED) {
+		fence_look(jobs, job);
+		if (job->is_fenced || deadline_passed(job->stop_at))
+			finish_fenced(jobs, job);
 		return;
 	}
 	if (number && process_signal(&job->process, number, &why) < 0)
@@ -343,11 +344,14 @@ static void look_after(struct jobs *jobs, struct job *job)
 	int status = -1;
 	bool ended = job->process.pid == 0 || process_has_ended(&job->process, &status);
 	supervise_look(jobs, job);
-	if (ended) {
-		if (deadline_passed(job->finish_at))
-			finish_job(jobs, job, status, NULL);
+	if (ended && fence_is_running(job)) {
+		fence_look(jobs, job); /* it went at last */
+	} else if (ended && deadline_passed(job->finish_at)) {
+		finish_job(jobs, job, status, NULL);
 		return;
 	}
+	if (ended)
+		return;
 	check_deadlines(job);
 	go_on_stopping(jobs, job);
 }
@@ -356,10 +360,11 @@ static void look_after_unreaped(struct jobs *jobs)
 {
 	for (struct job *job = jobs->unreaped, *next; job; job = next) {
 		next = job->next;
-		if (job->fence.pid > 0)
-			process_has_ended(&job->fence, NULL);
-		if ((job->process.pid == 0 || process_has_ended(&job->process, NULL)) &&
-			job->fence.pid == 0)
+		bool is_gone = job->process.pid == 0 || process_has_ended(&job->process, NULL);
+		if (!is_gone || fence_is_running(job))
+			fence_look(jobs, job);
+		finish_note_late_point(jobs, job);
+		if (is_gone && !fence_is_running(job))
 			finish_reaped(jobs, job);
 	}
 }

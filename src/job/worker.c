@@ -98,50 +98,82 @@ static int check_repository(const json_t *plan, struct err *err)
 	return job_repository_check(&repository, number_of(r, "reserved"), err);
 }
 
-/* --- taking a lock away ---------------------------------------------------------------- */
+/* --- without a command ------------------------------------------------------------------- */
 
-struct revoke {
-	struct repository *repo;
-	int64_t pid;
-};
-
-static int revoke_one(void *context, const struct repository_job *job)
+static const char *path_of(const json_t *plan)
 {
-	struct revoke *r = context;
-	struct err why = ERR_INIT;
-	if (job->pid != r->pid || !job->alive)
-		return 0;
-	if (repository_revoke(r->repo, job->vm, job->id, &why) < 0)
-		log_warning("%s", why.text);
-	else
-		log_warning("the lock of %s was taken from job %s: its process %" PRId64
-			    " does not end",
-			job->vm, job->id, r->pid);
-	return 0;
+	return json_string_value(json_object_get(json_object_get(plan, "repository"), "path"));
 }
 
 /* Whatever that process holds in the repository. */
-static int take_locks(const json_t *plan, const json_t *what, struct err *err)
+static int take_locks(const json_t *plan, const json_t *who, struct err *err)
 {
-	struct revoke r = {.pid = (int64_t)number_of(what, "pid")};
-	const char *path =
-		json_string_value(json_object_get(json_object_get(plan, "repository"), "path"));
-	if (!path)
-		return err_set(err, ERR_FORMAT, "the plan is not one: it names no repository");
-	r.repo = repository_open(path, REPOSITORY_WRITE, err);
-	if (!r.repo)
+	unsigned nr = 0;
+	const struct repository_process process = {
+		.boot_id = json_string_value(json_object_get(who, "boot")),
+		.pid = (int64_t)number_of(who, "pid"),
+		.start = number_of(who, "start"),
+	};
+	if (!path_of(plan) || !process.boot_id || process.pid == 0)
+		return err_set(err, ERR_FORMAT, "the plan is not one: it names no process");
+	struct repository *repo = repository_open(path_of(plan), REPOSITORY_WRITE, err);
+	if (!repo)
 		return -1;
-	int rc = repository_jobs(r.repo, revoke_one, &r, err);
-	repository_close(r.repo);
+	int rc = repository_revoke(repo, &process, &nr, err);
+	repository_close(repo);
+	if (rc == 0)
+		log_warning(
+			"process %" PRId64 ", which does not end, held %u locks", process.pid, nr);
 	return rc;
+}
+
+static int report_made(const struct worker *w, const char *vm, const char *point, struct err *err)
+{
+	json_t *report = json_pack("{s:s, s:s, s:s}", "vm", vm, "point", point, "note",
+		"its worker made the restore point, and ended before it could tell");
+	int rc = report ? jobdir_store(w->dir_fd, JOBDIR_REPORT, report, err)
+			: err_errno(err, ENOMEM, "cannot make the report");
+	json_decref(report);
+	return rc;
+}
+
+/* 1 when this job's restore point is there; then its maker's plan may still be. */
+static int is_made(const struct worker *w, const json_t *look, struct err *err)
+{
+	const char *vm = json_string_value(json_object_get(look, "vm"));
+	const char *path = path_of(w->plan), *job = worker_job(w);
+	char point[REPOSITORY_POINT_BYTES];
+	struct err why = ERR_INIT;
+	if (!vm || !path || !job)
+		return err_set(err, ERR_FORMAT, "the plan is not one: it names no machine");
+	struct repository *repo = repository_open(path, REPOSITORY_WRITE, err);
+	if (!repo)
+		return -1;
+	int made = repository_point_of_job(repo, vm, job, point, err);
+	if (made > 0 && repository_clean(repo, REPOSITORY_CLEAN_EXPIRED, vm, NULL, NULL, &why) < 0)
+		log_warning("what its maker left is not cleaned up: %s", why.text);
+	repository_close(repo);
+	if (made <= 0)
+		return made;
+	log_warning("restore point %s was made by this job: nothing is left to do", point);
+	return report_made(w, vm, point, err) < 0 ? -1 : 1;
+}
+
+const char *worker_job(const struct worker *w)
+{
+	return json_string_value(json_object_get(w->plan, "job"));
 }
 
 char **worker_words(struct worker *w, struct err *err)
 {
-	const json_t *what = json_object_get(w->plan, "revoke");
-	if (what ? take_locks(w->plan, what, err) < 0 : check_repository(w->plan, err) < 0)
+	const json_t *who = json_object_get(w->plan, "revoke");
+	const json_t *look = json_object_get(w->plan, "look");
+	if (who ? take_locks(w->plan, who, err) < 0 : check_repository(w->plan, err) < 0)
 		return NULL;
-	w->words = jobplan_words(w->plan, err);
+	int made = look ? is_made(w, look, err) : 0;
+	if (made < 0)
+		return NULL;
+	w->words = made ? calloc(1, sizeof *w->words) : jobplan_words(w->plan, err);
 	guard_set(jobplan_may_open, w->plan);
 	return w->words;
 }

@@ -23,9 +23,11 @@ struct worker *worker_open(const char *folder, struct err *err);
 void worker_close(struct worker *worker);
 
 /* The command line to run, ended by NULL, lent: the repository was looked at, so were the disks.
- * A plan that is none of commands (a lock to be taken away) is done here, and gives an
- * empty one. */
+ * What is no command is done here: locks that are to be taken away from a process, and a look
+ * whether this job's restore point is there, which gives an empty one, and has the report. */
 char **worker_words(struct worker *worker, struct err *err);
+/* Its id; lent. */
+const char *worker_job(const struct worker *worker);
 
 void worker_log(struct worker *worker, enum log_level level, const char *text);
 /* now: {"stage", "stage_since", "progress", "disks"}, borrowed; adds the heartbeat, and how much

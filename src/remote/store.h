@@ -83,6 +83,7 @@ struct store_backup_options {
 	const struct store_backup_disk *disks;
 	size_t nr_disks;
 	const char *consistency, *consistency_reason;
+	const char *hub_job; /* see repository_backup_options; of folders alone; may be NULL */
 	enum repository_resume resume;
 	unsigned wait_ms; /* at a hub for the end of another session that commits, too */
 	void (*stage)(void *context, const char *stage); /* may be NULL */

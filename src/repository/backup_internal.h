@@ -57,8 +57,8 @@ struct repository_backup {
 	char job[REPOSITORY_JOB_BYTES];
 	char point[REPOSITORY_POINT_BYTES];
 	char started[CLOCK_UTC_BYTES];
-	char *software, *client, *consistency, *consistency_reason; /* all but the first may be
-								       NULL */
+	/* All but the first may be NULL. */
+	char *software, *client, *hub_job, *consistency, *consistency_reason;
 	json_t *source;
 	json_t *config; /* for the manifest */
 	struct cancel *cancel;

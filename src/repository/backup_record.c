@@ -146,6 +146,8 @@ json_t *backup_record_facts(struct repository_backup *backup)
 		"finished", finished, "source", backup->source, "digest", "algorithm",
 		digest_algorithm_name(settings->digest), "chunk_bytes", (int)DIGEST_CHUNK_BYTES,
 		"disks", disks, "config", backup->config);
+	if (facts && backup->hub_job)
+		json_object_set_new(facts, "hub_job", record_printable(backup->hub_job));
 	if (facts && backup->client)
 		json_object_set_new(facts, "client", record_printable(backup->client));
 	if (facts && backup->consistency)

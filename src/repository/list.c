@@ -258,6 +258,30 @@ struct repository_point *repository_point_load(
 	return NULL;
 }
 
+int repository_point_of_job(struct repository *repo, const char *vm, const char *hub_job,
+	char point[REPOSITORY_POINT_BYTES], struct err *err)
+{
+	struct path_names points = {0};
+	struct err why = ERR_INIT;
+	if (list_points(repo, vm, &points, &why) < 0)
+		return why.code == ERR_NOT_FOUND ? 0 : err_copy(err, &why);
+	int found = 0;
+	for (size_t i = points.nr; i-- > 0 && found == 0;) {
+		struct repository_point *made = manifest_load(repo, vm, points.name[i], err);
+		if (!made)
+			found = -1;
+		else if (made->hub_job && strcmp(made->hub_job, hub_job) == 0)
+			found = 1;
+		if (found > 0)
+			memcpy(point, made->id, REPOSITORY_POINT_BYTES);
+		repository_point_free(made);
+	}
+	path_names_free(&points);
+	if (found >= 0)
+		err_clear(err); /* a damaged one is none of ours to tell of */
+	return found;
+}
+
 struct repository_point *repository_latest(struct repository *repo, const char *vm, const char *key,
 	const struct repository_disk_info **disk, struct err *err)
 {

@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 
 #define GUARD_TIMEOUT_MS 10000
+#define GUARD_STEP_MS 5
 #define BEAT_MS 15000
 #define SILENT_S 600
 #define LOCK_FILE_BYTES 8192
@@ -64,32 +65,47 @@ static void read_name(
 	snprintf(name, NAME_PATH_BYTES, ".locks/%s.%s.%s.read", folder, point, job);
 }
 
-int lock_guard(struct repository *repo, struct cancel *cancel, struct err *err)
+static int open_guard(struct repository *repo, struct err *err)
 {
 	int fd = openat(repo->dir_fd, ".locks/guard", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return err_errno(
-			err, errno, "cannot open .locks/guard of repository %s", repo->info.path);
+	return fd < 0 ? err_errno(err, errno, "cannot open .locks/guard of repository %s",
+				repo->info.path)
+		      : fd;
+}
+
+/* False when it was made anew meanwhile (lock_revoke()). */
+static bool is_guard(struct repository *repo, int fd)
+{
+	struct stat held, in_place;
+	return fstat(fd, &held) == 0 && fstatat(repo->dir_fd, ".locks/guard", &in_place, 0) == 0 &&
+	       held.st_ino == in_place.st_ino && held.st_dev == in_place.st_dev;
+}
+
+int lock_guard(struct repository *repo, struct cancel *cancel, struct err *err)
+{
+	int fd = open_guard(repo, err);
 	struct deadline until = deadline_after_ms(GUARD_TIMEOUT_MS);
-	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+	while (fd >= 0) {
 		int rc = 0;
-		if (errno == ENOLCK || errno == EOPNOTSUPP)
-			break; /* link() alone must do */
-		if (errno != EWOULDBLOCK && errno != EINTR)
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+			if (is_guard(repo, fd))
+				return fd;
+		} else if (errno == ENOLCK || errno == EOPNOTSUPP) {
+			return fd; /* link() alone must do */
+		} else if (errno != EWOULDBLOCK && errno != EINTR) {
 			rc = err_errno(err, errno, "cannot lock .locks/guard of repository %s",
 				repo->info.path);
-		else if (deadline_passed(until))
+		}
+		if (rc == 0 && deadline_passed(until))
 			rc = err_set(err, ERR_TIMEOUT,
 				"repository %s: another process has held .locks/guard for %d s",
 				repo->info.path, GUARD_TIMEOUT_MS / 1000);
-		else
-			rc = cancel_sleep(cancel, deadline_after_ms(5), err);
-		if (rc < 0) {
-			close(fd);
-			return -1;
-		}
+		else if (rc == 0)
+			rc = cancel_sleep(cancel, deadline_after_ms(GUARD_STEP_MS), err);
+		close(fd);
+		fd = rc < 0 ? -1 : open_guard(repo, err);
 	}
-	return fd;
+	return -1;
 }
 
 /* --- what stands in a lock file -------------------------------------------- */
@@ -628,25 +644,67 @@ int lock_remove_dead(struct repository *repo, const char *name, struct err *err)
 	return 0;
 }
 
-int repository_revoke(struct repository *repo, const char *vm, const char *job, struct err *err)
+/* --- taking away --------------------------------------------------------------------- */
+
+static int revoke_one(struct repository *repo, const char *file,
+	const struct repository_process *process, unsigned *nr, struct err *err)
 {
 	char name[NAME_PATH_BYTES];
 	struct lock_record held;
-	bool alive;
-	if (repository_name_check_vm(vm, err) < 0)
-		return -1;
-	lock_write_name(vm, name);
-	int AUTO_CLOSE guard = lock_guard(repo, NULL, err);
-	if (guard < 0 || lock_look(repo, name, &held, &alive, err) < 0)
-		return -1;
-	if (strcmp(held.job, job) != 0)
-		return refuse(repo, &held, err);
-	/* Who holds it finds out before it commits: lock_still_ours(). */
-	if (unlinkat(repo->dir_fd, name, 0) < 0)
+	snprintf(name, sizeof name, ".locks/%.255s", file);
+	/* What cannot be read is nobody's that one knows. */
+	if ((!path_has_suffix(file, ".write") && !path_has_suffix(file, ".read")) ||
+		lock_load(repo, name, &held, NULL) < 0 || !owner_is(&held.owner, process))
+		return 0;
+	if (unlinkat(repo->dir_fd, name, 0) < 0 && errno != ENOENT)
 		return err_errno(err, errno, "cannot remove %s", name);
 	forget_seen(repo, name);
-	log_warning("the lock on VM \"%s\" was taken away from job %s of process %" PRId64
-		    " on %s, which does not end",
-		vm, job, held.owner.pid, held.owner.host);
+	++*nr;
+	log_warning("%s of job %s was taken away from process %" PRId64 ", which does not end",
+		name, held.job, process->pid);
 	return 0;
+}
+
+/* "1: FLOCK  ADVISORY  WRITE 4711 fd:01:1234 0 EOF" */
+static bool holds_guard(struct repository *repo, int64_t pid)
+{
+	char line[256];
+	struct stat st;
+	bool holds = false;
+	FILE *locks = fopen("/proc/locks", "re");
+	if (!locks || fstatat(repo->dir_fd, ".locks/guard", &st, 0) < 0)
+		st.st_ino = 0;
+	while (locks && !holds && fgets(line, sizeof line, locks)) {
+		int64_t holder;
+		unsigned long long inode;
+		holds = sscanf(line, "%*s FLOCK %*s WRITE %" SCNd64 " %*x:%*x:%llu", &holder,
+				&inode) == 2 &&
+			holder == pid && inode == (unsigned long long)st.st_ino;
+	}
+	if (locks)
+		fclose(locks);
+	return holds;
+}
+
+/* The process may be held while it holds the guard: then the guard is made anew. */
+static int guard_against(
+	struct repository *repo, const struct repository_process *process, struct err *err)
+{
+	if (holds_guard(repo, process->pid) && unlinkat(repo->dir_fd, ".locks/guard", 0) < 0)
+		return err_errno(err, errno, "cannot remove .locks/guard");
+	return lock_guard(repo, NULL, err);
+}
+
+int lock_revoke(struct repository *repo, const struct repository_process *process, unsigned *nr,
+	struct err *err)
+{
+	struct path_names names;
+	int AUTO_CLOSE guard = guard_against(repo, process, err);
+	if (guard < 0 || path_names(repo->dir_fd, ".locks", &names, err) < 0)
+		return -1;
+	int rc = 0;
+	for (size_t i = 0; i < names.nr && rc == 0; i++)
+		rc = revoke_one(repo, names.name[i], process, nr, err);
+	path_names_free(&names);
+	return rc;
 }

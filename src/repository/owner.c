@@ -58,6 +58,16 @@ int owner_from_json(struct owner *owner, const json_t *object, const char *name,
 	return 0;
 }
 
+bool owner_is(const struct owner *owner, const struct repository_process *process)
+{
+	struct owner self;
+	return owner_self(&self, NULL) == 0 && strcmp(owner->host_id, self.host_id) == 0 &&
+	       strcmp(owner->boot_id, self.boot_id) == 0 &&
+	       strcmp(owner->boot_id, process->boot_id) == 0 &&
+	       owner->pid_namespace == self.pid_namespace && owner->pid == process->pid &&
+	       owner->pid_start == process->start;
+}
+
 enum owner_state owner_state(const struct owner *owner)
 {
 	struct owner self;

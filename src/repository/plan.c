@@ -257,7 +257,7 @@ static int remove_file(struct repository *repo, const char *path, struct err *er
  * its last look at the lock, finds nothing to rename; or it was faster, and the
  * manifest is there.
  */
-static int fence(struct repository *repo, const struct plan *plan, struct err *err)
+int plan_fence(struct repository *repo, const struct plan *plan, struct err *err)
 {
 	size_t i;
 	const json_t *value;
@@ -304,7 +304,7 @@ int plan_remove_files(struct repository *repo, const struct plan *plan, struct e
 	const json_t *folders = json_object_get(plan->json, "folders");
 	size_t i;
 	const json_t *value;
-	if (fence(repo, plan, err) < 0)
+	if (plan_fence(repo, plan, err) < 0)
 		return -1;
 	json_array_foreach(files, i, value)
 	{

@@ -196,6 +196,7 @@ struct repository_point {
 	uint64_t stored_bytes; /* the sum over its disks */
 	const char *consistency; /* "application", "crash"; NULL: not known */
 	const char *consistency_reason; /* why it is no better; NULL: none is known */
+	const char *hub_job; /* the job of a hub that made it; NULL: none */
 	const char *client; /* the program that read the source and sent it ("sendense 0.1.0 (git
 			       ...)"); NULL: software did itself */
 	struct repository_point_internal *internal;
@@ -227,6 +228,10 @@ int repository_list_points(struct repository *repo, const char *vm,
  */
 struct repository_point *repository_point_load(
 	struct repository *repo, const char *vm, const char *point, struct err *err);
+
+/* The VM's newest restore point that this job of a hub made: 1, 0 when there is none, -1. */
+int repository_point_of_job(struct repository *repo, const char *vm, const char *hub_job,
+	char point[REPOSITORY_POINT_BYTES], struct err *err);
 
 /*
  * Marks, for whoever keeps what it read: another one as soon as something changed, "" when the last
@@ -323,6 +328,7 @@ struct repository_backup_options {
 	size_t nr_disks; /* 1..REPOSITORY_DISKS_MAX, keys distinct */
 	const char *software; /* "sendense 0.1.0 (build ...)" */
 	const char *client; /* the same of who reads the source and sends it; NULL: this one */
+	const char *hub_job; /* id of the job of a hub that this is; NULL: none */
 	const char *consistency; /* "application", "crash"; NULL: not known */
 	const char *consistency_reason; /* why it is no better ("the guest agent is not
 					   running"); NULL: none to be told */
@@ -607,12 +613,20 @@ enum repository_clean_what {
 int repository_clean(struct repository *repo, enum repository_clean_what what, const char *vm,
 	unsigned *nr_jobs, uint64_t *freed_bytes, struct err *err);
 
+/* A process of this host: its pid may be given out anew, and is another one's elsewhere. */
+struct repository_process {
+	const char *boot_id;
+	int64_t pid;
+	uint64_t start; /* in clock ticks since the boot */
+};
+
 /*
- * Takes the VM's write lock away from a job that does not end (the kernel holds its process): it
- * cannot commit any more, and counts as dead.  ERR_NOT_FOUND when the VM is not locked, ERR_BUSY
- * when by another job.
+ * Takes all locks and leases away from a process that was sent SIGKILL and does not end (the kernel
+ * holds it in one last call).  Behind it, what it was making is committed or never will be, also
+ * when that call is the commit's rename.  May be repeated; *nr (may be NULL): how many it held.
  */
-int repository_revoke(struct repository *repo, const char *vm, const char *job, struct err *err);
+int repository_revoke(struct repository *repo, const struct repository_process *process,
+	unsigned *nr, struct err *err);
 
 /* --- reading back -------------------------------------------------------------- */
 

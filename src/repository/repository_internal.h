@@ -105,6 +105,8 @@ int owner_self(struct owner *owner, struct err *err);
 int owner_to_json(const struct owner *owner, json_t *object);
 int owner_from_json(struct owner *owner, const json_t *object, const char *name, struct err *err);
 enum owner_state owner_state(const struct owner *owner);
+/* Whether it is this very process of this host. */
+bool owner_is(const struct owner *owner, const struct repository_process *process);
 
 /* Not LOCK_READ and LOCK_WRITE: <fcntl.h> has macros of these names. */
 enum lock_kind { LOCK_KIND_WRITE, LOCK_KIND_READ };
@@ -162,6 +164,9 @@ int lock_look(struct repository *repo, const char *name, struct lock_record *rec
 	struct err *err);
 /* Removes a lock whose owner is dead; ERR_BUSY when it lives. */
 int lock_remove_dead(struct repository *repo, const char *name, struct err *err);
+/* Removes all locks and leases of that process, dead or alive; *nr counts on. */
+int lock_revoke(struct repository *repo, const struct repository_process *process, unsigned *nr,
+	struct err *err);
 /* The write lock's file name, relative to the repository. */
 void lock_write_name(const char *vm, char name[NAME_PATH_BYTES]);
 
@@ -303,6 +308,8 @@ bool plan_is_leftover(struct repository *repo, const char *job);
  * committed, and drop. */
 int plan_remove_files(struct repository *repo, const struct plan *plan, struct err *err);
 int plan_drop(struct repository *repo, const char *job, struct err *err);
+/* Of a backup: behind it nobody commits it any more; ERR_EXISTS: that was done. */
+int plan_fence(struct repository *repo, const struct plan *plan, struct err *err);
 int plan_finish(struct repository *repo, const struct plan *plan, struct err *err);
 
 struct clean {

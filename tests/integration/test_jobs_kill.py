@@ -17,7 +17,7 @@ pytestmark = need_tools
 ROUNDS = int(os.environ.get("SENDENSE_KILL_ROUNDS", "0"))
 VICTIMS = ("worker", "hub", "both")
 CASES = [(victim, stage) for nr, stage in enumerate(STAGES) for victim in VICTIMS
-         if ROUNDS or stage in ("copy", "rename-manifest") or victim == VICTIMS[nr % 3]]
+         if ROUNDS or stage in ("copy", "rename-manifest", "log") or victim == VICTIMS[nr % 3]]
 
 
 def look_after(site):
@@ -30,8 +30,9 @@ def look_after(site):
 def end_well(site, job, before):
     end = site.wait(job)
     assert end["state"] == "done", end
-    # One that was killed behind its commit point makes a second point when tried again.
-    assert 1 <= len(site.points()) - before <= 2, end
+    assert len(site.points()) - before == 1, end
+    assert end["point"] == site.points()[-1], end
+    return end
 
 
 def worker_of(site):
@@ -59,8 +60,11 @@ def test_killed_in_each_stage(scratch, stage, victim):
             if victim in ("hub", "both"):
                 site.start()
             site.release()
-            end_well(site, job, before)
-            assert site.do("get", id=job)["attempt"] == (1 if victim == "hub" else 2)
+            end = end_well(site, job, before)
+            assert end["attempt"] == (1 if victim == "hub" else 2)
+            # Behind the commit point the next attempt finds that all is done.
+            was_made = victim != "hub" and stage in ("log", "drop-plan")
+            assert ("note" in end) == ("note" in end["report"]) == was_made, end
             look_after(site)
         site.stop()
 
@@ -97,6 +101,111 @@ def test_after_a_power_cut(scratch):
         site.start()
         end = site.wait(job)
         assert end["state"] == "failed" and "its worker is gone" in end["error"]["text"], end
+        look_after(site)
+        site.stop()
+
+
+def kill_at(site, stage, add=None):
+    """A job whose worker is killed there; it is not waited for."""
+    site.hold_at(stage, "hold")
+    job = site.add(add)
+    site.wait_held()
+    site.wait(job, states=[], stages=[stage])
+    os.kill(worker_of(site), signal.SIGKILL)
+    site.release()
+    return job
+
+
+@pytest.mark.parametrize("hub_too", (False, True))
+def test_killed_behind_the_commit_at_the_last_attempt(scratch, hub_too):
+    """Nothing tries again, so somebody looks."""
+    with site_in(scratch, attempts=1) as site:
+        site.start()
+        for nr, stage in enumerate(("log", "drop-plan"), 1):
+            if hub_too:
+                site.hold_at(stage, "hold")
+                job = site.add()
+                site.wait_held()
+                site.wait(job, states=[], stages=[stage])
+                pid = worker_of(site)
+                site.kill()
+                os.kill(pid, signal.SIGKILL)
+                site.start()
+                site.release()
+            else:
+                job = kill_at(site, stage)
+            end = end_well(site, job, nr - 1)
+            assert end["attempt"] == 1 and "before it could tell" in end["note"], end
+        # Nor is anything made up: before the commit point it failed.
+        job = kill_at(site, "rename-manifest")
+        end = site.wait(job)
+        assert end["state"] == "failed" and "was killed" in end["error"]["text"], end
+        assert "note" not in end and not end["point"] and len(site.points()) == 2, end
+        site.wait(site.add())
+        look_after(site)
+        site.stop()
+
+
+@pytest.mark.parametrize("stage", ("rename-manifest", "log"))
+def test_cancelled_and_killed(scratch, stage):
+    """The cancel kills it, before the commit point or behind it: which is told."""
+    with site_in(scratch) as site:
+        site.start()
+        site.hold_at(stage, "stop")
+        job = site.add()
+        site.wait_held()
+        site.wait(job, states=[], stages=[stage])
+        site.do("cancel", id=job)
+        end = site.wait(job)
+        if stage == "log":
+            assert (end["state"], end["error"]) == ("done", None), end
+            assert "came too late: the test asked" in end["note"], end
+            assert [end["point"]] == site.points()
+        else:
+            assert end["state"] == "cancelled" and "note" not in end, end
+            assert site.points() == [] and not end["point"]
+        site.release()
+        site.wait(site.add())
+        look_after(site)
+        site.stop()
+
+
+def test_cancelled_before_its_next_attempt(scratch):
+    """Killed behind the commit point, and cancelled while it waits."""
+    with site_in(scratch, retry_ms=3600000) as site:
+        site.start()
+        job = kill_at(site, "log")
+        site.wait(job, states=["queued"])
+        site.do("cancel", id=job)
+        end = end_well(site, job, 0)
+        assert end["attempt"] == 1 and "came too late" in end["note"], end
+        # Of one that had not come so far nothing is looked for.
+        job = kill_at(site, "copy")
+        site.wait(job, states=["queued"])
+        site.do("cancel", id=job)
+        assert site.wait(job)["state"] == "cancelled"
+        assert len(site.points()) == 1
+        site.wait(site.add())
+        look_after(site)
+        site.stop()
+
+
+def test_not_known_whether_it_was_made(scratch):
+    """The repository is gone when one looks; the next hub is not led astray."""
+    with site_in(scratch, attempts=1) as site:
+        site.start()
+        site.hold_at("log", "hold")
+        job = site.add()
+        site.wait_held()
+        site.wait(job, states=[], stages=["log"])
+        os.rename(site.repo, f"{site.repo}.away")
+        os.kill(worker_of(site), signal.SIGKILL)
+        end = site.wait(job)
+        os.rename(f"{site.repo}.away", site.repo)
+        site.release()
+        assert end["state"] == "failed", end
+        assert "is not known" in end["error"]["text"] and "was killed" in end["error"]["text"], end
+        site.wait(site.add())
         look_after(site)
         site.stop()
 

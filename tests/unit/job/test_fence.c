@@ -233,6 +233,34 @@ static void test_next_hub_reaps(void **context)
 	json_decref(wait_for(s, held, "state", "cancelled"));
 }
 
+/* Nothing could be taken away when it was closed: the next hub sees to it. */
+static void test_next_hub_fences(void **context)
+{
+	struct site *s = *context;
+	struct err err = ERR_INIT;
+	char away[128], held[JOB_ID_BYTES], id[JOB_ID_BYTES];
+	snprintf(away, sizeof away, "%s.away", s->repo);
+	add(s, 1, held);
+	json_decref(wait_for(s, held, "stage", "copy"));
+	atomic_store(&is_held, true);
+	assert_int_equal(rename(s->repo, away), 0);
+	assert_int_equal(jobs_cancel(s->jobs, held, "by the test", &err), 0);
+	json_decref(wait_for(s, held, "state", "cancelled"));
+	jobs_stop(s->jobs, true, deadline_after_ms(0));
+	assert_int_equal(rename(away, s->repo), 0);
+	start(s);
+	assert_int_equal(jobs_count_unreaped(s->jobs), 1);
+	add(s, 0, id);
+	json_t *job = wait_for(s, id, "state", "done");
+	assert_int_equal(json_integer_value(json_object_get(job, "attempt")), 1);
+	json_decref(job);
+	assert_int_equal(kill(atomic_load(&held_pid), 0), 0);
+	atomic_store(&is_held, false);
+	kill(atomic_load(&held_pid), SIGKILL);
+	wait_reaped(s);
+	assert_int_equal(nr_takes(s), 0);
+}
+
 int main(void)
 {
 	program = getenv("SENDENSE");
@@ -244,6 +272,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_fenced, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_one_folder, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_next_hub_reaps, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_next_hub_fences, set_up, tear_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -511,36 +511,6 @@ static void test_records(void **state)
 	repository_close(repo);
 }
 
-/* A job that does not end loses its lock, and cannot commit. */
-static void test_revoke(void **state)
-{
-	(void)state;
-	struct err err = ERR_INIT;
-	struct model model;
-	struct repository *repo = make_repository(65536, 60);
-	model_init(&model);
-	const struct point_disk one = {.key = "a", .source = &model.disk};
-	assert_int_equal(repository_revoke(repo, "web", "20261122T000000Z-00000000", &err), -1);
-	assert_int_equal(err.code, ERR_NOT_FOUND);
-	struct repository_backup *backup = points_begin(repo, "web", &one, 1, &err);
-	assert_non_null(backup);
-	points_copy(backup, 0, &model.disk, NULL);
-	assert_int_equal(repository_revoke(repo, "web", "20261122T000000Z-00000000", &err), -1);
-	support_expect(&err, ERR_BUSY, repository_backup_job(backup));
-	SUPPORT_OK(repository_revoke(repo, "web", repository_backup_job(backup), &err), err);
-	assert_int_equal(repository_backup_commit(backup, &err), -1);
-	support_expect(&err, ERR_BUSY, "lost its lock");
-	struct repository_backup *next = points_begin(repo, "web", &one, 1, &err);
-	if (!next)
-		fail_msg("%s", err.text);
-	assert_string_not_equal(repository_backup_job(next), repository_backup_job(backup));
-	repository_backup_abort(backup);
-	points_copy(next, 0, &model.disk, NULL);
-	SUPPORT_OK(repository_backup_commit(next, &err), err);
-	memory_disk_free(&model.disk);
-	repository_close(repo);
-}
-
 /* A huge disk: what it costs is what is written. */
 static void test_huge(void **state)
 {
@@ -589,7 +559,6 @@ int main(void)
 		SUPPORT_TEST(test_killed_in_large_clusters),
 		SUPPORT_TEST(test_killed_full_of_its_chain),
 		SUPPORT_TEST(test_records),
-		SUPPORT_TEST(test_revoke),
 		SUPPORT_TEST(test_huge),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
