@@ -57,6 +57,11 @@ static inline const struct hub_config *hub_config(const struct hub *hub)
 	return atomic_load(&hub->config);
 }
 
+/* --- run.c ------------------------------------------------------------------------------ */
+
+/* ERR_DENIED where others could put there what the hub then takes for its own. */
+int hub_own_folder(const char *path, bool make, struct err *err);
+
 /* --- audit.c ---------------------------------------------------------------------------- */
 
 /* Writes the audit log and tells hub_time_event().  actor: "token NAME", "schedule NAME",

@@ -308,6 +308,8 @@ static int make_all(struct making *m, struct err *err)
 				       0 ||
 			       draft_config(m, &text, &length, err) < 0 ||
 			       make_folder(m, m->state_dir, 0700, err) < 0 ||
+			       /* What is there is kept: a CA whose key others have would be. */
+			       hub_own_folder(m->state_dir, false, err) < 0 ||
 			       make_certificates(m, err) < 0 || make_token(m, err) < 0 ||
 			       make_repository(m, err) < 0 || make_config(m, text, length, err) < 0
 		       ? -1

@@ -37,7 +37,7 @@ struct running {
 
 /* --- folders and locks ------------------------------------------------------------------- */
 
-static int own_folder(const char *path, bool make, struct err *err)
+int hub_own_folder(const char *path, bool make, struct err *err)
 {
 	struct stat st;
 	if (make && mkdir(path, 0700) < 0 && errno != EEXIST)
@@ -87,7 +87,8 @@ static int start_locks(struct running *r, struct err *err)
 	if (stat(c->state_dir, &st) < 0 && errno == ENOENT)
 		return err_set(err, ERR_NOT_FOUND,
 			"there is no %s (\"sendense hub init\" makes it)", c->state_dir);
-	if (own_folder(c->state_dir, false, err) < 0 || own_folder(c->runtime_dir, true, err) < 0)
+	if (hub_own_folder(c->state_dir, false, err) < 0 ||
+		hub_own_folder(c->runtime_dir, true, err) < 0)
 		return -1;
 	r->state_lock = take_lock(c->state_dir, err);
 	if (r->state_lock < 0)

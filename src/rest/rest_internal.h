@@ -115,7 +115,8 @@ struct rest_pair {
 struct rest_target {
 	char *text; /* owned: taken apart in place */
 	char *raw; /* owned: as it came */
-	char *path; /* owned: the same without the query, for the audit log */
+	char *path; /* owned: without the query, escaped as by rest_path_append(), for the audit
+		       log */
 	char *segments[32]; /* decoded */
 	size_t nr_segments;
 	struct rest_pair queries[REST_QUERIES_MOST];

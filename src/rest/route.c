@@ -92,6 +92,25 @@ static int take_apart(struct rest_target *target, char *path, char *query, struc
 	return 0;
 }
 
+/* Each path in one way: what somebody did to "web01" is found under that name, however he wrote it.
+ */
+static int make_path(struct rest_target *target, struct err *err)
+{
+	/* As much again as each byte escaped, and what rest_path_append() keeps free. */
+	size_t bytes = 3 * strlen(target->raw) + 8;
+	target->path = malloc(bytes);
+	if (!target->path)
+		return err_set(err, ERR_NO_MEMORY, "reading the request's target: no memory");
+	target->path[0] = '\0';
+	for (size_t i = 0; i < target->nr_segments; i++) {
+		size_t used = strlen(target->path);
+		memcpy(target->path + used, "/", 2);
+		if (rest_path_append(target->path, bytes, target->segments[i], err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 int rest_target_parse(const char *raw, struct rest_target *target, struct err *err)
 {
 	*target = (struct rest_target){0};
@@ -103,13 +122,12 @@ int rest_target_parse(const char *raw, struct rest_target *target, struct err *e
 		return err_set(err, ERR_USAGE, "the request's target: does not begin with \"/\"");
 	target->raw = strdup(raw);
 	target->text = strdup(raw);
-	target->path = strndup(raw, strcspn(raw, "?"));
-	if (!target->raw || !target->text || !target->path)
+	if (!target->raw || !target->text)
 		return err_set(err, ERR_NO_MEMORY, "reading the request's target: no memory");
 	char *query = strchr(target->text, '?');
 	if (query)
 		*query++ = 0;
-	if (take_apart(target, target->text + 1, query, err))
+	if (take_apart(target, target->text + 1, query, err) || make_path(target, err))
 		return err_context(err, "the request's target");
 	return 0;
 }

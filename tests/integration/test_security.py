@@ -52,6 +52,22 @@ def test_an_image_does_not_lead_to_the_hubs_own_files(servers):
         assert disk
 
 
+def test_a_state_folder_that_others_may_write_to_is_not_taken(servers):
+    """They might have put a CA there, to which they have the key."""
+    folder = os.path.join(servers.folder, "state")
+    words = ["hub", "init", "--config", f"{servers.folder}/hub.conf", "--state-dir", folder]
+    os.mkdir(folder)
+    os.chmod(folder, 0o777)
+    support.fails(*words, case="hub: init into a folder that all may write to", contains="chmod 700")
+    assert os.listdir(folder) == [] and not os.path.exists(f"{servers.folder}/hub.conf")
+    os.chmod(folder, 0o700)
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+        support.fails(*words, contains="belongs to uid 65534")
+        os.chown(folder, 0, 0)
+    support.sendense(*words, "--quiet")
+
+
 # --- the holder of a small token --------------------------------------------------------------------
 
 
@@ -67,6 +83,12 @@ def test_a_backup_token_keeps_nobody_waiting(h):
     for member in ("schedule", "policy", "requested_by", "kind"):
         assert h.ask("POST", "backups", {**body, member: "night"}, token=token).status in (400, 422)
     assert h.wait(h.post("backups", body, token=token))["requested_by"] == "token test backup"
+
+
+def test_what_was_done_is_found_however_its_path_was_written(h):
+    h.start()
+    h.call("PUT", "vms/%77eb%30%31", {"labels": {}})
+    assert [event["action"] for event in h.get("events?object=/api/v1/vms/web01")["items"]] == ["putVm"]
 
 
 def test_the_queue_has_an_end(servers):

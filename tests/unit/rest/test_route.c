@@ -50,6 +50,9 @@ static void test_routes(void **state)
 	assert_null(rest_match_param(&match, "v"));
 	assert_null(rest_match_param(&match, "vms"));
 	assert_string_equal(target.path, "/api/v1/vms/web%2001");
+	/* Written otherwise, it is the same. */
+	assert_int_equal(find("GET", "/api/v1/vms/%77eb%20%30%31/points/b"), 0);
+	assert_string_equal(target.path, "/api/v1/vms/web%2001/points/b");
 	assert_int_equal(find("GET", "/api/v1/vms/a/points/b"), 0);
 	assert_string_equal(rest_match_param(&match, "vm"), "a");
 	assert_string_equal(rest_match_param(&match, "point"), "b");
