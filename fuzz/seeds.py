@@ -7,6 +7,7 @@ client's bytes are put together here.  Dictionaries of magic numbers lie beside.
 import io
 import json
 import os
+import shutil
 import sqlite3
 import struct
 import subprocess
@@ -185,6 +186,31 @@ def exports(folder):
             file.write(data)
 
 
+def answers(folder):
+    """Captures, and a configuration with all that is looked at."""
+    captures = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "unit", "vsphere", "soap")
+    for name in os.listdir(captures):
+        shutil.copy(os.path.join(captures, name), folder)
+    disk = ("<device x:type='VirtualDisk'><key>%d</key><deviceInfo><label>d</label></deviceInfo>"
+            "<backing x:type='VirtualDiskFlatVer2BackingInfo'><fileName>[a] b/c.vmdk</fileName>"
+            "<diskMode>%s</diskMode><uuid>u</uuid><changeId>e/1</changeId></backing>"
+            "<controllerKey>1000</controllerKey><unitNumber>0</unitNumber>"
+            "<capacityInKB>1024</capacityInKB><capacityInBytes>1048576</capacityInBytes></device>")
+    with open(os.path.join(folder, "config"), "w", encoding="ascii") as file:
+        file.write("<v xmlns:x='http://www.w3.org/2001/XMLSchema-instance'><name>n</name><version>"
+                   "vmx-19</version><files><vmPathName>[a] b/c.vmx</vmPathName></files><extraConfig>"
+                   "<key>nvram</key><value>c.nvram</value></extraConfig><hardware><numCPU>2</numCPU>"
+                   "<memoryMB>64</memoryMB><device x:type='VirtualLsiLogicController'><key>1000</key>"
+                   "<busNumber>0</busNumber><sharedBus>noSharing</sharedBus></device>"
+                   + disk % (2000, "persistent") + disk % (2001, "independent_persistent")
+                   + "<device x:type='VirtualE1000'><key>4000</key><macAddress>0</macAddress></device>"
+                   "</hardware></v>")
+    with open(os.path.join(folder, "areas"), "w", encoding="ascii") as file:
+        file.write("<r><startOffset>0</startOffset><length>1000</length><changedArea><start>5</start>"
+                   "<length>7</length></changedArea><changedArea><start>12</start><length>1</length>"
+                   "</changedArea></r>")
+
+
 def dictionary(path, words):
     with open(path, "w", encoding="ascii") as file:
         for word in words:
@@ -195,7 +221,7 @@ def main():
     folder = sys.argv[1]
     for target, make in (("fuzz_qcow2_open", images), ("fuzz_nbd_server", clients),
                          ("fuzz_changes", lists), ("fuzz_rest", rest), ("fuzz_allow", rules),
-                         ("fuzz_archive", exports)):
+                         ("fuzz_archive", exports), ("fuzz_vsphere", answers)):
         os.mkdir(os.path.join(folder, target))
         make(os.path.join(folder, target))
     dictionary(os.path.join(folder, "fuzz_qcow2_open.dict"), (
@@ -223,6 +249,11 @@ def main():
     dictionary(os.path.join(folder, "fuzz_archive.dict"), (
         b"ustar\0" + b"00", b"SQLite format 3\0", b"state.db", b"export.json", b'"sendense-hub-export": 1',
         b'"sha256": "', b"0" * 64, b'"name": "', b'"path": "', b"../", b"/", b"00000000001\0", bytes(512)))
+    dictionary(os.path.join(folder, "fuzz_vsphere.dict"), (
+        b"<!DOCTYPE a [", b"<!ENTITY b 'c'>", b"<![CDATA[", b"]]>", b"&amp;", b"&#10;", b"<?xml version=\"1.0\"?>",
+        b"xmlns:x='http://www.w3.org/2001/XMLSchema-instance'", b"x:type='VirtualDisk'", b"type='Task'",
+        b"<key>", b"</key>", b"<device>", b"</device>", b"<start>", b"</start>", b"<length>", b"</length>",
+        b"9223372036854775807", b"-1", b"<Fault>", b"<detail>", b"capacityInBytes"))
 
 
 main()

@@ -99,7 +99,7 @@ static void take_attributes(
 		if (!space) {
 			xml->ref = keep(parser, value, length);
 		} else if (!strcmp(space, XSI)) {
-			const char *colon = memchr(value, ':', length);
+			const char *colon = memrchr(value, ':', length);
 			size_t prefix = colon ? (size_t)(colon - value) + 1 : 0;
 			xml->type = keep(parser, value + prefix, length - prefix);
 		}

@@ -42,6 +42,21 @@ static void test_hex(void **state)
 		assert_false(digest_unhex(bad[i], bytes, 4));
 }
 
+static void test_hex_as_people_copy_it(void **state)
+{
+	(void)state;
+	uint8_t bytes[4];
+	static const char *const good[] = {"00ff10a5", "00:FF:10:a5", "00FF:10A5"};
+	for (size_t i = 0; i < ARRAY_LENGTH(good); i++) {
+		assert_true(digest_unhex_pairs(good[i], bytes, 4));
+		assert_memory_equal(bytes, "\x00\xff\x10\xa5", 4);
+	}
+	static const char *const bad[] = {"", "00:ff:10", "00:ff:10:a5:", ":00ff10a5", "00::ff10a5",
+		"0:0ff10a5", "00ff10a55", "00ff10a5 ", "00ff10ag"};
+	for (size_t i = 0; i < ARRAY_LENGTH(bad); i++)
+		assert_false(digest_unhex_pairs(bad[i], bytes, 4));
+}
+
 static void test_names(void **state)
 {
 	(void)state;
@@ -245,6 +260,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_sha256_vectors),
 		cmocka_unit_test(test_hex),
+		cmocka_unit_test(test_hex_as_people_copy_it),
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_is_zero_looks_at_every_byte),
 		cmocka_unit_test(test_leaves),

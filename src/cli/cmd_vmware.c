@@ -1,0 +1,353 @@
+/*
+ * sendense vmware ls: which virtual machines there are.
+ * sendense vmware info: what one of them has, and what would keep a backup from being good.
+ * sendense vmware cbt: whether its changes are tracked, and switching that on.
+ */
+#include "commands.h"
+#include "vmware_options.h"
+
+#include <string.h>
+
+#define ENABLE_MS 900000 /* a stun's snapshot of a busy machine is removed in minutes */
+
+struct vmware_values {
+	struct vmware_options vmware;
+	bool enable;
+};
+
+/* --- ls ------------------------------------------------------------------------------------- */
+
+struct listing {
+	const char *below; /* "" or "/Datacenter/vm/folder": only what is in it */
+	json_t *vms; /* NULL: text is printed as they come */
+	size_t nr;
+};
+
+static bool is_below(const char *path, const char *folder)
+{
+	size_t length = strlen(folder);
+	while (length > 0 && folder[length - 1] == '/')
+		length--;
+	return strncmp(path, folder, length) == 0 && (path[length] == '/' || path[length] == '\0');
+}
+
+static void print_listed(const struct vsphere_listed *vm, bool first)
+{
+	char size[SIZE_TEXT_BYTES];
+	if (first)
+		printf("%-9s %-4s %5s %10s  %s\n", "POWER", "CBT", "DISKS", "USED", "PATH");
+	printf("%-9s %-4s %5u %10s  %s\n",
+		vm->template ? "template" : vsphere_power_name(vm->power),
+		vm->cbt_enabled ? "on" : "off", vm->nr_disks, cli_size_text(vm->used_bytes, size),
+		vm->path);
+}
+
+static int take_listed(void *context, const struct vsphere_listed *vm, struct err *err)
+{
+	struct listing *listing = context;
+	(void)err;
+	if (!is_below(vm->path, listing->below))
+		return 0;
+	if (!listing->vms)
+		print_listed(vm, listing->nr == 0);
+	else
+		json_array_append_new(listing->vms,
+			json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:i, s:I, s:s}", "path",
+				vm->path, "name", vm->name, "id", vm->moref, "instance_uuid",
+				vm->instance_uuid, "bios_uuid", vm->bios_uuid, "power",
+				vsphere_power_name(vm->power), "template", vm->template, "cbt",
+				vm->cbt_enabled, "disks", (int)vm->nr_disks, "used_bytes",
+				(json_int_t)vm->used_bytes, "guest", vm->guest_name));
+	listing->nr++;
+	return 0;
+}
+
+static json_t *server_json(const struct vsphere *vsphere)
+{
+	const struct vsphere_about *about = vsphere_about(vsphere);
+	return json_pack("{s:s, s:s, s:s, s:s}", "name", about->full_name, "api_version",
+		about->api_version, "instance_uuid", about->instance_uuid, "fingerprint",
+		about->sha256);
+}
+
+static int list(struct cli *cli, struct vsphere *vsphere, const char *below, struct err *err)
+{
+	struct listing listing = {.below = below, .vms = cli->common.json ? json_array() : NULL};
+	int rc = vsphere_list_vms(vsphere, take_listed, &listing, err);
+	if (rc == 0 && listing.nr == 0 && below[0] != '\0' && below[1] != '\0')
+		rc = err_set(err, ERR_NOT_FOUND, "there is no VM below %s", below);
+	if (rc < 0) {
+		json_decref(listing.vms);
+		return -1;
+	}
+	if (listing.vms)
+		return cli_print_json(
+			json_pack("{s:o, s:o}", "server", server_json(vsphere), "vms", listing.vms),
+			err);
+	if (listing.nr == 0 && !cli->common.quiet)
+		printf("no VM that this user may see\n");
+	return cli_flush(err);
+}
+
+static int run_ls(struct cli *cli, const void *values, struct err *err)
+{
+	const struct vmware_values *v = values;
+	char *path;
+	struct vsphere *vsphere =
+		vmware_options_open(cli, cli->arguments.items[0], &v->vmware, &path, err);
+	int rc = vsphere ? list(cli, vsphere, path, err) : -1;
+	if (vsphere)
+		free(path);
+	vsphere_close(vsphere);
+	return rc < 0 ? err_context(err, "cannot list virtual machines") : 0;
+}
+
+/* --- disks ------------------------------------------------------------------------------------ */
+
+static json_t *disks_json(const struct vsphere_config *config)
+{
+	json_t *disks = json_array();
+	for (size_t i = 0; i < config->nr_disks; i++) {
+		const struct vsphere_disk *d = &config->disks[i];
+		char key[16];
+		snprintf(key, sizeof key, "%d", (int)d->key);
+		json_array_append_new(disks,
+			json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:b, s:s, s:s?}", "key", key,
+				"label", d->label, "size", (json_int_t)d->capacity_bytes, "file",
+				d->file, "uuid", d->uuid, "mode", d->mode, "backing", d->backing,
+				"thin", d->thin, "change_id", d->change_id, "unsupported",
+				d->unsupported));
+	}
+	return disks;
+}
+
+static void print_disks(const struct vsphere_config *config)
+{
+	char size[SIZE_TEXT_BYTES];
+	printf("%-10s %10s %-14s %s\n", "DISK", "SIZE", "CHANGES", "LABEL AND FILE");
+	for (size_t i = 0; i < config->nr_disks; i++) {
+		const struct vsphere_disk *d = &config->disks[i];
+		printf("%-10d %10s %-14s %s, %s\n", (int)d->key,
+			cli_size_text(d->capacity_bytes, size),
+			d->unsupported    ? "not supported"
+			: d->change_id[0] ? "tracked"
+					  : "not tracked",
+			d->label, d->file);
+		if (d->unsupported)
+			printf("%-10s %s\n", "", d->unsupported);
+	}
+}
+
+/* --- info ------------------------------------------------------------------------------------- */
+
+static json_t *snapshots_json(const struct vsphere_vm *vm)
+{
+	json_t *snapshots = json_array();
+	for (size_t i = 0; i < vm->nr_snapshots; i++) {
+		const struct vsphere_snapshot *s = &vm->snapshots[i];
+		json_array_append_new(snapshots,
+			json_pack("{s:s, s:s, s:s, s:s, s:i, s:b}", "id", s->moref, "name", s->name,
+				"description", s->description, "created", s->created, "depth",
+				(int)s->depth, "quiesced", s->quiesced));
+	}
+	return snapshots;
+}
+
+static json_t *nics_json(const struct vsphere_config *config)
+{
+	json_t *nics = json_array();
+	for (size_t i = 0; i < config->nr_nics; i++) {
+		const struct vsphere_nic *nic = &config->nics[i];
+		json_array_append_new(
+			nics, json_pack("{s:s, s:s, s:s, s:s, s:b}", "label", nic->label, "type",
+				      nic->type, "mac", nic->mac, "network", nic->network,
+				      "connected", nic->connected));
+	}
+	return nics;
+}
+
+static json_t *vm_json(const struct vsphere_vm *vm)
+{
+	const struct vsphere_config *c = vm->config;
+	return json_pack(
+		"{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:i, s:i, s:I,"
+		" s:b, s:{s:b, s:b}, s:b, s:s, s:o, s:o, s:o}",
+		"path", vm->path, "name", c->name, "id", vm->moref, "instance_uuid",
+		c->instance_uuid, "bios_uuid", c->bios_uuid, "power", vsphere_power_name(vm->power),
+		"connection", vm->connection, "tools", vm->tools, "guest", c->guest_name,
+		"hardware", c->hardware, "firmware", c->firmware, "secure_boot", c->secure_boot,
+		"cpus", (int)c->nr_cpus, "cores_per_socket", (int)c->cores_per_socket,
+		"memory_bytes", (json_int_t)c->memory_bytes, "template", c->template, "cbt",
+		"supported", vm->cbt_supported, "enabled", c->cbt_enabled, "consolidation_needed",
+		vm->consolidation_needed, "migration", vm->migration, "snapshots",
+		snapshots_json(vm), "disks", disks_json(c), "nics", nics_json(c));
+}
+
+static const char *tracking(const struct vsphere_vm *vm)
+{
+	return vm->config->cbt_enabled ? "on" : vm->cbt_supported ? "off" : "not possible";
+}
+
+static void print_vm(const struct vsphere_vm *vm)
+{
+	const struct vsphere_config *c = vm->config;
+	char size[SIZE_TEXT_BYTES];
+	printf("%s (%s)%s\n", vm->path, vm->moref, c->template ? ", a template" : "");
+	printf("power %s, %s, guest tools: %s\n", vsphere_power_name(vm->power), vm->connection,
+		vm->tools[0] ? vm->tools : "not told");
+	printf("%s, %s, %s, %u CPU%s, %s of memory\n", c->guest_name, c->hardware, c->firmware,
+		c->nr_cpus, c->nr_cpus == 1 ? "" : "s", cli_size_text(c->memory_bytes, size));
+	printf("instance uuid %s, BIOS uuid %s\n", c->instance_uuid, c->bios_uuid);
+	printf("change tracking: %s\n", tracking(vm));
+	if (vm->migration[0])
+		printf("is being moved: %s\n", vm->migration);
+	if (vm->consolidation_needed)
+		printf("its disks need consolidation\n");
+	print_disks(c);
+	for (size_t i = 0; i < c->nr_nics; i++)
+		printf("%s: %s, %s, network %s\n", c->nics[i].label, c->nics[i].type,
+			c->nics[i].mac, c->nics[i].network);
+	for (size_t i = 0; i < vm->nr_snapshots; i++)
+		printf("%*ssnapshot \"%s\" of %s (%s)\n", (int)(2 * vm->snapshots[i].depth), "",
+			vm->snapshots[i].name, vm->snapshots[i].created, vm->snapshots[i].moref);
+}
+
+static int info(struct cli *cli, const struct vsphere_vm *vm, struct err *err)
+{
+	if (cli->common.json)
+		return cli_print_json(vm_json(vm), err);
+	print_vm(vm);
+	return cli_flush(err);
+}
+
+/* --- cbt ----------------------------------------------------------------------------------------
+ */
+
+static int report_cbt(struct cli *cli, const struct vsphere_vm *vm, const struct vsphere_cbt *done,
+	struct err *err)
+{
+	if (cli->common.json)
+		return cli_print_json(
+			json_pack("{s:s, s:b, s:b, s:b, s:b, s:o}", "path", vm->path, "supported",
+				vm->cbt_supported, "enabled", vm->config->cbt_enabled,
+				"was_enabled", done->was_enabled, "stunned", done->stunned, "disks",
+				disks_json(vm->config)),
+			err);
+	if (cli->common.quiet)
+		return 0;
+	printf("%s: change tracking is %s%s%s\n", vm->path, tracking(vm),
+		!done->was_enabled && vm->config->cbt_enabled ? ", from now on" : "",
+		done->stunned ? " (a snapshot was made and removed for it)" : "");
+	print_disks(vm->config);
+	return cli_flush(err);
+}
+
+/* vm: as it was before. */
+static int cbt(struct cli *cli, struct vsphere *vsphere, const struct vsphere_vm *vm, bool enable,
+	struct err *err)
+{
+	struct vsphere_cbt done = {.was_enabled = vm->config->cbt_enabled};
+	if (!enable)
+		return report_cbt(cli, vm, &done, err);
+	if (vsphere_cbt_enable(vsphere, vm->moref, deadline_after_ms(ENABLE_MS), &done, err) < 0)
+		return -1;
+	struct vsphere_vm *now = vsphere_vm(vsphere, vm->moref, err);
+	int rc = now ? report_cbt(cli, now, &done, err) : -1;
+	vsphere_vm_free(now);
+	return rc;
+}
+
+/* --- one machine ---------------------------------------------------------------------------------
+ */
+
+static int with_vm(struct cli *cli, const struct vmware_values *v, bool is_cbt, struct err *err)
+{
+	char *path;
+	struct vsphere *vsphere =
+		vmware_options_open(cli, cli->arguments.items[0], &v->vmware, &path, err);
+	if (!vsphere)
+		return -1;
+	struct vsphere_vm *vm = vsphere_find_vm(vsphere, path, err);
+	int rc = -1;
+	if (vm)
+		rc = is_cbt ? cbt(cli, vsphere, vm, v->enable, err) : info(cli, vm, err);
+	vsphere_vm_free(vm);
+	free(path);
+	vsphere_close(vsphere);
+	return rc;
+}
+
+static int run_info(struct cli *cli, const void *values, struct err *err)
+{
+	return with_vm(cli, values, false, err) < 0
+		       ? err_context(err, "cannot tell of the virtual machine")
+		       : 0;
+}
+
+static int run_cbt(struct cli *cli, const void *values, struct err *err)
+{
+	const struct vmware_values *v = values;
+	return with_vm(cli, v, true, err) < 0
+		       ? err_context(err, v->enable ? "cannot switch change tracking on"
+						    : "cannot tell of change tracking")
+		       : 0;
+}
+
+/* --- options
+ * --------------------------------------------------------------------------------------- */
+
+static const struct option_spec look_options[] = {
+	VMWARE_OPTION_ROWS(struct vmware_values),
+};
+
+const struct command command_vmware_ls = {
+	.name = "vmware ls",
+	.arguments = "URL",
+	.summary = "List the virtual machines of a vCenter or an ESXi host",
+	.details = "The URL is vmware://USER@HOST[:PORT][/PATH]; with a path, those below that "
+		   "folder.",
+	COMMAND_OPTIONS(look_options),
+	.common = COMMON_JSON,
+	.min_arguments = 1,
+	.max_arguments = 1,
+	.values_bytes = sizeof(struct vmware_values),
+	.run = run_ls,
+};
+
+const struct command command_vmware_info = {
+	.name = "vmware info",
+	.arguments = "URL",
+	.summary = "Tell what a virtual machine has: disks, snapshots, networks",
+	.details = "The URL is vmware://USER@HOST[:PORT]/VM, where VM is its inventory path, its "
+		   "name\n"
+		   "or its uuid.",
+	COMMAND_OPTIONS(look_options),
+	.common = COMMON_JSON,
+	.min_arguments = 1,
+	.max_arguments = 1,
+	.values_bytes = sizeof(struct vmware_values),
+	.run = run_info,
+};
+
+static const struct option_spec cbt_options[] = {
+	VMWARE_OPTION_ROWS(struct vmware_values),
+	{.name = "enable",
+		.kind = OPTION_FLAG,
+		.offset = offsetof(struct vmware_values, enable),
+		.help = "switch it on; on a running machine a snapshot is made and removed"},
+};
+
+const struct command command_vmware_cbt = {
+	.name = "vmware cbt",
+	.arguments = "URL",
+	.summary = "Tell whether the changes of a virtual machine's disks are tracked",
+	.details = "Incremental backups need changed-block tracking (CBT). It is switched on by\n"
+		   "--enable, for a machine without snapshots, and begins at the next stun: on a\n"
+		   "running machine a snapshot is made and removed at once.",
+	COMMAND_OPTIONS(cbt_options),
+	.common = COMMON_JSON,
+	.min_arguments = 1,
+	.max_arguments = 1,
+	.values_bytes = sizeof(struct vmware_values),
+	.run = run_cbt,
+};
