@@ -78,11 +78,8 @@ static int parse_source(struct open_request *r, const json_t *given,
 
 static int parse_change(const char *name, enum repository_change *change, struct err *err)
 {
-	for (unsigned i = REPOSITORY_CHANGE_NONE; i <= REPOSITORY_CHANGE_EXTENTS; i++)
-		if (strcmp(repository_change_name((enum repository_change)i), name) == 0) {
-			*change = (enum repository_change)i;
-			return 0;
-		}
+	if (repository_change_parse(name, change))
+		return 0;
 	return err_set(
 		err, ERR_USAGE, "change is \"none\", \"compare\", \"bitmap\" or \"extents\"");
 }

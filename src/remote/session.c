@@ -117,11 +117,10 @@ static int parse_decision(
 	if (!parent || !repository_name_is_point(parent))
 		return bad_answer("parent", err);
 	snprintf(decision->parent, sizeof decision->parent, "%s", parent);
-	for (enum repository_change c = REPOSITORY_CHANGE_COMPARE;
-		change && c <= REPOSITORY_CHANGE_EXTENTS; c++)
-		if (strcmp(change, repository_change_name(c)) == 0)
-			decision->change = c;
-	return decision->change == REPOSITORY_CHANGE_NONE ? bad_answer("change", err) : 0;
+	return repository_change_parse(change, &decision->change) &&
+			       decision->change != REPOSITORY_CHANGE_NONE
+		       ? 0
+		       : bad_answer("change", err);
 }
 
 static char *copy_of(const char *text)

@@ -107,6 +107,16 @@ const char *repository_change_name(enum repository_change change)
 	return change_names[change];
 }
 
+bool repository_change_parse(const char *name, enum repository_change *change)
+{
+	for (unsigned i = 0; name && i < ARRAY_LENGTH(change_names); i++)
+		if (strcmp(change_names[i], name) == 0) {
+			*change = (enum repository_change)i;
+			return true;
+		}
+	return false;
+}
+
 /* What makes increments; older records have none of it. */
 static int parse_change(
 	struct repository_disk_info *disk, const json_t *object, const char *name, struct err *err)
@@ -119,10 +129,8 @@ static int parse_change(
 			record_u64(object, "audited_bytes", &disk->audited_bytes, name, err) < 0))
 		return -1;
 	disk->change = REPOSITORY_CHANGE_NONE;
-	for (unsigned i = 1; changed_by && i < ARRAY_LENGTH(change_names); i++)
-		if (strcmp(changed_by, change_names[i]) == 0)
-			disk->change = i;
-	if (changed_by && disk->change == REPOSITORY_CHANGE_NONE)
+	if (changed_by && (!repository_change_parse(changed_by, &disk->change) ||
+				  disk->change == REPOSITORY_CHANGE_NONE))
 		return err_set(err, ERR_UNSUPPORTED,
 			"%s: changes known by \"%s\" are unknown to this program", name,
 			changed_by);

@@ -163,15 +163,6 @@ static int parse_figures(const json_t *object, struct repository_figures *figure
 	return 0;
 }
 
-static enum repository_change change_of(const char *name)
-{
-	for (enum repository_change c = REPOSITORY_CHANGE_COMPARE;
-		name && c <= REPOSITORY_CHANGE_EXTENTS; c++)
-		if (strcmp(name, repository_change_name(c)) == 0)
-			return c;
-	return REPOSITORY_CHANGE_NONE;
-}
-
 static int parse_disk(const json_t *object, struct repository_disk_info *disk, struct err *err)
 {
 	const char *mode = text_of(object, "mode");
@@ -191,7 +182,8 @@ static int parse_disk(const json_t *object, struct repository_disk_info *disk, s
 	disk->reason = text_of(object, "reason") ? text_of(object, "reason") : "";
 	disk->parent = text_of(object, "parent");
 	disk->change_id = text_of(object, "change_id");
-	disk->change = change_of(text_of(object, "changed_by"));
+	/* One that is not known (a newer hub's) is told as none. */
+	repository_change_parse(text_of(object, "changed_by"), &disk->change);
 	disk->bitmap = text_of(object, "bitmap");
 	disk->backing = text_of(object, "backing");
 	disk->checked = text_of(object, "checked");

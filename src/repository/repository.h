@@ -148,6 +148,8 @@ enum repository_change {
 
 /* "none", "compare", "bitmap", "extents". */
 const char *repository_change_name(enum repository_change change);
+/* False for NULL and every other text. */
+bool repository_change_parse(const char *name, enum repository_change *change);
 
 enum repository_disk_mode { REPOSITORY_FULL, REPOSITORY_INCREMENTAL };
 

@@ -74,18 +74,25 @@ static inline int fixture_teardown(void **context)
 	return 0;
 }
 
-/* An object of the state from text with ' for ". */
-static inline void fixture_put(
-	struct fixture *f, const char *kind, const char *id, const char *text)
+/* From text with ' for ". */
+static inline json_t *fixture_json(const char *text)
 {
 	char json[4096];
-	struct err err = ERR_INIT;
 	snprintf(json, sizeof json, "%s", text);
 	for (char *at = json; *at; at++)
 		if (*at == '\'')
 			*at = '"';
 	json_t *value = json_loads(json, 0, NULL);
 	assert_non_null(value);
+	return value;
+}
+
+/* An object of the state, the text as fixture_json() takes it. */
+static inline void fixture_put(
+	struct fixture *f, const char *kind, const char *id, const char *text)
+{
+	struct err err = ERR_INIT;
+	json_t *value = fixture_json(text);
 	OK(state_put(f->state, kind, id, value, STATE_ANY, NULL, &err), err);
 	json_decref(value);
 }

@@ -4,19 +4,6 @@
 
 #include "policy.h"
 
-static json_t *parse(const char *text)
-{
-	char json[2048];
-	snprintf(json, sizeof json, "%s", text);
-	for (char *at = json; *at; at++)
-		if (*at == '\'')
-			*at = '"';
-	json_t *value = json_loads(json, 0, NULL);
-	if (!value)
-		fail_msg("%s", text);
-	return value;
-}
-
 static void test_refused(void **context)
 {
 	(void)context;
@@ -54,7 +41,7 @@ static void test_refused(void **context)
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
 		struct err err = ERR_INIT;
-		json_t *value = parse(cases[i].text);
+		json_t *value = fixture_json(cases[i].text);
 		int rc = cases[i].is_machine ? policy_check_machine("web01", value, &err)
 					     : policy_check("gold", value, &err);
 		if (rc == 0 || err.code != ERR_USAGE || !strstr(err.text, cases[i].why))
@@ -89,10 +76,11 @@ static void test_patterns(void **context)
 static void test_chosen(void **context)
 {
 	(void)context;
-	json_t *policies = parse("{'all':{'vms':['*']},"
-				 "'gold':{'labels':{'tier':'g*'},'priority':5},"
-				 "'web':{'vms':['web*','www'],'labels':{'site':'*'},'priority':5},"
-				 "'named':{'priority':1000}}");
+	json_t *policies =
+		fixture_json("{'all':{'vms':['*']},"
+			     "'gold':{'labels':{'tier':'g*'},'priority':5},"
+			     "'web':{'vms':['web*','www'],'labels':{'site':'*'},'priority':5},"
+			     "'named':{'priority':1000}}");
 	static const struct {
 		const char *name, *settings, *policy;
 	} cases[] = {
@@ -108,7 +96,7 @@ static void test_chosen(void **context)
 		{"web01", "{'policy':null}", "all"},
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
-		json_t *settings = cases[i].settings ? parse(cases[i].settings) : NULL;
+		json_t *settings = cases[i].settings ? fixture_json(cases[i].settings) : NULL;
 		const char *id = NULL;
 		const json_t *policy = policy_of(policies, cases[i].name, settings, &id);
 		assert_string_equal(id, cases[i].policy);
@@ -116,7 +104,7 @@ static void test_chosen(void **context)
 		json_decref(settings);
 	}
 	/* One that is named and does not exist is none, not another one. */
-	json_t *settings = parse("{'policy':'gone'}");
+	json_t *settings = fixture_json("{'policy':'gone'}");
 	const char *id = NULL;
 	assert_null(policy_of(policies, "web01", settings, &id));
 	assert_string_equal(id, "gone");

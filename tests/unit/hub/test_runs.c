@@ -173,14 +173,8 @@ static const char *vm_of(const struct fake *k, size_t nr)
 
 static void add_schedule(struct fake *k, const char *id, const char *text)
 {
-	char json[1024];
 	struct err err = ERR_INIT;
-	snprintf(json, sizeof json, "%s", text);
-	for (char *at = json; *at; at++)
-		if (*at == '\'')
-			*at = '"';
-	json_t *value = json_loads(json, 0, NULL);
-	assert_non_null(value);
+	json_t *value = fixture_json(text);
 	struct schedule *schedule = schedule_parse(id, value, "UTC", &err);
 	if (!schedule)
 		fail_msg("%s", err.text);

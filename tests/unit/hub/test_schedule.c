@@ -5,14 +5,8 @@
 
 static struct schedule *parse(const char *text)
 {
-	char json[1024];
 	struct err err = ERR_INIT;
-	snprintf(json, sizeof json, "%s", text);
-	for (char *at = json; *at; at++)
-		if (*at == '\'')
-			*at = '"';
-	json_t *value = json_loads(json, 0, NULL);
-	assert_non_null(value);
+	json_t *value = fixture_json(text);
 	struct schedule *schedule = schedule_parse("nightly", value, "UTC", &err);
 	if (!schedule)
 		fail_msg("%s", err.text);
@@ -43,14 +37,8 @@ static void test_refused(void **context)
 		{"{'cron':'@daily','enabled':'yes'}", "enabled"},
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
-		char json[256];
 		struct err err = ERR_INIT;
-		snprintf(json, sizeof json, "%s", cases[i].text);
-		for (char *at = json; *at; at++)
-			if (*at == '\'')
-				*at = '"';
-		json_t *value = json_loads(json, 0, NULL);
-		assert_non_null(value);
+		json_t *value = fixture_json(cases[i].text);
 		assert_null(schedule_parse("nightly", value, NULL, &err));
 		assert_int_equal(err.code, ERR_USAGE);
 		if (!strstr(err.text, cases[i].why))
