@@ -73,40 +73,44 @@ static void vddk_lane_close(struct block_lane *head)
 	free(lane);
 }
 
+/* With the mutex held. */
+static void submit(struct vddk *vddk, struct vddk_work *work)
+{
+	if (work->io->op == BLOCK_OP_READ) {
+		work->next_offset = work->io->offset;
+		work->left = work->io->length;
+		vddk_work_append(&vddk->queue, work);
+	} else {
+		vddk_map_submit(vddk, work);
+	}
+	vddk_engine_pump(vddk);
+}
+
 static void vddk_lane_submit(struct block_lane *head, struct block_io *io)
 {
 	struct vddk_lane *lane = lane_of(head);
 	struct vddk *vddk = lane->vddk;
-	struct vddk_work *work = NULL;
 	if (io->op == BLOCK_OP_FLUSH) {
 		block_lane_finish(head, io);
 		return;
 	}
 	assert(io->op == BLOCK_OP_READ || io->op == BLOCK_OP_EXTENTS); /* it is read-only */
-	work = calloc(1, sizeof *work);
+	struct vddk_work *work = calloc(1, sizeof *work);
 	pthread_mutex_lock(&vddk->mutex);
-	bool works = vddk->state == VDDK_IS_READY;
-	if (!work)
-		err_errno(&io->err, ENOMEM, "cannot read %s", vddk->disk);
-	else if (!works)
+	bool taken = work && vddk->state == VDDK_IS_READY;
+	if (taken) {
+		*work = (struct vddk_work){.lane = lane, .io = io};
+		submit(vddk, work); /* from now on io is the engine's */
+	} else if (work) {
 		err_copy(&io->err, &vddk->err);
-	if (work && works) {
-		work->lane = lane;
-		work->io = io;
-		if (io->op == BLOCK_OP_READ) {
-			work->next_offset = io->offset;
-			work->left = io->length;
-			vddk_work_append(&vddk->queue, work);
-		} else {
-			vddk_map_submit(vddk, work);
-		}
-		vddk_engine_pump(vddk);
-		work = NULL;
+	} else {
+		err_errno(&io->err, ENOMEM, "cannot read %s", vddk->disk);
 	}
 	pthread_mutex_unlock(&vddk->mutex);
+	if (taken)
+		return;
 	free(work);
-	if (io->err.code != ERR_NONE)
-		block_lane_finish(head, io);
+	block_lane_finish(head, io);
 }
 
 static struct pollfd vddk_lane_pollfd(struct block_lane *head)

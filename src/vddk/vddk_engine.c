@@ -215,7 +215,7 @@ static void died(struct vddk *vddk, const struct err *what, bool protocol)
 /* False: the helper is at its end. */
 static bool take_messages(struct vddk *vddk)
 {
-	struct vddk_message message;
+	struct vddk_message message = {0};
 	char text[VDDK_TEXT_BYTES];
 	struct err why = ERR_INIT;
 	int rc;

@@ -2,9 +2,10 @@
  * vddk_disk FILE: opens a disk with VMware's library as the integration tests want it.  FILE has
  * lines "name=value": the members of struct vddk_options, and what to do with the disk, in
  * this order: wait=yes (prints "open", reads a line), map=yes (prints the extents),
- * copy=FILE (with lanes=N), read=OFFSET:LENGTH (prints the bytes' sum).  probe=yes: loads the
- * library alone.  The library's lines go to stderr as "log: …".  Exit status 1 with
- * "CODE: text" as the last line on stderr.
+ * threads=N (so many read at random offsets, and close lanes with reads in flight; compared with
+ * the file check=FILE), copy=FILE|null (with lanes=N), read=OFFSET:LENGTH (prints the bytes' sum).
+ * probe=yes: loads the library alone.  The library's lines go to stderr as "log: …".  Exit status 1
+ * with "CODE: text" as the last line on stderr.
  */
 #include "copy.h"
 #include "vddk.h"
@@ -76,8 +77,10 @@ static int copy(struct block *disk, struct cancel *cancel, struct err *err)
 	struct copy_progress progress = {0};
 	const struct copy_options options = {
 		.nr_lanes = number("lanes"), .progress = &progress, .cancel = cancel};
-	struct block *target =
-		block_raw_create(value("copy"), block_info(disk)->size_bytes, true, err);
+	uint64_t size = block_info(disk)->size_bytes;
+	struct block *target = strcmp(value("copy"), "null") == 0
+				       ? block_null_open(size, err)
+				       : block_raw_create(value("copy"), size, true, err);
 	if (!target)
 		return -1;
 	int rc = copy_run(disk, target, &options, err);
@@ -101,6 +104,85 @@ static int read_some(struct block *disk, struct err *err)
 	return rc;
 }
 
+struct reader {
+	pthread_t thread;
+	struct block *disk, *check;
+	unsigned seed;
+	struct err err;
+};
+
+static int compare_some(struct reader *r, uint8_t *a, uint8_t *b, size_t most)
+{
+	uint64_t size = block_info(r->disk)->size_bytes;
+	uint64_t offset = (uint64_t)rand_r(&r->seed) * 8 % size;
+	size_t length = (size_t)min_u64((size_t)rand_r(&r->seed) % most + 1, size - offset);
+	if (block_read(r->disk, a, length, offset, &r->err) < 0 ||
+		block_read(r->check, b, length, offset, &r->err) < 0)
+		return -1;
+	return memcmp(a, b, length) == 0
+		       ? 0
+		       : err_set(&r->err, ERR_CORRUPT, "other bytes at %" PRIu64, offset);
+}
+
+/* A lane that is closed with its requests in flight; its buffer is gone at once. */
+static int abandon_some(struct reader *r, size_t most)
+{
+	struct block_io ios[4] = {0};
+	struct block_extent extent;
+	uint8_t *buffer = malloc(most);
+	struct block_lane *lane = buffer ? block_lane_open(r->disk, NULL, &r->err) : NULL;
+	for (int i = 0; lane && i < 4; i++) {
+		ios[i] = (struct block_io){.op = BLOCK_OP_READ,
+			.offset = (uint64_t)i * 512,
+			.length = most,
+			.buffer = buffer};
+		if (i == 3)
+			ios[i] = (struct block_io){.op = BLOCK_OP_EXTENTS,
+				.length = most,
+				.buffer = &extent,
+				.nr_extents = 1};
+		block_lane_submit(lane, &ios[i]);
+	}
+	block_lane_close(lane);
+	free(buffer);
+	return lane ? 0 : -1;
+}
+
+static void *read_at_random(void *arg)
+{
+	struct reader *r = arg;
+	const size_t most = (size_t)(3 * MIB);
+	uint8_t *a = malloc(most), *b = malloc(most);
+	for (int i = 0; a && b && i < 12; i++) {
+		if (compare_some(r, a, b, most) < 0 || abandon_some(r, most) < 0)
+			break;
+	}
+	free(a);
+	free(b);
+	return NULL;
+}
+
+static int read_in_threads(struct block *disk, struct err *err)
+{
+	static struct reader readers[64];
+	unsigned nr = number("threads"), nr_started = 0;
+	struct block *check = block_raw_open(value("check"), true, err);
+	int rc = check && nr <= ARRAY_LENGTH(readers) ? 0 : -1;
+	for (unsigned i = 0; rc == 0 && i < nr; i++) {
+		readers[i] = (struct reader){.disk = disk, .check = check, .seed = i};
+		rc = thread_start(&readers[i].thread, "reader", read_at_random, &readers[i], err);
+		nr_started += rc == 0;
+	}
+	for (unsigned i = 0; i < nr_started; i++) {
+		pthread_join(readers[i].thread, NULL);
+		if (readers[i].err.code != ERR_NONE)
+			rc = err_copy(err, &readers[i].err);
+	}
+	struct err ignored = ERR_INIT;
+	block_close(check, &ignored);
+	return rc;
+}
+
 static int use(struct block *disk, struct cancel *cancel, struct err *err)
 {
 	struct vddk_facts facts;
@@ -116,6 +198,8 @@ static int use(struct block *disk, struct cancel *cancel, struct err *err)
 			return err_set(err, ERR_CANCELLED, "nobody said go");
 	}
 	if (value("map") && print_map(disk, err) < 0)
+		return -1;
+	if (value("threads") && read_in_threads(disk, err) < 0)
 		return -1;
 	if (value("copy") && copy(disk, cancel, err) < 0)
 		return -1;

@@ -36,9 +36,9 @@ static struct {
 	struct vix_connection *connection;
 	struct vix_handle *handle;
 	uint64_t capacity;
-	pthread_mutex_t mutex; /* over nr_out */
+	pthread_mutex_t mutex; /* over reads and nr_out */
 	pthread_cond_t back;
-	unsigned nr_out; /* asynchronous reads that the library has */
+	unsigned nr_out; /* reads that the library has */
 } self = {.mutex = PTHREAD_MUTEX_INITIALIZER, .back = PTHREAD_COND_INITIALIZER};
 
 /* --- messages --------------------------------------------------------------- */
@@ -228,25 +228,40 @@ static int open_all(const struct vddk_message *message)
 }
 
 /* However long that takes: who does not want to wait ends the process. */
-static void wait_for_reads(void)
+static void wait_for_reads(unsigned left)
 {
 	pthread_mutex_lock(&self.mutex);
-	while (self.nr_out > 0)
+	while (self.nr_out > left)
 		pthread_cond_wait(&self.back, &self.mutex);
 	pthread_mutex_unlock(&self.mutex);
 }
 
-static void count_out(bool out)
+static struct read *read_begins(const struct vddk_message *message)
+{
+	struct read *read = &self.reads[message->slot];
+	pthread_mutex_lock(&self.mutex);
+	*read = (struct read){message->slot, message->tag};
+	self.nr_out++;
+	pthread_mutex_unlock(&self.mutex);
+	return read;
+}
+
+/* With the answer the slot is the parent's again, and so is *read. */
+static void read_ends(const struct read *read, vix_error error)
 {
 	pthread_mutex_lock(&self.mutex);
-	self.nr_out += out ? 1u : -1u;
+	const struct read ended = *read;
+	pthread_mutex_unlock(&self.mutex);
+	done(ended.slot, ended.tag, error, 0);
+	pthread_mutex_lock(&self.mutex);
+	self.nr_out--;
 	pthread_cond_signal(&self.back);
 	pthread_mutex_unlock(&self.mutex);
 }
 
 static void close_all(void)
 {
-	wait_for_reads();
+	wait_for_reads(0);
 	if (self.handle)
 		self.lib.close(self.handle);
 	if (self.connection)
@@ -262,29 +277,26 @@ static void close_all(void)
 /* Called in a thread of the library's. */
 static void on_read(void *data, vix_error error)
 {
-	const struct read *read = data;
-	done(read->slot, read->tag, error, 0);
-	count_out(false);
+	read_ends(data, error);
 }
 
 static void do_read(const struct vddk_message *message)
 {
-	struct read *read = &self.reads[message->slot];
+	struct read *read = read_begins(message);
 	uint8_t *out = self.memory + (size_t)message->slot * VDDK_SLOT_BYTES;
-	*read = (struct read){message->slot, message->tag};
 	vix_error error = VIX_NOT_SUPPORTED;
 	if (self.lib.read_async && !self.no_async) {
-		count_out(true);
 		error = self.lib.read_async(
 			self.handle, message->sector, message->count, out, on_read, read);
 		if (VIX_CODE(error) == VIX_ASYNC)
 			return;
-		count_out(false);
 		self.no_async = VIX_CODE(error) == VIX_NOT_SUPPORTED;
 	}
-	if (!self.lib.read_async || self.no_async)
+	if (!self.lib.read_async || self.no_async) {
+		wait_for_reads(1); /* the library bears no other one beside it */
 		error = self.lib.read(self.handle, message->sector, message->count, out);
-	done(message->slot, message->tag, error, 0);
+	}
+	read_ends(read, error);
 }
 
 static void do_map(const struct vddk_message *message)
@@ -307,7 +319,7 @@ static void do_map(const struct vddk_message *message)
 
 static void serve_disk(void)
 {
-	struct vddk_message message;
+	struct vddk_message message = {0};
 	while (receive(&message) >= 0 && message.slot < self.nr_slots && self.handle) {
 		if (message.type == VDDK_READ && message.count <= VDDK_SLOT_BYTES / VDDK_SECTOR)
 			do_read(&message);
@@ -320,7 +332,7 @@ static void serve_disk(void)
 
 int serve_parent(void)
 {
-	struct vddk_message message;
+	struct vddk_message message = {0};
 	ssize_t length = receive(&message);
 	if (length < 0)
 		return 1;
