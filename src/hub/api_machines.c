@@ -125,6 +125,25 @@ int api_machines_get(void *context, struct rest_request *request, struct err *er
 	return answer(context, request, rest_param(request, "vm"), false, err);
 }
 
+/* What its jobs would be refused for is told now, to who sets it: in the night nobody listens.
+ * A source that is only not there now may come. */
+static int check_disks(struct hub *hub, const char *name, const json_t *body, struct err *err)
+{
+	const struct hub_config *config = hub_config(hub);
+	json_t *disks = json_object_get(body, "disks");
+	struct err why = ERR_INIT;
+	if (json_array_size(disks) == 0 || config->nr_repositories == 0)
+		return 0;
+	json_t *spec = json_pack("{s:s, s:s, s:s, s:O}", "kind", "backup", "repository",
+		config->repositories[0].name, "vm", name, "disks", disks);
+	if (!spec)
+		return err_errno(err, ENOMEM, "cannot look at the disks of VM \"%s\"", name);
+	int rc = jobs_check(hub->jobs, spec, &why);
+	json_decref(spec);
+	return rc < 0 && (why.code == ERR_USAGE || why.code == ERR_DENIED) ? err_copy(err, &why)
+									   : 0;
+}
+
 int api_machines_replace(void *context, struct rest_request *request, struct err *err)
 {
 	struct hub *hub = context;
@@ -141,6 +160,8 @@ int api_machines_replace(void *context, struct rest_request *request, struct err
 			err, ERR_USAGE, "repository: there is no repository \"%s\"", repository);
 	if (policy && api_objects_is_there(hub, "policy", policy, err) < 0)
 		return err_context(err, "policy");
+	if (check_disks(hub, name, body, err) < 0)
+		return -1;
 	if (state_get(hub->state, "vm", name, &old, &why) < 0 && why.code != ERR_NOT_FOUND)
 		return err_copy(err, &why);
 	json_t *value = NULL;

@@ -71,7 +71,7 @@ static const struct rest_field machine_fields[] = {
 
 /* As POST /backups takes them. */
 static const struct rest_field disk_fields[] = {
-	{.name = "key", .type = REST_STRING, .required = true, .least = 1, .most = 64},
+	{.name = "key", .type = REST_STRING, .least = 1, .most = 64},
 	{.name = "source", .type = REST_STRING, .required = true, .least = 1, .most = 4096},
 	{.name = "changed_by", .type = REST_STRING, .least = 1, .most = 4096},
 	{.name = "change_id", .type = REST_STRING, .least = 1, .most = 1024},
@@ -204,10 +204,13 @@ int policy_check_machine(const char *name, const json_t *value, struct err *err)
 		return err_set(err, ERR_USAGE, "name: it is \"%s\" in the path", name);
 	for (size_t i = 0; i < json_array_size(disks); i++) {
 		const char *key = time_text(json_array_get(disks, i), "key");
+		/* Of several each needs one, which the job's own check says. */
+		if (!key)
+			continue;
 		if (repository_name_check_key(key, err) < 0)
 			return err_context(err, "disks[%zu].key", i);
 		for (size_t j = 0; j < i; j++)
-			if (strcmp(key, time_text(json_array_get(disks, j), "key")) == 0)
+			if (strcmp(key, hub_text(json_array_get(disks, j), "key")) == 0)
 				return err_set(err, ERR_USAGE,
 					"disks[%zu].key: \"%s\" is there twice", i, key);
 	}

@@ -103,6 +103,8 @@ void jobs_stop(struct jobs *jobs, bool hand_over, struct deadline until);
  */
 int jobs_add(struct jobs *jobs, const json_t *spec, const char *requested_by, char id[JOB_ID_BYTES],
 	struct err *err);
+/* Only checks it, for what is to be added later. */
+int jobs_check(const struct jobs *jobs, const json_t *spec, struct err *err);
 
 /* A job that is no worker of ours but is followed like one (a push session): made queued, told of
  * by jobs_tell().  Its kind is "push" or "serve".  ERR_BUSY for a push when another job writes the

@@ -272,6 +272,11 @@ static int backup_argv(json_t *argv, const json_t *spec, struct err *err)
 		add_keyed(argv, "change-id", disk, "change_id");
 		add_keyed(argv, "bitmap", disk, "bitmap");
 		add_keyed(argv, "source-id", disk, "source_id");
+		const char *source = text_of(disk, "source");
+		if (text_of(disk, "key") && source && strncmp(source, "qemu:", 5) == 0)
+			return err_set(err, ERR_USAGE,
+				"%skey: a machine's disks have keys of their own (leave it out)",
+				where);
 		if (text_of(disk, "key"))
 			add_disk(argv, "--disk=", disk, "source");
 		else if (json_array_size(disks) == 1)
@@ -324,7 +329,8 @@ static int prune_argv(json_t *argv, const json_t *spec, struct err *err)
 	if (check_fields(keep_fields, "keep.", keep, err) < 0)
 		return -1;
 	if (json_object_size(keep) == 0)
-		return err_set(err, ERR_USAGE, "keep: it has no rule");
+		return err_set(
+			err, ERR_USAGE, "keep: no rule says which restore points are to be kept");
 	for (size_t i = 0; i < ARRAY_LENGTH(rules); i++) {
 		char option[32];
 		snprintf(option, sizeof option, "keep-%s", rules[i]);

@@ -270,7 +270,7 @@ static int add(struct jobs *jobs, const json_t *spec, const char *requested_by, 
 }
 
 /* Its fields, its repository, its disks. */
-static int check_spec(const struct jobs *jobs, const json_t *spec, struct err *err)
+int jobs_check(const struct jobs *jobs, const json_t *spec, struct err *err)
 {
 	const char *name = json_string_value(json_object_get(spec, "repository"));
 	if (!json_is_object(spec))
@@ -304,7 +304,7 @@ static int check_spec(const struct jobs *jobs, const json_t *spec, struct err *e
 int jobs_add(struct jobs *jobs, const json_t *spec, const char *requested_by, char id[JOB_ID_BYTES],
 	struct err *err)
 {
-	if (check_spec(jobs, spec, err) < 0)
+	if (jobs_check(jobs, spec, err) < 0)
 		return -1;
 	return add(jobs, spec, requested_by, false, NULL, id, err);
 }
@@ -496,7 +496,7 @@ int jobs_retry(struct jobs *jobs, const char *id, char new_id[JOB_ID_BYTES], str
 	int rc = -1;
 	if (!again.may)
 		err_set(err, ERR_REFUSED, "job %s is none that failed or was cancelled", id);
-	else if (check_spec(jobs, again.spec, err) == 0)
+	else if (jobs_check(jobs, again.spec, err) == 0)
 		rc = add(jobs, again.spec, again.requested_by, false, id, new_id, err);
 	json_decref(again.spec);
 	return rc;

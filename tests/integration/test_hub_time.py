@@ -20,6 +20,7 @@ import threading
 import pytest
 
 import hub as hub_helper
+from qemu_machine import machine_in
 from support import SENDENSE, TIMEOUT, run, wait_for
 
 SECRET = "a secret of the receiver"
@@ -363,6 +364,39 @@ def test_missed_run(servers):
         run_of = hub.get("schedules/hourly/next")["runs"][0]
         assert run_of["last_job"] == job["id"] and run_of["state"] == "due later"
         assert len(hub.all("jobs?kind=backup")) == 1
+
+
+def test_a_machine_in_qemu(servers):
+    """Its disks have keys of their own, so that its settings name none: by hand and by schedule."""
+    with hub_helper.hub_in(servers, tls=False, allow=[f"source = qemu:{servers.folder}/"]) as hub, \
+            machine_in(servers.folder) as machine:
+        hub.start()
+        named = {"disks": [{"key": "vd0", "source": f"qemu:{machine.qmp}"}]}
+        disks = [{"source": f"qemu:{machine.qmp}"}]
+        for method, path, body in (("PUT", "vms/web01", named),
+                                   ("POST", "backups", {"repository": "main", "vm": "web01", **named})):
+            refused = hub.ask(method, path, body)
+            assert refused.status == 422, refused.body
+            assert "disks[0].key" in refused.body["detail"] and "of their own" in refused.body["detail"]
+        # What no job may read is told when it is set, and not in the night.
+        for source in ("nbd://192.0.2.1/x", f"raw:{disk(servers.folder)}"):
+            refused = hub.ask("PUT", "vms/web01", {"disks": [{"key": "a", "source": source}]})
+            assert refused.status == 403 and "[allow] source" in refused.body["detail"], refused.body
+        # One that is only not there now may come.
+        hub.call("PUT", "vms/web02", {"disks": [{"source": f"qemu:{servers.folder}/off.qmp"}]})
+        assert hub.wait(hub.post("backups", {"repository": "main", "vm": "web01", "disks": disks}))["state"] == "done"
+        hub.post("schedules", {"id": "hourly", "cron": "59 * * * *"})
+        hub.post("policies", {"id": "all", "vms": ["web01"], "schedules": ["hourly"]})
+        hub.call("PUT", "vms/web01", {"disks": disks})
+        wait_for(lambda: runs_in_state(hub, "hourly"), "the schedule to know of it")
+        hub.stop()
+        was_down(hub, "hourly", 7200)
+        hub.start()
+        wait_for(lambda: len(hub.all("jobs?kind=backup")) == 2, "the scheduled job")
+        job = [hub.wait(job) for job in hub.all("jobs?kind=backup")][0]
+        assert job["requested_by"] == "schedule hourly" and job["state"] == "done", job
+        point = hub.points("web01")[-1]
+        assert {d["key"]: d["mode"] for d in point["disks"]} == {"vd0": "incremental", "vd1": "incremental"}
 
 
 def test_weekly_report(servers, receiver):
