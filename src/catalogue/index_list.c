@@ -285,6 +285,10 @@ json_t *index_point(struct index *index, const char *repository, const char *vm,
 	} else if (rc == 0) {
 		err_set(err, ERR_NOT_FOUND, "repository %s: VM \"%s\" has no restore point%s%.64s",
 			repository, vm, id ? " " : "", id ? id : "");
+		if (strchr(vm, '@'))
+			err_hint(err,
+				"a restore point is named VM@POINT, with the point's whole id "
+				"as sendense ls shows it");
 	}
 	return value;
 }

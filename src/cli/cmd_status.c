@@ -240,7 +240,6 @@ static int run(struct cli *cli, const void *values, struct err *err)
 
 const struct command command_status = {
 	.name = "status",
-	.arguments = "",
 	.summary = "Tell whether everything is as it should be: alarms, space, jobs",
 	.details = "Ends with status 1 when there is an alarm: a VM that has had no good restore\n"
 		   "point for longer than its objective, restore points that are damaged, a\n"

@@ -28,7 +28,11 @@ static int split_url(struct store *store, const char *name, char **url, struct e
 {
 	const char *host = strstr(name, "://") + 3, *slash = strchr(host, '/');
 	size_t length = slash ? (size_t)(slash - name) : strlen(name);
-	if (host[0] == '\0' || host[0] == '/' || strpbrk(name, "?# \t\n") || strchr(host, '@'))
+	if (strchr(host, '@'))
+		return err_set(err, ERR_USAGE,
+			"--repo: a user or password has no place in a hub's URL (--token-file "
+			"names the token's file)");
+	if (host[0] == '\0' || host[0] == '/' || strpbrk(name, "?# \t\n"))
 		return err_set(err, ERR_USAGE,
 			"--repo %s: no URL of a hub (https://HOST[:PORT][/REPOSITORY])", name);
 	*url = strndup(name, length);
@@ -72,11 +76,8 @@ static int pick_repository(struct store *store, struct err *err)
 {
 	json_t *list;
 	if (rest_call(store->client, "GET", "/api/v1/repositories?limit=" PAGE, NULL, &list, err) <
-		0) {
-		if (err && err->code == ERR_DENIED)
-			err_hint(err, "%s/NAME names the repository", store->name);
+		0)
 		return -1;
-	}
 	const json_t *items = json_object_get(list, "items"), *item;
 	char names[512] = "";
 	size_t i, used = 0;
@@ -139,8 +140,6 @@ static int say_hello(struct store *store, const struct store_options *options, s
 				       : pick_repository(store, &why);
 	if (rc == 0)
 		return 0;
-	if (why.code == ERR_DENIED && !options->token_file)
-		err_hint(&why, "--token-file, or SENDENSE_TOKEN_FILE, names the token's file");
 	err_copy(err, &why);
 	return err_context(err, "hub %s", options->name);
 }

@@ -181,8 +181,9 @@ static int find_disk(struct served *served, const char *key, struct err *err)
 		return err_set(err, ERR_NOT_FOUND,
 			"restore point %s of VM \"%s\" has no disk %s (it has %s)", point->id,
 			point->vm, key, keys);
-	return err_set(err, ERR_USAGE, "restore point %s of VM \"%s\" has several disks: %s",
-		point->id, point->vm, keys);
+	return err_set(err, ERR_USAGE,
+		"restore point %s of VM \"%s\" has several disks: name one of %s", point->id,
+		point->vm, keys);
 }
 
 static int open_block(struct served *served, struct err *err)

@@ -26,6 +26,11 @@ static const char *or_environment(const char *given, const char *variable)
 
 static int open_folder(struct store *store, const struct store_options *options, struct err *err)
 {
+	if (strstr(options->name, "://"))
+		return err_set(err, ERR_USAGE,
+			"--repo %s: a repository is a folder, or a hub's "
+			"https://HOST[:PORT][/NAME]",
+			options->name);
 	if (options->token_file || options->ca_file)
 		return err_set(err, ERR_USAGE,
 			"--token-file and --ca-file are for a hub, and %s is a folder",

@@ -281,6 +281,11 @@ static int tell(struct running *running, CURLcode code, const char *detail)
 		return err_set(err, ERR_TIMEOUT, "calling %s: %s", client->base, why);
 	case CURLE_OUT_OF_MEMORY:
 		return err_set(err, ERR_NO_MEMORY, "calling %s: no memory", client->base);
+	case CURLE_GOT_NOTHING:
+		return err_set(err, ERR_DISCONNECTED, "calling %s: %s%s", client->base, why,
+			strncmp(client->base, "http://", 7) == 0
+				? " (a hub with TLS is called by https://)"
+				: "");
 	case CURLE_SSL_CONNECT_ERROR:
 	case CURLE_SSL_CERTPROBLEM:
 		return err_set(err, ERR_DISCONNECTED, "calling %s: TLS: %s (does it speak TLS?)",
@@ -407,7 +412,9 @@ int rest_client_problem(
 			"%s %s: the answer was %u without a reason (is %s a hub of Sendense?)",
 			exchange->method, exchange->path, exchange->status, client->base);
 	if (exchange->status == 401)
-		err_hint(err, client->token_file ? "the token is in %s" : "give a token file",
+		err_hint(err,
+			client->token_file ? "the token is in %s"
+					   : "--token-file, or SENDENSE_TOKEN_FILE, names its file",
 			client->token_file);
 	json_decref(problem);
 	return -1;
