@@ -42,7 +42,7 @@ struct block *source_open(const char *name, const struct source_options *options
 		.nbd = {.bitmap = options->bitmap, .no_reconnect = options->no_reconnect},
 		.cancel = options->cancel,
 	};
-	tls_options_set(&open.nbd, options->tls);
+	tls_options_set(&open.nbd, name, options->tls);
 	block = locator_open(name, &open, err);
 	if (block)
 		warn_of_image(name, block);

@@ -44,7 +44,7 @@ int target_open(struct target *target, const char *name, const struct target_opt
 		.cluster_bytes = (uint32_t)options->cluster_bytes.value,
 		.cancel = cancel,
 	};
-	tls_options_set(&create.nbd, tls);
+	tls_options_set(&create.nbd, name, tls);
 	target->block = locator_create(name, &create, &target->created, err);
 	if (target->block)
 		return 0;

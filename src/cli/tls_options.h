@@ -30,7 +30,14 @@ struct tls_options {
 		.help = "whose key of the file (default: the first)"                         \
 	}
 
-/* Puts them into a client's options; options may be NULL. */
-void tls_options_set(struct nbd_client_options *client, const struct tls_options *options);
+/* What to take for a disk where the command line has nothing of it: fills found, whose strings live
+ * as long as the program; false: there is nothing. */
+typedef bool tls_options_find(void *context, const char *name, struct tls_options *found);
+/* Before the command runs; find NULL: none. */
+void tls_options_otherwise(tls_options_find *find, void *context);
+
+/* Puts them into the options of the client that opens name; options may be NULL. */
+void tls_options_set(
+	struct nbd_client_options *client, const char *name, const struct tls_options *options);
 
 #endif

@@ -8,6 +8,7 @@
 #include "console.h"
 #include "job.h"
 #include "progress.h"
+#include "tls_options.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -83,6 +84,16 @@ static void set_stage(struct telling *t, const char *stage)
 	tell(t);
 }
 
+static bool find_credentials(void *context, const char *name, struct tls_options *found)
+{
+	const struct telling *t = context;
+	const json_t *one = worker_credentials(t->worker, name);
+	found->certificates = json_string_value(json_object_get(one, "certificates"));
+	found->psk_file = json_string_value(json_object_get(one, "psk_file"));
+	found->username = json_string_value(json_object_get(one, "username"));
+	return one != NULL;
+}
+
 static int run(struct telling *t)
 {
 	const struct cli_hooks hooks = {log_to_worker, keep_error, t, worker_job(t->worker)};
@@ -105,9 +116,11 @@ static int run(struct telling *t)
 	argv[0] = "sendense";
 	memcpy(argv + 1, words, (size_t)nr * sizeof *argv);
 	cli_set_hooks(&hooks);
+	tls_options_otherwise(find_credentials, t);
 	progress_watch(tell_at_once, t);
 	int status = cli_main(nr + 1, argv);
 	cli_set_hooks(NULL);
+	tls_options_otherwise(NULL, NULL);
 	free(argv);
 	return status;
 }

@@ -116,6 +116,39 @@ static void check_tls(struct checking *c, const struct hub_config *config)
 	tls_server_free(server);
 }
 
+/* --- credentials of disks ------------------------------------------------------------------ */
+
+static void check_file(struct checking *c, const char *path, bool is_secret)
+{
+	struct stat st;
+	if (stat(path, &st) < 0)
+		say(c, true, "[allow] credentials: cannot look at %s: %s", path, strerror(errno));
+	else if (access(path, R_OK) < 0)
+		say(c, true, "[allow] credentials: %s cannot be read by this user", path);
+	else if (is_secret && (st.st_mode & 077) != 0)
+		say(c, true, "[allow] credentials: others may read %s (chmod 600 it)", path);
+}
+
+static void check_credentials(struct checking *c, const struct hub_config *config)
+{
+	for (size_t i = 0; config->credentials && config->credentials[i]; i++) {
+		json_t *one = credentials_parse(config->credentials[i], NULL);
+		const char *psk = json_string_value(json_object_get(one, "psk_file"));
+		const char *folder = json_string_value(json_object_get(one, "certificates"));
+		char path[4096 + 32];
+		if (psk)
+			check_file(c, psk, true);
+		if (folder) {
+			snprintf(path, sizeof path, "%s/ca-cert.pem", folder);
+			check_file(c, path, false);
+			snprintf(path, sizeof path, "%s/client-key.pem", folder);
+			if (access(path, F_OK) == 0)
+				check_file(c, path, true);
+		}
+		json_decref(one);
+	}
+}
+
 /* --- repositories
  * ---------------------------------------------------------------------------------- */
 
@@ -180,6 +213,7 @@ unsigned hub_check_config(const char *path, hub_config_tell *tell, void *context
 	check_folder(&c, "runtime-dir", config->runtime_dir, true);
 	check_state(&c, config);
 	check_tls(&c, config);
+	check_credentials(&c, config);
 	check_repositories(&c, config);
 	check_others(&c, config);
 	hub_config_free(config);

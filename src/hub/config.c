@@ -231,6 +231,11 @@ static int check_rule(const struct config_setting *setting, const char *text, st
 {
 	if (strcmp(setting->section, "allow") != 0)
 		return 0;
+	if (strcmp(setting->name, "credentials") == 0) {
+		json_t *one = credentials_parse(text, err);
+		json_decref(one);
+		return one ? 0 : -1;
+	}
 	enum allow_use use = strcmp(setting->name, "source") == 0   ? ALLOW_SOURCE
 			     : strcmp(setting->name, "target") == 0 ? ALLOW_TARGET
 								    : ALLOW_WEBHOOK;

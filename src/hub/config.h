@@ -65,6 +65,7 @@ struct hub_config {
 
 	/* [allow]; each ended by NULL */
 	char **allow_sources, **allow_targets, **allow_webhooks;
+	char **credentials; /* lines of credentials.h */
 
 	/* [notify] */
 	char *webhook, *webhook_secret_file, *mail_to, *mail_from, *sendmail; /* NULL: none */

@@ -74,6 +74,7 @@ const struct config_setting config_settings[] = {
 	{"allow", "source", CONFIG_LIST, HUB(allow_sources)},
 	{"allow", "target", CONFIG_LIST, HUB(allow_targets)},
 	{"allow", "webhook", CONFIG_LIST, HUB(allow_webhooks), .live = true},
+	{"allow", "credentials", CONFIG_LIST, HUB(credentials)},
 
 	{"notify", "webhook", CONFIG_TEXT, HUB(webhook), .most = 2048, .live = true},
 	{"notify", "webhook-secret-file", CONFIG_PATH, HUB(webhook_secret_file), .live = true},

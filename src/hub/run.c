@@ -181,14 +181,24 @@ static char **make_rules(const struct hub_config *c, char *const *allowed, struc
 {
 	const char *const own[] = {
 		c->state_dir, c->runtime_dir, c->path, c->key, c->webhook_secret_file};
-	size_t nr = 0, nr_allowed = 0;
+	size_t nr = 0, nr_allowed = 0, nr_credentials = 0;
 	while (allowed && allowed[nr_allowed])
 		nr_allowed++;
-	char **rules = calloc(nr_allowed + ARRAY_LENGTH(own) + 1, sizeof *rules);
+	while (c->credentials && c->credentials[nr_credentials])
+		nr_credentials++;
+	char **rules = calloc(nr_allowed + nr_credentials + ARRAY_LENGTH(own) + 1, sizeof *rules);
 	bool good = rules != NULL;
 	for (size_t i = 0; good && i < ARRAY_LENGTH(own); i++)
 		if (own[i] && (good = asprintf(&rules[nr], "!%s", own[i]) >= 0))
 			nr++;
+	for (size_t i = 0; good && i < nr_credentials; i++) {
+		json_t *one = credentials_parse(c->credentials[i], NULL);
+		const char *psk = json_string_value(json_object_get(one, "psk_file"));
+		const char *folder = json_string_value(json_object_get(one, "certificates"));
+		good = one && asprintf(&rules[nr], "!%s", psk ? psk : folder) >= 0;
+		nr += good;
+		json_decref(one);
+	}
 	for (size_t i = 0; good && i < nr_allowed; i++)
 		good = (rules[nr++] = strdup(allowed[i])) != NULL;
 	if (good)
@@ -214,6 +224,7 @@ static int start_jobs(struct running *r, struct err *err)
 		.nr_repositories = c->nr_repositories,
 		.allow_sources = (const char *const *)r->sources,
 		.allow_targets = (const char *const *)r->targets,
+		.credentials = (const char *const *)c->credentials,
 		.most = c->most_jobs,
 		.most_per_source = c->most_jobs_per_source,
 		.memory_bytes = c->memory_per_job_bytes,

@@ -70,6 +70,8 @@ struct jobs_options {
 	size_t nr_repositories;
 	const char *const *allow_sources, *const *allow_targets; /* ended by NULL, see allow.h;
 								    lent. NULL: nothing */
+	const char *const
+		*credentials; /* lines of credentials.h, ended by NULL; lent.  NULL: none */
 	unsigned most, most_per_source; /* at once; 0: 4 and 2 */
 	uint64_t memory_bytes; /* of a worker; 0: no limit */
 	/* The last word of each change: for events, metrics, notices, the index.  Called without
@@ -145,6 +147,7 @@ unsigned jobs_count_unreaped(struct jobs *jobs);
 /* --- the room's other public headers ----------------------------------------------- */
 
 #include "allow.h"
+#include "credentials.h"
 #include "host.h"
 #include "reindex.h"
 #include "worker.h"

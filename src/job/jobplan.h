@@ -6,6 +6,7 @@
  *    "repository": {"name", "path", "id", "require_mount", "mount", "stop_free",
  *                   "reserved"},
  *    "allow": {"source": [...], "target": [...]},
+ *    "credentials": [credentials_parse()'s],
  *    "look": {"vm"},                  whether this job's restore point is there: then that is all
  *    "revoke": {"pid", "start", "boot"}}  locks of that process are taken away first
  *

@@ -69,6 +69,12 @@ static int check_rules(const struct jobs_options *o, struct err *err)
 	for (size_t i = 0; o->allow_targets && o->allow_targets[i]; i++)
 		if (allow_check_rule(o->allow_targets[i], ALLOW_TARGET, err) < 0)
 			return -1;
+	for (size_t i = 0; o->credentials && o->credentials[i]; i++) {
+		json_t *one = credentials_parse(o->credentials[i], err);
+		json_decref(one);
+		if (!one)
+			return -1;
+	}
 	return 0;
 }
 

@@ -86,6 +86,16 @@ json_t *supervise_repository(
 	return repository;
 }
 
+/* Paths, no secrets; the worker finds out which disk they are for. */
+static json_t *credentials_of(const struct jobs *jobs)
+{
+	const char *const *lines = jobs->options.credentials;
+	json_t *list = json_array();
+	for (size_t i = 0; lines && lines[i]; i++)
+		json_array_append_new(list, credentials_parse(lines[i], NULL));
+	return list;
+}
+
 static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct err *err)
 {
 	bool stores = strcmp(job->kind, "backup") == 0;
@@ -98,10 +108,10 @@ static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct er
 		json_decref(repository);
 		return NULL;
 	}
-	return json_pack("{s:s, s:o, s:o, s:{s:o, s:o}, s:o*}", "job", job->id, "argv", argv,
+	return json_pack("{s:s, s:o, s:o, s:{s:o, s:o}, s:o, s:o*}", "job", job->id, "argv", argv,
 		"repository", repository, "allow", "source", list_of(jobs->options.allow_sources),
-		"target", list_of(jobs->options.allow_targets), "look",
-		job->unsure ? look_plan(job) : NULL);
+		"target", list_of(jobs->options.allow_targets), "credentials", credentials_of(jobs),
+		"look", job->unsure ? look_plan(job) : NULL);
 }
 
 int supervise_folder(

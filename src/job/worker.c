@@ -178,6 +178,11 @@ char **worker_words(struct worker *w, struct err *err)
 	return w->words;
 }
 
+const json_t *worker_credentials(const struct worker *w, const char *name)
+{
+	return credentials_find(json_object_get(w->plan, "credentials"), name);
+}
+
 /* --- telling ----------------------------------------------------------------------------- */
 
 void worker_log(struct worker *w, enum log_level level, const char *text)

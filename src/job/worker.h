@@ -29,6 +29,9 @@ char **worker_words(struct worker *worker, struct err *err);
 /* Its id; lent. */
 const char *worker_job(const struct worker *worker);
 
+/* With what it connects to an nbds:// disk (credentials.h), lent; NULL: the hub has nothing. */
+const json_t *worker_credentials(const struct worker *worker, const char *name);
+
 void worker_log(struct worker *worker, enum log_level level, const char *text);
 /* now: {"stage", "stage_since", "progress", "disks"}, borrowed; adds the heartbeat, and how much
  * this process has done, this thread's own share left out.  One caller at a time. */
