@@ -8,13 +8,15 @@ nothing: what is seen is the transport.  Server and client share the processors.
 import os
 import select
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 MIB = 1 << 20
-SIZE_MIB = 1024
+STUCK_S = 180  # whoever takes so long for the disk does not come to an end
 WAYS = ("plain", "x509", "psk")
 
 
@@ -25,6 +27,8 @@ def usage_of(pid):
 
 
 class Tls:
+    size_mib = 1024
+
     def __init__(self, options, scratch):
         self.o = options
         self.scratch = scratch
@@ -34,7 +38,7 @@ class Tls:
         os.makedirs(self.pki)
         subprocess.run([options.make_pki, self.pki], check=True, stdout=subprocess.DEVNULL)
         with open(self.disk, "wb") as file:
-            for _ in range(SIZE_MIB):
+            for _ in range(self.size_mib):
                 file.write(os.urandom(MIB))
         # The lock of an export allows one writer, so each way has a file of its own.
         for way in WAYS:
@@ -87,7 +91,7 @@ class Tls:
         keys = {"plain": [], "x509": ["--tls-certificates", self.pki],
                 "psk": ["--tls-psk-file", f"{self.pki}/keys.psk"]}
         return [self.o.sendense, "copy", "--quiet", f"{scheme}://127.0.0.1:{port}/",
-                f"null:{SIZE_MIB * MIB}", *keys[way]]
+                f"null:{self.size_mib * MIB}", *keys[way]]
 
     def backup(self, port, way):
         repo = f"{self.scratch}/repo"
@@ -116,14 +120,19 @@ class Tls:
         before, start = usage_of(process.pid), time.monotonic()
         with open(f"{self.scratch}/log", "wb") as log:
             client = subprocess.Popen(argv, stdout=log, stderr=log)
+            guard = threading.Timer(STUCK_S, os.kill, (client.pid, signal.SIGKILL))
+            guard.start()
+            os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOWAIT)
+            guard.cancel()
+            guard.join()
             _, status, usage = os.wait4(client.pid, 0)
         wall = time.monotonic() - start
         client.returncode = status
         if status != 0:
             with open(f"{self.scratch}/log", errors="replace") as log:
-                sys.exit(f"bench: {' '.join(client.args)} failed:\n{log.read()}")
-        gib = SIZE_MIB / 1024
-        return (SIZE_MIB / wall, (usage.ru_utime + usage.ru_stime) / gib,
+                sys.exit(f"bench: {' '.join(client.args)} failed after {wall:.0f} s:\n{log.read()}")
+        gib = self.size_mib / 1024
+        return (self.size_mib / wall, (usage.ru_utime + usage.ru_stime) / gib,
                 (usage_of(process.pid) - before) / gib)
 
     def end(self):
@@ -135,7 +144,7 @@ class Tls:
 
 def table(bench, options, ways, cell):
     """Runs all rows, each way in turn, and prints their medians; the first way is the measure."""
-    print(f"{SIZE_MIB} MiB of random bytes in memory; medians of {options.rounds} rounds. In each "
+    print(f"{bench.size_mib} MiB of random bytes in memory; medians of {options.rounds} rounds. In each "
           f"cell: {cell}.\n")
     print(f"| path | {' | '.join(ways)} | lost with {', '.join(ways[1:])} |")
     print(f"|{'---|' * (len(ways) + 2)}", flush=True)

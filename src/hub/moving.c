@@ -12,7 +12,7 @@
 struct collecting {
 	struct archive_file files[FILES_MOST];
 	char names[FILES_MOST][ARCHIVE_NAME_BYTES];
-	char paths[FILES_MOST][4096];
+	char paths[FILES_MOST][4096 + 64];
 	size_t nr;
 };
 
