@@ -5,6 +5,7 @@
  */
 #include "cli.h"
 #include "console.h"
+#include "output.h"
 #include "version.h"
 
 #include <errno.h>
@@ -275,6 +276,8 @@ static int run_command(struct cli *cli, const struct option_group *groups, int a
 	cli->cancel = cancel_new(err);
 	if (!cli->cancel)
 		return -1;
+	if (!cli->common.json && !hooks)
+		output_clean();
 	catch_signals(cli->cancel);
 	set_logging(&cli->common);
 	return command->run(cli, groups[0].values, err);
@@ -306,6 +309,7 @@ static int main_of(const struct command *command, int argc, const char *const *a
 	int status = run_command(&cli, groups, argc, argv, &err);
 	if (status < 0)
 		status = cli_report_error(asks_json(command, argc, argv), command->name, &err);
+	output_restore();
 	log_set_sink(NULL, NULL, LOG_LEVEL_ERROR);
 	options_free(groups, 2);
 	option_list_free(&cli.arguments);

@@ -29,13 +29,22 @@ static void draw_status(void)
 		fprintf(stderr, "\r%s\033[K", status);
 }
 
+char console_clean(char c, char before)
+{
+	unsigned char byte = (unsigned char)c;
+	/* U+0080 to U+009F are controls too: they become U+00BF. */
+	if (before == (char)0xc2 && byte >= 0x80 && byte < 0xa0)
+		return (char)0xbf;
+	return byte < 0x20 || byte == 0x7f ? '?' : c;
+}
+
 void console_line(const char *text)
 {
 	WITH_LOCK(&mutex);
 	if (status[0])
 		fputs("\r\033[K", stderr);
 	for (const char *p = text; *p; p++)
-		fputc((unsigned char)*p < 0x20 || *p == 0x7f ? '?' : *p, stderr);
+		fputc(console_clean(*p, p > text ? p[-1] : '\0'), stderr);
 	fputc('\n', stderr);
 	draw_status();
 	fflush(stderr);

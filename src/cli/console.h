@@ -12,6 +12,9 @@ bool console_is_terminal(void);
 /* Columns of the terminal, 80 when unknown. */
 unsigned console_width(void);
 
+/* The byte, or what is shown in place of a control character; before: the byte before it. */
+char console_clean(char c, char before);
+
 /* One whole line; a newline is added.  Control characters become '?'. */
 void console_line(const char *text);
 

@@ -558,14 +558,14 @@ def test_ctrl_c_in_a_commit_tells_what_came_of_it(slow, stage):
 class FalseHub(http.server.BaseHTTPRequestHandler):
     """Answers what answers holds: {"GET /path": object}; all the rest is 404."""
 
-    answers, calls = {}, []
+    answers, calls, problem = {}, [], None
 
     def answer(self):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.split("?", maxsplit=1)[0].removeprefix("/api/v1/")
         self.calls.append(f"{self.command} {path}")
         said = self.answers.get(f"{self.command} {path}")
-        body = json.dumps(said or {"code": "not-found", "status": 404, "detail": f"no {path}"}).encode()
+        body = json.dumps(said or {"code": "not-found", "status": 404, "detail": self.problem or f"no {path}"}).encode()
         self.send_response(200 if said else 404)
         self.send_header("Content-Type", "application/json" if said else "application/problem+json")
         self.send_header("Content-Length", str(len(body)))
@@ -581,7 +581,7 @@ class FalseHub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def false_hub():
     FalseHub.answers = {"GET health": {"status": "ok", "protocol": 1}, "GET repositories/main": {"name": "main"}}
-    FalseHub.calls = []
+    FalseHub.calls, FalseHub.problem = [], None
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FalseHub)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -620,6 +620,25 @@ def test_other_bytes_than_those_backed_up_are_found(false_hub, servers):
     assert point["disks"][0]["root"] in result.message
     assert not os.path.exists(f"{folder}/out.raw")
     assert FalseHub.calls.count("DELETE serves/s1") == 2
+
+
+def test_what_a_hub_says_is_no_command_for_the_terminal(false_hub):
+    """Escape sequences, of both kinds, in texts that commands show; JSON has them as they came."""
+    evil = "a\x1b]0;b\x07c\x9b31md\re"
+    FalseHub.answers["GET status"] = {
+        "name": evil, "status": "alarm", "version": evil, "build": evil, "jobs": {"queued": 0, "running": 0},
+        "vms": {"total": 1, "late": 1}, "repositories": [{"name": evil, "state": "ok"}],
+        "alarms": [{"kind": evil, "severe": True, "object": "web", "since": evil, "text": evil, "vm": "web"}]}
+    words = ["status", "--repo", false_hub.removesuffix("/main")]
+    said = support.run(support.SENDENSE, *words, status=None).out
+    assert "a?]0;b?c\xbf31md?e" in said and not set(said) & set("\x1b\x07\x9b\r"), said
+    told = json.loads(support.run(support.SENDENSE, *words, "--json", status=None).out)
+    assert told["alarms"][0]["text"] == evil
+    # Errors too.
+    FalseHub.answers["GET health"] = {"status": "ok", "protocol": 1}
+    FalseHub.problem = f"no {evil}"
+    refused = support.run(support.SENDENSE, "ls", "--repo", false_hub, "web", status=None)
+    assert "a?]0;b?c\xbf31md?e" in refused.err and not set(refused.err) & set("\x1b\x07\x9b\r"), refused.err
 
 
 def test_answers_that_cannot_be(false_hub, servers):
