@@ -12,6 +12,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+/* What changes are tracked in, at least: answers that cover less would have no end. */
+#define GRANULE (64 * KIB)
+#define CALLS_SPARE 16
+
 static int missing(const char *what, struct err *err)
 {
 	return err_set(err, ERR_PROTOCOL, "the answer does not tell its %s", what);
@@ -150,6 +154,11 @@ int vsphere_changed_areas(struct vsphere *vsphere, const char *vm, const char *s
 			"asking for changes of disk %d: it needs a size and a change id",
 			(int)disk_key);
 	for (uint64_t at = 0; at < capacity_bytes;) {
+		if (changes->nr_calls > capacity_bytes / GRANULE + CALLS_SPARE)
+			return err_set(err, ERR_PROTOCOL,
+				"asking for changes of disk %d: %u answers cover %" PRIu64
+				" of its %" PRIu64 " bytes",
+				(int)disk_key, changes->nr_calls, at, capacity_bytes);
 		if (ask(&q, at, &at, err))
 			return err_context(err, "asking for changes of disk %d", (int)disk_key);
 		tell_progress(&q, at);

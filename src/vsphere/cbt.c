@@ -101,7 +101,8 @@ static int stun(struct vsphere *vsphere, const char *vm, struct deadline until, 
 		&taken, err);
 	const struct cancel *cancel = vsphere->cancel;
 	vsphere->cancel = NULL;
-	if (rc && vsphere_snapshot_find(vsphere, vm, name, moref, &gone) == 1)
+	if (rc && vsphere_snapshot_settle(
+			  vsphere, vm, name, deadline_after_ms(REMOVE_MS), moref, &gone) == 1)
 		snprintf(taken.moref, sizeof taken.moref, "%s", moref);
 	if (taken.moref[0] && vsphere_snapshot_remove(vsphere, vm, taken.moref,
 				      deadline_after_ms(REMOVE_MS), NULL, rc ? &gone : err)) {

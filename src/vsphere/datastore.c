@@ -12,7 +12,7 @@ struct content {
 static int take(void *context, const char *bytes, size_t length, struct err *err)
 {
 	struct content *content = context;
-	if (content->length + length + 1 > content->room) {
+	if (!content->bytes || content->length + length + 1 > content->room) {
 		size_t room = (content->length + length + 1) * 2;
 		char *grown = realloc(content->bytes, room);
 		if (!grown)

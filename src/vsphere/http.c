@@ -1,6 +1,8 @@
 /* One HTTPS connection, driven with the cancel's descriptor in its poll set; see http.h. */
 #include "http.h"
 
+#include "transport.h"
+
 #include <curl/curl.h>
 #include <gnutls/crypto.h>
 #include <gnutls/x509.h>
@@ -168,6 +170,9 @@ static void set_call(struct running *running, const char *url, struct curl_slist
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "https");
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
+	curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L); /* a proxy's */
+	if (transport_is_loopback(http->options->host))
+		curl_easy_setopt(easy, CURLOPT_PROXY, "");
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
 	/* A cancelled call does not wait for the resolver's thread. */
 	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
@@ -412,6 +417,7 @@ struct http *http_new(const struct vsphere_options *options, struct err *err)
 		http_free(http);
 		return NULL;
 	}
+	curl_multi_setopt(http->multi, CURLMOPT_MAXCONNECTS, 1L);
 	if (take_options(http, options, err)) {
 		http_free(http);
 		return NULL;

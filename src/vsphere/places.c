@@ -82,9 +82,13 @@ int places_climb(struct vsphere *vsphere, struct places *places, const struct xm
 			break;
 		}
 		const struct props_spec spec = {type, places_paths(type)};
-		rc = props_get(vsphere, &spec, moref, until, &answer, &object, err);
-		if (!rc)
-			rc = places_add(places, object, err);
+		struct err why = ERR_INIT;
+		rc = props_get(vsphere, &spec, moref, until, &answer, &object, &why);
+		if (rc && (why.code == ERR_DENIED || why.code == ERR_NOT_FOUND)) {
+			rc = 0; /* not visible for this user */
+			break;
+		}
+		rc = rc ? err_copy(err, &why) : places_add(places, object, err);
 	}
 	vim_free(&answer);
 	return rc;

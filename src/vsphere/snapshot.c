@@ -68,6 +68,35 @@ int vsphere_snapshot_find(struct vsphere *vsphere, const char *vm, const char *n
 	return find(vsphere, vm, name, vim_until(vsphere), moref, err);
 }
 
+/* 1: it is there; 0: it is not, and task says what may still make it. */
+static int look_once(struct vsphere *vsphere, const char *vm, const char *name,
+	struct deadline until, char moref[VSPHERE_MOREF_BYTES], char task[VM_TASK_BYTES],
+	struct err *err)
+{
+	static const char *const words[] = {"createSnapshot", NULL};
+	/* First the task: one that ends in between has made what is looked for then. */
+	if (vm_running_task(vsphere, vm, words, until, task, err) < 0)
+		return -1;
+	return find(vsphere, vm, name, until, moref, err);
+}
+
+int vsphere_snapshot_settle(struct vsphere *vsphere, const char *vm, const char *name,
+	struct deadline until, char moref[VSPHERE_MOREF_BYTES], struct err *err)
+{
+	char task[VM_TASK_BYTES];
+	for (;;) {
+		int rc = look_once(vsphere, vm, name, until, moref, task, err);
+		if (rc > 0 || (!rc && !task[0]))
+			return rc;
+		if (!rc && deadline_passed(until))
+			rc = err_set(err, ERR_TIMEOUT, "%s", task);
+		if (!rc)
+			rc = cancel_sleep(vsphere->cancel, deadline_after_ms(PAUSE_MS), err);
+		if (rc)
+			return err_context(err, "waiting for the snapshot %s", name);
+	}
+}
+
 /* --- creating ----------------------------------------------------------------------------------
  */
 
@@ -79,17 +108,6 @@ struct creation {
 	struct soap_fault fault; /* of the last try */
 };
 
-/* 1: it is there; 0: not yet, or task says what is still at work. */
-static int look_once(struct creation *c, char task[VM_TASK_BYTES], struct err *err)
-{
-	static const char *const words[] = {"createSnapshot", NULL};
-	task[0] = 0;
-	int rc = find(c->vsphere, c->vm, c->name, c->until, c->taken->moref, err);
-	if (rc)
-		return rc;
-	return vm_running_task(c->vsphere, c->vm, words, c->until, task, err) < 0 ? -1 : 0;
-}
-
 /* Nobody knows whether it was asked for: 0 when it is there. */
 static int look_for_lost(struct creation *c, struct err *err)
 {
@@ -97,7 +115,7 @@ static int look_for_lost(struct creation *c, struct err *err)
 	char task[VM_TASK_BYTES];
 	int rc;
 	for (;;) {
-		rc = look_once(c, task, err);
+		rc = look_once(c->vsphere, c->vm, c->name, c->until, c->taken->moref, task, err);
 		if (rc > 0)
 			return 0;
 		if (!rc && deadline_passed(task[0] ? c->until : seen))

@@ -186,6 +186,15 @@ static void take_name(const char *text, char out[SOAP_NAME_BYTES])
 	snprintf(out, SOAP_NAME_BYTES, "%s", text);
 }
 
+/* In one line. */
+static void take_text(const char *text, char out[SOAP_TEXT_BYTES])
+{
+	snprintf(out, SOAP_TEXT_BYTES, "%s", text);
+	for (; *out; out++)
+		if ((unsigned char)*out < ' ')
+			*out = ' ';
+}
+
 /* fault: the element whose xsi:type names it. */
 static void read_detail(const struct xml *fault, struct soap_fault *out)
 {
@@ -196,13 +205,13 @@ static void read_detail(const struct xml *fault, struct soap_fault *out)
 	take_name(*property ? property : xml_text(fault, "privilegeId"), out->property);
 	const char *message = xml_text(fault, "faultMessage/message");
 	if (!out->text[0])
-		snprintf(out->text, sizeof out->text, "%s", message);
+		take_text(message, out->text);
 }
 
 void soap_fault_read(const struct xml *localized, struct soap_fault *fault)
 {
 	*fault = (struct soap_fault){.name = "unknown fault"};
-	snprintf(fault->text, sizeof fault->text, "%s", xml_text(localized, "localizedMessage"));
+	take_text(xml_text(localized, "localizedMessage"), fault->text);
 	const struct xml *detail = xml_child(localized, "fault");
 	if (detail)
 		read_detail(detail, fault);
@@ -212,7 +221,7 @@ void soap_fault_read(const struct xml *localized, struct soap_fault *fault)
 static void read_fault(const struct xml *envelope_fault, struct soap_fault *fault)
 {
 	*fault = (struct soap_fault){.name = "unknown fault"};
-	snprintf(fault->text, sizeof fault->text, "%s", xml_text(envelope_fault, "faultstring"));
+	take_text(xml_text(envelope_fault, "faultstring"), fault->text);
 	const struct xml *detail = xml_child(envelope_fault, "detail");
 	if (detail && detail->first)
 		read_detail(detail->first, fault);

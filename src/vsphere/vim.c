@@ -122,9 +122,9 @@ static int pause_before_next(const struct vsphere *vsphere, const struct http_ca
 static int try_until(struct vsphere *vsphere, const struct soap *request, enum vim_repeat repeat,
 	struct deadline until, struct vim_answer *answer, struct err *err)
 {
-	struct http_call call;
 	unsigned nr_broken = 0;
 	for (unsigned tries = 0;; tries++) {
+		struct http_call call = {.what = request->method};
 		struct err why = ERR_INIT;
 		if (!exchange(vsphere, request, repeat, until, &call, answer, &why))
 			return 0;

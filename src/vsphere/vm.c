@@ -94,8 +94,8 @@ static int look_at_task(struct vsphere *vsphere, const char *task, const char *c
 	const char *description = rc ? "" : props_text(object, "info.descriptionId");
 	const char *state = rc ? "" : props_text(object, "info.state");
 	const char *percent = rc ? "" : props_text(object, "info.progress");
-	if (rc && why.code == ERR_NOT_FOUND)
-		rc = 0; /* it was recent, and is gone */
+	if (rc && (why.code == ERR_NOT_FOUND || why.code == ERR_DENIED))
+		rc = 0; /* it was recent and is gone, or it is somebody else's */
 	else if (rc)
 		err_copy(err, &why);
 	if (has_word(description, words) && (!strcmp(state, "running") || !strcmp(state, "queued")))

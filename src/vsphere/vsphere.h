@@ -58,8 +58,8 @@ void vsphere_url_free(struct vsphere_url *url);
 
 /* --- the session ---------------------------------------------------------------------------- */
 
-/* Called on the caller's thread while a task of the server is awaited, every few seconds at
- * least.  percent: 0..100. */
+/* Called on the caller's thread each time that the server was asked how far a task of it is, some
+ * two seconds apart, and as changed areas are told.  percent: 0..100. */
 typedef void vsphere_progress(void *context, const char *what, unsigned percent);
 
 struct vsphere_options {
@@ -263,9 +263,9 @@ struct vsphere_taken {
  * Takes one of all disks, without memory.  name: unique to the caller's job, because it is what a
  * snapshot is found by when the answer was lost.  quiesce: with the guest's tools; where they
  * refuse or fail, once more without, and taken->why_not says why.
- * After ERR_DISCONNECTED, ERR_TIMEOUT or ERR_CANCELLED it may exist, or come to exist a little
- * later: look by vsphere_snapshot_find().
- * ERR_REFUSED: a template; ERR_BUSY: it is being moved, or another task is at work.
+ * After ERR_DISCONNECTED, ERR_TIMEOUT, ERR_PROTOCOL or ERR_CANCELLED it may exist, or come to
+ * exist: vsphere_snapshot_settle() tells. ERR_REFUSED: a template; ERR_BUSY: it is being moved, or
+ * another task is at work.
  */
 int vsphere_snapshot_create(struct vsphere *vsphere, const char *vm, const char *name,
 	const char *description, bool quiesce, struct deadline until, struct vsphere_taken *taken,
@@ -275,6 +275,10 @@ int vsphere_snapshot_create(struct vsphere *vsphere, const char *vm, const char 
  * are two. */
 int vsphere_snapshot_find(struct vsphere *vsphere, const char *vm, const char *name,
 	char moref[VSPHERE_MOREF_BYTES], struct err *err);
+
+/* The same, after a creation that failed: waits while any snapshot of this VM is being made. */
+int vsphere_snapshot_settle(struct vsphere *vsphere, const char *vm, const char *name,
+	struct deadline until, char moref[VSPHERE_MOREF_BYTES], struct err *err);
 
 /* The VM's configuration as the snapshot has it: its disks' files are those to read, their change
  * ids those to record. */

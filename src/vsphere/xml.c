@@ -334,11 +334,13 @@ int xml_number(const struct xml *xml, const char *path, int64_t least, int64_t m
 	struct err *err)
 {
 	const struct xml *at = xml_at(xml, path);
+	int64_t number;
 	if (!at)
 		return 0;
-	if (!parse_number(at->text, value) || *value < least || *value > most)
+	if (!parse_number(at->text, &number) || number < least || number > most)
 		return err_set(err, ERR_PROTOCOL, "the answer's %s is \"%.40s\", which cannot be",
 			at->name, at->text);
+	*value = number;
 	return 1;
 }
 

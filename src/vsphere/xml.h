@@ -48,7 +48,7 @@ bool xml_is_true(const struct xml *xml, const char *path);
 /*
  * The number at the path: decimal digits alone (a '-' before them), at least least and at most
  * most.  1; 0 when there is no such element; -1 (ERR_PROTOCOL naming it) when it is no such
- * number.
+ * number.  *value is changed with 1 alone.
  */
 int xml_number(const struct xml *xml, const char *path, int64_t least, int64_t most, int64_t *value,
 	struct err *err);

@@ -391,14 +391,36 @@ def test_lost_answers(vc, lost):
         assert made.snapshots() == []
 
 
+def test_a_lost_answer_to_a_creation_that_goes_on(vc):
+    made = vc.add_machine("web01", {2000: MIB})
+    with session(vc) as tool:
+        vc.fail("CreateSnapshot_Task", running=2, drop=True)
+        taken = tool.do("snapshot", vm=made.ref, name="late")
+        assert made.snapshots() == ["late"]
+        tool.do("remove", vm=made.ref, snapshot=taken["moref"])
+        # Given up, and looked for.
+        vc.fail("CreateSnapshot_Task", running=2, drop=True)
+        with fails(("timeout", "disconnected"), "answer was lost"):
+            tool.do("snapshot", vm=made.ref, name="later", until_ms=700)
+        assert made.snapshots() == []
+        moref = tool.do("settle", vm=made.ref, name="later")
+        assert moref and made.snapshots() == ["later"]
+        tool.do("remove", vm=made.ref, snapshot=moref)
+        assert tool.do("settle", vm=made.ref, name="later") is None
+        vc.fail("CreateSnapshot_Task", running=30, drop=True)
+        with fails(("timeout", "disconnected"), "answer was lost"):
+            tool.do("snapshot", vm=made.ref, name="never", until_ms=700)
+        with fails("timeout", "snapshot never"):
+            tool.do("settle", vm=made.ref, name="never", until_ms=700)
+
+
 def test_a_creation_that_was_lost_before_it_was_done(vc):
     made = vc.add_machine("web01", {2000: MIB})
     with session(vc) as tool:
         vc.fail("CreateSnapshot_Task", close=True)
         with fails(("disconnected", "timeout"), "answer was lost", "never"):
             tool.do("snapshot", vm=made.ref, name="never", until_ms=3000)
-        assert made.snapshots() == []
-        vc.calls()
+        assert made.snapshots() == [] and methods(vc).count("CreateSnapshot_Task") == 1
         # Said by a proxy that has nobody behind it: not done, so tried again.
         vc.fail("CreateSnapshot_Task", status=503, calls=2)
         tool.do("snapshot", vm=made.ref, name="s")
@@ -455,6 +477,10 @@ def test_changed_areas(vc):
         with fails("denied", "DiskRandomRead") as failed:
             areas()
         assert "gone" not in failed.text
+        vc.set_window(512)
+        with fails("protocol", "answers cover"):
+            areas()
+        vc.set_window(16 * MIB)
         for wrong in ({"start": 1}, {"start": 16 * MIB}, {"length": 0}, {"length": -5},
                       {"areas": [(4096, 4096), (4096, 4096)]},
                       {"areas": [(8192, 4096), (0, 4096)]},
@@ -521,6 +547,23 @@ def test_servers_in_trouble(vc):
             assert time.monotonic() - began < 20
             vc.heal()
         assert tool.do("vm", vm=made.ref)["moref"] == made.ref
+
+
+def test_a_machine_that_the_server_cannot_tell_of(vc):
+    head = ('<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Body><RetrievePropertiesExResponse '
+            'xmlns:i="http://www.w3.org/2001/XMLSchema-instance"><returnval><objects><obj type="VirtualMachine">'
+            'vm-1</obj><propSet><name>name</name><val>lost</val></propSet><propSet><name>'
+            'runtime.connectionState</name><val>inaccessible</val></propSet>')
+    tail = '</objects></returnval></RetrievePropertiesExResponse></Body></Envelope>'
+    missing = ('<missingSet><path>config</path><fault><fault i:type="NoPermission"><privilegeId>System.Read'
+               '</privilegeId></fault><localizedMessage>No.</localizedMessage></fault></missingSet>')
+    with session(vc) as tool:
+        vc.fail("RetrievePropertiesEx", body=head + tail)
+        with fails("refused", "/?/lost", "inaccessible"):
+            tool.do("vm", vm="vm-1")
+        vc.fail("RetrievePropertiesEx", body=head + missing + tail)
+        with fails("denied", "/?/lost", "privilege System.Read"):
+            tool.do("vm", vm="vm-1")
 
 
 def test_cancel(vc):

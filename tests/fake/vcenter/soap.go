@@ -489,8 +489,12 @@ func (f *fake) longTask(c *call, seconds float64) *httptest.ResponseRecorder {
 		return done.Info.Result, nil
 	})
 	cancelled := make(chan struct{}, 1)
+	m := f.machineOf(c)
 	f.mutex.Lock()
 	f.running[task.Self] = cancelled
+	if m != nil {
+		m.vm().RecentTask = append(m.vm().RecentTask, task.Self)
+	}
 	f.mutex.Unlock()
 	simulator.Map.Update(task, []types.PropertyChange{
 		{Name: "info.state", Val: types.TaskInfoStateRunning},

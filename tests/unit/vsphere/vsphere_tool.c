@@ -161,6 +161,14 @@ static json_t *do_find(struct vsphere *vsphere, const json_t *order, struct err 
 	return rc < 0 ? NULL : rc ? json_string(moref) : json_null();
 }
 
+static json_t *do_settle(struct vsphere *vsphere, const json_t *order, struct err *err)
+{
+	char moref[VSPHERE_MOREF_BYTES];
+	int rc = vsphere_snapshot_settle(
+		vsphere, text_of(order, "vm"), text_of(order, "name"), until_of(order), moref, err);
+	return rc < 0 ? NULL : rc ? json_string(moref) : json_null();
+}
+
 static json_t *do_config(struct vsphere *vsphere, const json_t *order, struct err *err)
 {
 	struct vsphere_config *config =
@@ -243,6 +251,7 @@ static const struct {
 	{"cbt", do_cbt},
 	{"snapshot", do_snapshot},
 	{"find", do_find},
+	{"settle", do_settle},
 	{"config", do_config},
 	{"remove", do_remove},
 	{"areas", do_areas},
