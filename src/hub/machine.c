@@ -98,8 +98,7 @@ static int take_points(void *context, const struct index_vm *vm)
 	machine->nr_points += vm->nr_points;
 	machine->nr_damaged += vm->nr_damaged;
 	machine->stored_bytes += vm->stored_bytes;
-	if (!machine->settings && vm->oldest_time > 0 &&
-		(machine->created == 0 || vm->oldest_time < machine->created))
+	if (vm->oldest_time > 0 && (machine->created == 0 || vm->oldest_time < machine->created))
 		machine->created = vm->oldest_time;
 	if (vm->newest_usable && vm->newest_usable_time > machine->newest_time) {
 		char *repository = strdup(vm->repository);

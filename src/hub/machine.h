@@ -17,7 +17,7 @@ struct machine {
 	const char *policy_id; /* NULL: none.  Named, but there is no such policy: policy is NULL */
 	const char *repository; /* where its backups go; NULL: nothing says so */
 	int64_t objective_s; /* 0: none */
-	int64_t created; /* when the hub came to know of it */
+	int64_t created; /* when the hub came to know of it; not behind its oldest point */
 	bool paused;
 	unsigned nr_points, nr_damaged; /* in all repositories */
 	uint64_t stored_bytes;

@@ -124,8 +124,10 @@ static void test_machines(void **context)
 	fixture_point(f, "a-pushed", at - 60, true);
 	fixture_point(f, "a-pushed", at - 1800, false);
 	fixture_point(f, "d-broken", at, true);
+	fixture_put(f, "vm", "e-set-later", "{'created':'2026-11-22T11:59:00Z'}");
+	fixture_point(f, "e-set-later", at - 7200, true);
 	struct machine_set *set = fixture_machines(f);
-	assert_int_equal(set->nr_machines, 4);
+	assert_int_equal(set->nr_machines, 5);
 
 	const struct machine *machine = machine_find(set, "a-pushed");
 	assert_ptr_equal(machine, &set->machines[0]);
@@ -155,6 +157,10 @@ static void test_machines(void **context)
 	machine = machine_find(set, "d-broken");
 	assert_int_equal(machine->newest_time, 0);
 	assert_int_equal(machine_alarm_since(machine, at + 3601), at + 3600);
+
+	/* Settings are no good restore point: an alarm that was there before them goes on. */
+	machine = machine_find(set, "e-set-later");
+	assert_int_equal(machine_alarm_since(machine, at), at - 3600);
 	assert_null(machine_find(set, "e"));
 	machine_set_free(set);
 }
