@@ -171,8 +171,12 @@ int archive_export(const struct archive_export_options *options, const char *out
 		return err_set(
 			err, ERR_USAGE, "an export holds at most %d files", ARCHIVE_FILES_MOST);
 	int AUTO_CLOSE fd = open(out, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return err_errno(err, errno, "cannot make %s", out);
+	if (fd < 0) {
+		int error = errno;
+		err_errno(err, error, "cannot make %s", out);
+		return error == EEXIST ? err_hint(err, "no file is overwritten: name another one")
+				       : -1;
+	}
 	/* Beside it, where there is room for it, and nobody else reads. */
 	if (asprintf(&copy, "%s." STATE, out) < 0) {
 		copy = NULL;

@@ -130,8 +130,9 @@ static int check_value(
 					   : f->least;
 	if (nr < f->least || (f->most > 0 && nr > f->most))
 		return err_set(err, ERR_USAGE,
-			"%s%s: it is not in %" JSON_INTEGER_FORMAT "..%" JSON_INTEGER_FORMAT, where,
-			f->name, f->least, f->most);
+			"%s%s: must be %" JSON_INTEGER_FORMAT " to %" JSON_INTEGER_FORMAT
+			"%s, not %" JSON_INTEGER_FORMAT,
+			where, f->name, f->least, f->most, f->type == ARRAY ? " members" : "", nr);
 	return 0;
 }
 
