@@ -105,6 +105,7 @@ static void fuzz_target(const uint8_t *bytes, size_t size)
 	struct rest_match match = {0};
 	struct err err = ERR_INIT;
 	char allow[REST_ALLOW_BYTES];
+	const char *method = size % 2 ? "GET" : "PUT";
 	char *raw = strndup((const char *)bytes, size);
 	assert(raw);
 	if (rest_target_parse(raw, &target, &err)) {
@@ -112,17 +113,20 @@ static void fuzz_target(const uint8_t *bytes, size_t size)
 	} else {
 		for (size_t i = 0; i < target.nr_segments; i++) {
 			check_text(target.segments[i]);
-			assert(!strchr(target.segments[i], '/') &&
-				strcmp(target.segments[i], "..") != 0);
+			assert(strcmp(target.segments[i], "..") != 0 &&
+				strcmp(target.segments[i], ".") != 0);
 		}
 		for (size_t i = 0; i < target.nr_queries; i++) {
 			check_text(target.queries[i].name);
 			check_text(target.queries[i].value);
 		}
-		unsigned status = rest_route_find(tables, "GET", &target, &match, allow);
+		unsigned status = rest_route_find(tables, method, &target, &match, allow);
 		assert(status == 404 || (status == 405 && allow[0]) || !status);
 		const char *vm = status ? NULL : rest_match_param(&match, "vm");
+		const char *point = status ? NULL : rest_match_param(&match, "point");
 		assert(!vm || *vm);
+		/* A machine's name may hold a slash, nothing else. */
+		assert(!point || (*point && !strchr(point, '/')));
 	}
 	rest_target_clear(&target);
 	free(raw);

@@ -187,8 +187,8 @@ static void tell_end(struct hub *hub, const char *id, enum job_state state, cons
 static json_t *progress_of(const struct state_object *noted, const json_t *session)
 {
 	int64_t received = sum_of(session, "received_bytes");
-	return json_pack("{s:I, s:I, s:O?, s:O?, s:O?}", "logical",
-		(json_int_t)(received + sum_of(session, "zeroed_bytes")), "sent",
+	json_int_t logical = (json_int_t)received + sum_of(session, "zeroed_bytes");
+	return json_pack("{s:I, s:I, s:O?, s:O?, s:O?}", "logical", logical, "sent",
 		(json_int_t)received, "total", json_object_get(noted->value, "total"), "point",
 		json_object_get(session, "point"), "disks", json_object_get(session, "disks"));
 }
