@@ -115,7 +115,7 @@ static const struct option_spec option_table[] = {
 		.argument = "TIME",
 		.maximum = 604800,
 		.help = "wait so long for a prune of this machine to end, at a hub for the commit "
-			"of an earlier backup too (default: 10m)"},
+			"of an earlier backup and for a place too (default: 10m)"},
 	{.name = "limit-rate",
 		.kind = OPTION_RATE,
 		.offset = offsetof(struct backup_values, rate),

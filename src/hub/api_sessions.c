@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
+#define COME_AGAIN_S 5
 #define CLOSE_MS 10000
 #define DIGESTS_MOST (1u << 20)
 
@@ -93,13 +94,13 @@ static int check_body(
 }
 
 /* Mounted, the right one, with space. */
-static int check_repository(
-	struct hub *hub, struct rest_request *request, const char *name, struct err *err)
+static int check_repository(struct hub *hub, struct rest_request *request, const char *name,
+	uint64_t *free_bytes, struct err *err)
 {
 	const struct job_repository *r = hub_config_repository(hub_config(hub), name);
 	if (!r)
 		return err_set(err, ERR_NOT_FOUND, "there is no repository \"%s\"", name);
-	int rc = job_repository_check_noted(hub->state, r, 0, err);
+	int rc = job_repository_check_noted(hub->state, r, 0, free_bytes, err);
 	return rc < 0 ? hub_unavailable(request, name, err) : 0;
 }
 
@@ -120,7 +121,7 @@ static int64_t total_of(const json_t *disks)
 
 /* Its job, and its note, before the service hears of it. */
 static int note_session(struct hub *hub, const struct rest_request *request, const json_t *body,
-	char id[JOB_ID_BYTES], struct err *err)
+	uint64_t free_bytes, char id[JOB_ID_BYTES], struct err *err)
 {
 	char who[HUB_ACTOR_BYTES];
 	const char *repository = hub_text(body, "repository"), *vm = hub_text(body, "vm");
@@ -134,7 +135,7 @@ static int note_session(struct hub *hub, const struct rest_request *request, con
 		"opened", (json_int_t)time(NULL), "total", total);
 	int rc = spec && noted ? 0 : err_errno(err, ENOMEM, "cannot open a session");
 	if (rc == 0)
-		rc = jobs_add_foreign(hub->jobs, spec, who, id, err);
+		rc = jobs_add_foreign(hub->jobs, spec, who, free_bytes, id, err);
 	if (rc == 0 && state_put(hub->state, "session", id, noted, 0, NULL, err) < 0) {
 		jobs_tell(hub->jobs, id, JOB_FAILED, NULL, NULL, err, NULL);
 		rc = -1;
@@ -228,10 +229,14 @@ static int post_session(void *context, struct rest_request *request, struct err 
 	struct hub *hub = context;
 	const json_t *body = rest_body(request);
 	char id[JOB_ID_BYTES], who[HUB_ACTOR_BYTES];
+	uint64_t free_bytes = UINT64_MAX;
 	if (hub_takes_work(hub, err) < 0 || check_body(hub, request, body, err) < 0 ||
-		check_repository(hub, request, hub_text(body, "repository"), err) < 0 ||
-		note_session(hub, request, body, id, err) < 0)
+		check_repository(hub, request, hub_text(body, "repository"), &free_bytes, err) < 0)
 		return -1;
+	if (note_session(hub, request, body, free_bytes, id, err) < 0)
+		return err && err->code == ERR_BUSY && err->sys_errno == EAGAIN
+			       ? rest_problem_for_now(request, err, COME_AGAIN_S)
+			       : -1;
 	rest_set_job(request, id);
 	json_t *answer = ask_service(hub, body, id, hub_actor_text(rest_actor(request), who), err);
 	if (!answer && cancel_requested(hub->calls_end))

@@ -56,7 +56,7 @@ struct repository *hub_repository_open(
 	/* Space is asked for by those who need some. */
 	struct job_repository there = *r;
 	there.stop_free_bytes = 0;
-	if (job_repository_check_noted(hub->state, &there, 0, err) < 0)
+	if (job_repository_check_noted(hub->state, &there, 0, NULL, err) < 0)
 		return NULL;
 	struct repository *repo =
 		repository_open(r->path, to_write ? REPOSITORY_WRITE : REPOSITORY_READ, err);

@@ -48,8 +48,7 @@ static int note_open(void *context, const struct state_job *job)
 {
 	struct tick *t = context;
 	json_object_set_new(t->open, job->id, json_true());
-	bool follows = strcmp(job->kind, "push") == 0 || strcmp(job->kind, "serve") == 0;
-	if (!follows)
+	if (strcmp(job->kind, "serve") != 0)
 		t->nr_open++;
 	/* Those that only read are in nobody's way. */
 	if (job->vm && (strcmp(job->kind, "backup") == 0 || strcmp(job->kind, "push") == 0 ||

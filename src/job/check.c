@@ -34,7 +34,7 @@ static int check_mount(const struct job_repository *r, struct err *err)
 			     "require-mount = no, which forgets where it lay");
 }
 
-static int check_space(const struct job_repository *r, uint64_t free_bytes, uint64_t reserved_bytes,
+int job_check_space(const struct job_repository *r, uint64_t free_bytes, uint64_t reserved_bytes,
 	struct err *err)
 {
 	uint64_t wanted;
@@ -77,7 +77,7 @@ static int check(const struct job_repository *r, uint64_t reserved_bytes,
 		return err_hint(err, "is another file system mounted there? else correct the id in "
 				     "the configuration");
 	}
-	return check_space(r, info->free_bytes, reserved_bytes, err);
+	return job_check_space(r, info->free_bytes, reserved_bytes, err);
 }
 
 int job_repository_check(const struct job_repository *r, uint64_t reserved_bytes, struct err *err)
@@ -87,7 +87,7 @@ int job_repository_check(const struct job_repository *r, uint64_t reserved_bytes
 }
 
 int job_repository_check_noted(struct state *state, const struct job_repository *r,
-	uint64_t reserved_bytes, struct err *err)
+	uint64_t reserved_bytes, uint64_t *free_bytes, struct err *err)
 {
 	struct repository_info info;
 	struct job_repository noted = *r;
@@ -96,6 +96,8 @@ int job_repository_check_noted(struct state *state, const struct job_repository 
 		return -1;
 	job_mount_use(&noted, note);
 	int rc = check(&noted, reserved_bytes, &info, err);
+	if (rc == 0 && free_bytes)
+		*free_bytes = info.free_bytes;
 	if (rc == 0 && state && r->require_mount && !note)
 		rc = job_mount_note(state, r, info.id, err);
 	json_decref(note);

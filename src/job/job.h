@@ -60,7 +60,7 @@ int job_repository_check(
  * need not be mounted any more, or has another path.  state NULL: without.
  */
 int job_repository_check_noted(struct state *state, const struct job_repository *repository,
-	uint64_t reserved_bytes, struct err *err);
+	uint64_t reserved_bytes, uint64_t *free_bytes, struct err *err);
 
 struct jobs_options {
 	struct state *state; /* lent */
@@ -109,11 +109,14 @@ int jobs_add(struct jobs *jobs, const json_t *spec, const char *requested_by, ch
 int jobs_check(const struct jobs *jobs, const json_t *spec, struct err *err);
 
 /* A job that is no worker of ours but is followed like one (a push session): made queued, told of
- * by jobs_tell().  Its kind is "push" or "serve".  ERR_BUSY for a push when another job writes the
- * same machine's restore points, naming it.  After a restart of the hub it is as it was told last:
+ * by jobs_tell().  Its kind is "push" or "serve".  A push takes one of the places for jobs, and
+ * what running jobs are going to take counts as taken of free_bytes (its repository's, as
+ * job_repository_check() told them; UINT64_MAX: it is not looked at).  ERR_BUSY for a push: another
+ * job writes the same machine's restore points, naming it; or, with sys_errno EAGAIN, there is no
+ * place or space until others end.  After a restart of the hub it is as it was told last:
  * its owner goes on telling, or says what became of it. */
 int jobs_add_foreign(struct jobs *jobs, const json_t *spec, const char *requested_by,
-	char id[JOB_ID_BYTES], struct err *err);
+	uint64_t free_bytes, char id[JOB_ID_BYTES], struct err *err);
 /* stage, progress, error: may be NULL.  progress: the figures, and of the job itself "point" and
  * "disks", where they are known.  ERR_REFUSED: it has ended, or is no foreign one. */
 int jobs_tell(struct jobs *jobs, const char *id, enum job_state state, const char *stage,

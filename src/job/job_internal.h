@@ -147,6 +147,18 @@ const struct job *queue_writer(
 uint64_t queue_reserved(const struct jobs *jobs, const char *repository, const struct job *but);
 const struct job_repository *queue_repository(const struct jobs *jobs, const char *name);
 bool queue_is_running(const struct job *job);
+/* A push that goes on: it has no worker, and takes a place all the same. */
+bool queue_is_push(const struct job *job);
+/* So many places there are, and are taken. */
+unsigned queue_most(const struct jobs *jobs);
+unsigned queue_nr_places(const struct jobs *jobs);
+/* Which figure of its progress tells what it has stored. */
+const char *queue_figure(const struct job *job);
+
+/* --- check.c --- */
+/* ERR_NO_SPACE, ERR_BUSY: as job_repository_check(). */
+int job_check_space(const struct job_repository *repository, uint64_t free_bytes,
+	uint64_t reserved_bytes, struct err *err);
 
 /* --- mount.c --- */
 /* "ext4, folder /backup", "nfs4 nas:/export, folder /": what a folder lies on, and which of its

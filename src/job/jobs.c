@@ -189,6 +189,7 @@ static int make_id(struct jobs *jobs, char id[JOB_ID_BYTES], struct err *err)
 }
 
 struct last_stored {
+	const char *figure;
 	json_int_t bytes;
 };
 
@@ -196,21 +197,40 @@ static int take_stored(void *context, const struct state_job *record)
 {
 	struct last_stored *last = context;
 	last->bytes = json_integer_value(
-		json_object_get(json_object_get(record->value, "progress"), "stored"));
+		json_object_get(json_object_get(record->value, "progress"), last->figure));
 	return 1;
 }
 
 /* What the machine's last backup took and a quarter more, where nobody said better. */
 static void estimate(struct jobs *jobs, struct job *job)
 {
-	struct last_stored last = {0};
+	struct last_stored last = {.figure = queue_figure(job)};
 	const struct state_job_filter filter = {
 		.state = "done", .kind = job->kind, .vm = job->vm, .repository = job->repository};
-	if (job->reserved_bytes > 0 || strcmp(job->kind, "backup") != 0)
+	bool stores = strcmp(job->kind, "backup") == 0 || queue_is_push(job);
+	if (job->reserved_bytes > 0 || !stores)
 		return;
 	if (state_jobs(jobs->options.state, &filter, take_stored, &last, NULL) == 0 &&
 		last.bytes > 0)
 		job->reserved_bytes = (uint64_t)last.bytes + (uint64_t)last.bytes / 4;
+}
+
+/* Nobody waits in the queue for a client: it is told to come again. */
+static int check_place(
+	const struct jobs *jobs, const struct job *push, uint64_t free_bytes, struct err *err)
+{
+	unsigned most = queue_most(jobs), nr = queue_nr_places(jobs);
+	const struct job_repository *r = queue_repository(jobs, push->repository);
+	int rc = 0;
+	if (nr >= most)
+		rc = err_set(
+			err, ERR_BUSY, "%u jobs run, pushes included, of at most %u", nr, most);
+	else if (r && free_bytes != UINT64_MAX)
+		rc = job_check_space(
+			r, free_bytes, queue_reserved(jobs, push->repository, NULL), err);
+	if (rc < 0 && err && err->code == ERR_BUSY)
+		err->sys_errno = EAGAIN;
+	return rc;
 }
 
 /* The queue is looked through again and again: one who asks without end must not bring it to a
@@ -231,7 +251,7 @@ static int check_room(const struct jobs *jobs, const struct job *new, struct err
 		       : err_set(err, ERR_BUSY, "%u jobs have not ended: that is the most", nr);
 }
 
-static int put_in(struct jobs *jobs, struct job *job, struct err *err)
+static int put_in(struct jobs *jobs, struct job *job, uint64_t free_bytes, struct err *err)
 {
 	struct job **end = &jobs->open;
 	if (jobs->draining)
@@ -244,6 +264,8 @@ static int put_in(struct jobs *jobs, struct job *job, struct err *err)
 	if (writer)
 		return err_set(err, ERR_BUSY, "%s: job %s (%s) writes its restore points, since %s",
 			job->vm, writer->id, writer->kind, writer->stage_since);
+	if (queue_is_push(job) && check_place(jobs, job, free_bytes, err) < 0)
+		return -1;
 	if (make_id(jobs, job->id, err) < 0 || jobrecord_put(jobs, job, err) < 0)
 		return -1;
 	while (*end)
@@ -255,7 +277,7 @@ static int put_in(struct jobs *jobs, struct job *job, struct err *err)
 }
 
 static int add(struct jobs *jobs, const json_t *spec, const char *requested_by, bool is_foreign,
-	const char *retry_of, char id[JOB_ID_BYTES], struct err *err)
+	uint64_t free_bytes, const char *retry_of, char id[JOB_ID_BYTES], struct err *err)
 {
 	struct job *job = jobrecord_new(spec, requested_by, err);
 	if (!job)
@@ -263,10 +285,9 @@ static int add(struct jobs *jobs, const json_t *spec, const char *requested_by, 
 	job->is_foreign = is_foreign;
 	if (retry_of)
 		snprintf(job->retry_of, sizeof job->retry_of, "%s", retry_of);
-	if (!is_foreign)
-		estimate(jobs, job);
+	estimate(jobs, job);
 	pthread_mutex_lock(&jobs->mutex);
-	int rc = put_in(jobs, job, err);
+	int rc = put_in(jobs, job, free_bytes, err);
 	if (rc == 0)
 		memcpy(id, job->id, JOB_ID_BYTES);
 	pthread_mutex_unlock(&jobs->mutex);
@@ -312,15 +333,15 @@ int jobs_add(struct jobs *jobs, const json_t *spec, const char *requested_by, ch
 {
 	if (jobs_check(jobs, spec, err) < 0)
 		return -1;
-	return add(jobs, spec, requested_by, false, NULL, id, err);
+	return add(jobs, spec, requested_by, false, UINT64_MAX, NULL, id, err);
 }
 
 int jobs_add_foreign(struct jobs *jobs, const json_t *spec, const char *requested_by,
-	char id[JOB_ID_BYTES], struct err *err)
+	uint64_t free_bytes, char id[JOB_ID_BYTES], struct err *err)
 {
 	if (!json_is_string(json_object_get(spec, "kind")))
 		return err_set(err, ERR_USAGE, "kind: it is missing");
-	return add(jobs, spec, requested_by, true, NULL, id, err);
+	return add(jobs, spec, requested_by, true, free_bytes, NULL, id, err);
 }
 
 /* --- foreign ones -------------------------------------------------------------------------------
@@ -503,7 +524,7 @@ int jobs_retry(struct jobs *jobs, const char *id, char new_id[JOB_ID_BYTES], str
 	if (!again.may)
 		err_set(err, ERR_REFUSED, "job %s is none that failed or was cancelled", id);
 	else if (jobs_check(jobs, again.spec, err) == 0)
-		rc = add(jobs, again.spec, again.requested_by, false, id, new_id, err);
+		rc = add(jobs, again.spec, again.requested_by, false, UINT64_MAX, id, new_id, err);
 	json_decref(again.spec);
 	return rc;
 }

@@ -18,6 +18,29 @@ bool queue_is_running(const struct job *job)
 	return !job->is_foreign && job->state != JOB_QUEUED && !job_state_is_end(job->state);
 }
 
+bool queue_is_push(const struct job *job)
+{
+	return job->is_foreign && strcmp(job->kind, "push") == 0 && !job_state_is_end(job->state);
+}
+
+unsigned queue_most(const struct jobs *jobs)
+{
+	return jobs->options.most ? jobs->options.most : MOST_OTHERWISE;
+}
+
+unsigned queue_nr_places(const struct jobs *jobs)
+{
+	unsigned nr = 0;
+	for (const struct job *job = jobs->open; job; job = job->next)
+		nr += queue_is_running(job) || queue_is_push(job);
+	return nr;
+}
+
+const char *queue_figure(const struct job *job)
+{
+	return job->is_foreign ? "sent" : "stored";
+}
+
 const struct job_repository *queue_repository(const struct jobs *jobs, const char *name)
 {
 	for (size_t i = 0; name && i < jobs->options.nr_repositories; i++)
@@ -46,9 +69,11 @@ uint64_t queue_reserved(const struct jobs *jobs, const char *repository, const s
 {
 	uint64_t sum = 0;
 	for (const struct job *job = jobs->open; job; job = job->next) {
-		if (job == but || !queue_is_running(job) || !same(job->repository, repository))
+		if (job == but || !(queue_is_running(job) || queue_is_push(job)) ||
+			!same(job->repository, repository))
 			continue;
-		json_int_t stored = json_integer_value(json_object_get(job->progress, "stored"));
+		json_int_t stored =
+			json_integer_value(json_object_get(job->progress, queue_figure(job)));
 		if (stored >= 0 && job->reserved_bytes > (uint64_t)stored &&
 			!add_u64(sum, job->reserved_bytes - (uint64_t)stored, &sum))
 			return UINT64_MAX;
@@ -70,7 +95,7 @@ static const struct job *fenced(const struct jobs *jobs, const struct job *job)
 static void look(const struct jobs *jobs, struct job *job, unsigned nr_running)
 {
 	const struct jobs_options *o = &jobs->options;
-	unsigned most = o->most ? o->most : MOST_OTHERWISE;
+	unsigned most = queue_most(jobs);
 	unsigned per_source = o->most_per_source ? o->most_per_source : MOST_PER_SOURCE_OTHERWISE;
 	unsigned here = 0;
 	job->waits_for[0] = '\0';
@@ -104,10 +129,8 @@ static void look(const struct jobs *jobs, struct job *job, unsigned nr_running)
 
 struct job *queue_next(struct jobs *jobs)
 {
-	unsigned nr_running = 0;
+	unsigned nr_running = queue_nr_places(jobs);
 	struct job *next = NULL;
-	for (const struct job *job = jobs->open; job; job = job->next)
-		nr_running += queue_is_running(job);
 	for (struct job *job = jobs->open; job; job = job->next) {
 		if (job->state != JOB_QUEUED || job->is_foreign)
 			continue;

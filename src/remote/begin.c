@@ -11,6 +11,7 @@
  */
 #include "remote_internal.h"
 
+#include <errno.h>
 #include <string.h>
 
 /* A hub whose NBD service is just being started again. */
@@ -155,7 +156,12 @@ struct waiting {
 static bool should_wait(struct store *store, const char *vm, struct waiting *w, struct err *why)
 {
 	struct obstacle now = {.kind = OBSTACLE_STAYS};
-	look_at_sessions(store, vm, &now);
+	if (why->sys_errno == EAGAIN) {
+		now.kind = OBSTACLE_ENDS;
+		snprintf(now.what, sizeof now.what, "a place at the hub (%.180s)", why->text);
+	} else {
+		look_at_sessions(store, vm, &now);
+	}
 	if (now.kind == OBSTACLE_STAYS)
 		look_at_prunes(store, vm, &now);
 	bool is_new = strcmp(now.what, w->before.what) != 0;

@@ -165,6 +165,14 @@ int rest_problem(struct rest_request *request, unsigned status, const struct err
 	return -1;
 }
 
+int rest_problem_for_now(
+	struct rest_request *request, const struct err *why, unsigned retry_after_s)
+{
+	rest_answer_problem(request, rest_status_of(why->code), why);
+	request->answer.retry_after_s = retry_after_s;
+	return -1;
+}
+
 /* --- sending --------------------------------------------------------------------------------- */
 
 /* Takes the bytes, on failure too. */

@@ -4,6 +4,7 @@
  */
 #include "client_internal.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <gnutls/x509.h>
 #include <stdio.h>
@@ -411,6 +412,8 @@ int rest_client_problem(
 		err_set(err, code_of(exchange->status),
 			"%s %s: the answer was %u without a reason (is %s a hub of Sendense?)",
 			exchange->method, exchange->path, exchange->status, client->base);
+	if (exchange->retry_after_s && err)
+		err->sys_errno = EAGAIN;
 	if (exchange->status == 401)
 		err_hint(err,
 			client->token_file ? "the token is in %s"

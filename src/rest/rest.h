@@ -151,6 +151,9 @@ void rest_set_etag(struct rest_request *request, uint64_t version);
 int rest_check_match(const struct rest_request *request, uint64_t version, struct err *err);
 /* One that err_code does not say: status 429, 507 ...; returns -1 for the handler to return. */
 int rest_problem(struct rest_request *request, unsigned status, const struct err *why);
+/* The same with the reason's own status, and how long to wait before another try. */
+int rest_problem_for_now(
+	struct rest_request *request, const struct err *why, unsigned retry_after_s);
 /* A problem that follows names this job. */
 void rest_set_job(struct rest_request *request, const char *job);
 /* The status that an error has by itself: ERR_NOT_FOUND 404, ERR_BUSY 409 ... */
@@ -225,7 +228,8 @@ void rest_client_free(struct rest_client *client);
 /*
  * One call; path begins with "/" and may hold a query.  body may be NULL (borrowed).  reply may
  * be NULL, else the caller's (NULL for an answer without content).  A problem becomes err: its
- * code by the member "code", its text by "detail".  POSTs carry an idempotency key of their own,
+ * code by the member "code", its text by "detail", sys_errno EAGAIN where the answer says when to
+ * try again (Retry-After).  POSTs carry an idempotency key of their own,
  * so every call is made again while it is worth trying (no connection, 429, 502, 503, 504), at
  * most for retry_ms; a DELETE that finds nothing at its second try has done its work.
  * ERR_DENIED also for a certificate that is not trusted; ERR_CANCELLED within a second.

@@ -87,6 +87,28 @@ def test_bad_sessions_are_refused_and_leave_nothing(h, case, change, status):
     assert h.ask("GET", "health").body["status"] == "ok"
 
 
+def test_one_push_more_than_there_are_places(servers, scratch):
+    """It is told when to come again; our own client waits, and says so."""
+    with hub.hub_in(servers, settings="[limits]\njobs = 1\n") as h:
+        h.start()
+        disk = make_disk(f"{scratch}/a.raw", MIB, [(0, MIB, "random")])
+        session = h.open_session("web01", {"2000": MIB})
+        answer = h.ask("POST", "sessions", {"repository": "main", "vm": "web02", "client": {"software": "test"},
+                                            "disks": [{"key": "1", "size_bytes": MIB}]})
+        assert (answer.status, answer.body["code"]) == (409, "busy"), answer.body
+        assert int(answer.headers["Retry-After"]) > 0 and "of at most 1" in answer.body["detail"]
+        bad_input("hub: one push more than there are places", answer.body["detail"])
+        assert len(h.open_jobs()) == 1
+        words = ("backup", "--vm", "web03", f"--disk=2000=raw:{disk}", "--json")
+        assert "of at most 1" in hub.cli(h, *words, "--wait=0s", status=1).message
+        client = servers.start(support.SENDENSE, "backup", "--repo", h.url, "--token-file", h.token_file,
+                               "--ca-file", h.ca_file, *words[1:], name="client")
+        wait_for(lambda: "waiting for a place at the hub" in client.err, "its word")
+        h.call("DELETE", f"sessions/{session['id']}")
+        assert client.wait() == 0, client.err
+        assert hub.compare(h.point_images("web03")["2000"], disk)
+
+
 def test_a_vm_whose_backup_runs(h):
     session = h.open_session("web01", {"2000": MIB})
     with pytest.raises(hub.Refused) as refused:

@@ -219,6 +219,65 @@ def test_limits(site):
     site.stop()
 
 
+def push(site, vm, **more):
+    job = site.add({"kind": "push", "repository": "main", "vm": vm}, foreign=True, **more)
+    site.do("tell", id=job, state="running", stage="receive", progress={"sent": 0})
+    return job
+
+
+def test_pushes_take_places(site):
+    """One over the limit is told to come again; pulls wait for the places of pushes."""
+    site.start(most=2)
+    pushes = [push(site, vm) for vm in ("p0", "p1")]
+    with pytest.raises(Failed) as failed:
+        push(site, "p2")
+    assert failed.value.code == "busy" and "at most 2" in failed.value.text, failed.value
+    pull = site.add()
+    wait_for(lambda: "2 of at most 2" in site.do("get", id=pull).get("waits_for", ""), "its wait")
+    site.do("tell", id=pushes[0], state="done")
+    assert site.wait(pull)["state"] == "done"
+    pushes.append(push(site, "p2"))
+    for job in pushes[1:]:
+        site.do("tell", id=job, state="done")
+    site.nothing_left()
+    site.stop()
+
+
+def test_space_that_pushes_and_pulls_take(site):
+    """Each sees what the other is going to take."""
+    big = 1 << 50
+    site.config["repositories"][0]["stop_free"] = MIB
+    site.start(retry_ms=1500)
+    # A machine's last push tells what the next one may take.
+    first = push(site, "p")
+    site.do("tell", id=first, state="done", progress={"sent": big})
+    first = push(site, "p", free_bytes=2 * big)
+    pull = site.add()
+    wait_for(lambda: site.do("get", id=pull).get("next_try"), "its first attempt's end")
+    shown = site.do("get", id=pull)
+    assert shown["error"]["code"] == "busy" and "going to take" in shown["error"]["text"], shown
+    with pytest.raises(Failed) as failed:
+        push(site, "q", free_bytes=big)
+    assert failed.value.code == "busy" and "going to take" in failed.value.text, failed.value
+    # What it has sent is taken already.
+    site.do("tell", id=first, state="running", stage="receive", progress={"sent": 2 * big})
+    other = push(site, "q", free_bytes=big)
+    for job in (first, other):
+        site.do("tell", id=job, state="done")
+    assert site.wait(pull)["state"] == "done"
+    # The other way round.
+    site.hold_at("copy", "hold")
+    pull = site.add(site.spec(reserve_bytes=big))
+    site.wait_held()
+    with pytest.raises(Failed) as failed:
+        push(site, "q", free_bytes=big)
+    assert failed.value.code == "busy" and "going to take" in failed.value.text, failed.value
+    site.release()
+    assert site.wait(pull)["state"] == "done"
+    site.nothing_left()
+    site.stop()
+
+
 def test_twenty_at_once(site):
     def descriptors():
         return sorted(os.readlink(f"/proc/{site.hub.pid}/fd/{fd}")

@@ -126,7 +126,11 @@ static json_t *add(struct site *s, const json_t *command, struct err *err)
 	char id[JOB_ID_BYTES];
 	bool is_foreign = json_is_true(json_object_get(command, "foreign"));
 	const json_t *spec = json_object_get(command, "spec");
-	int rc = is_foreign ? jobs_add_foreign(s->jobs, spec, "test", id, err)
+	const json_t *free_bytes = json_object_get(command, "free_bytes");
+	int rc = is_foreign ? jobs_add_foreign(s->jobs, spec, "test",
+				      free_bytes ? (uint64_t)json_integer_value(free_bytes)
+						 : UINT64_MAX,
+				      id, err)
 			    : jobs_add(s->jobs, spec, "test", id, err);
 	return rc < 0 ? NULL : json_pack("{s:s}", "id", id);
 }
