@@ -217,11 +217,37 @@ def dictionary(path, words):
             file.write('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n')
 
 
+def helpers(folder):
+    """What fuzz_vddk.c reads: an opened disk, requests, what lies in the memory, answers."""
+    def say(kind, slot, shape, count=0, code=None):
+        head = bytes((3, kind, slot, 4, shape))
+        return head + (struct.pack(">Q", count) if shape & 2 else bytes((count,))) + \
+            (bytes((code,)) if shape & 4 else b"")
+
+    def ask(how, offset, length):
+        return bytes((0, how)) + struct.pack(">QI", offset, length)
+
+    def leave(slot, *areas):
+        return bytes((1, slot, len(areas))) + \
+            b"".join(struct.pack("=II", *area) + b"\1" for area in areas)
+
+    opened, failed, done, log = say(6, 8, 2, 1 << 15), 9, 7, 8
+    for name, content in {
+            "reads": opened + ask(0, 5, 2 << 20) + b"".join(say(done, slot, 0) for slot in range(3)),
+            "failing": opened + ask(0, 512, 4096) + say(done, 0, 12, code=5),
+            "map": opened + ask(1, 5, 9) + leave(0, (0, 128), (256, 128)) + say(done, 0, 0, 2) +
+                   ask(1, 70000, 1),
+            "refused": say(5, 2, 0) + say(log, 1, 8) + say(failed, 3, 12, code=1)}.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(content)
+
+
 def main():
     folder = sys.argv[1]
     for target, make in (("fuzz_qcow2_open", images), ("fuzz_nbd_server", clients),
                          ("fuzz_changes", lists), ("fuzz_rest", rest), ("fuzz_allow", rules),
-                         ("fuzz_archive", exports), ("fuzz_vsphere", answers)):
+                         ("fuzz_archive", exports), ("fuzz_vsphere", answers),
+                         ("fuzz_vddk", helpers)):
         os.mkdir(os.path.join(folder, target))
         make(os.path.join(folder, target))
     dictionary(os.path.join(folder, "fuzz_qcow2_open.dict"), (
@@ -254,6 +280,9 @@ def main():
         b"xmlns:x='http://www.w3.org/2001/XMLSchema-instance'", b"x:type='VirtualDisk'", b"type='Task'",
         b"<key>", b"</key>", b"<device>", b"</device>", b"<start>", b"</start>", b"<length>", b"</length>",
         b"9223372036854775807", b"-1", b"<Fault>", b"<detail>", b"capacityInBytes"))
+    dictionary(os.path.join(folder, "fuzz_vddk.dict"), (
+        *(bytes((3, kind)) for kind in range(11)), struct.pack(">Q", 1 << 15), b"\xff" * 8,
+        struct.pack("=I", 128), struct.pack("=I", 1 << 15)))
 
 
 main()

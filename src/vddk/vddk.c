@@ -198,10 +198,12 @@ static void free_vddk(struct vddk *vddk)
 		close(vddk->opened);
 	if (vddk->request)
 		explicit_bzero(vddk->request, sizeof *vddk->request);
-	if (vddk->secret)
-		explicit_bzero(vddk->secret, strlen(vddk->secret));
+	for (size_t i = 0; i < ARRAY_LENGTH(vddk->secrets); i++) {
+		if (vddk->secrets[i])
+			explicit_bzero(vddk->secrets[i], strlen(vddk->secrets[i]));
+		free(vddk->secrets[i]);
+	}
 	free(vddk->request);
-	free(vddk->secret);
 	free(vddk->disk);
 	pthread_mutex_destroy(&vddk->mutex);
 	block_fini(&vddk->block);
@@ -282,7 +284,7 @@ static int begin(struct vddk *vddk, struct err *err)
 
 static int take_options(struct vddk *vddk, const struct vddk_options *options, struct err *err)
 {
-	const char *secret = options->cookie ? options->cookie : options->password;
+	const char *const secrets[2] = {options->password, options->cookie};
 	vddk->open_ms = options->open_timeout_ms ? options->open_timeout_ms : OPEN_TIMEOUT_MS;
 	vddk->call_ms = options->call_timeout_ms ? options->call_timeout_ms : CALL_TIMEOUT_MS;
 	vddk->close_ms = options->close_timeout_ms ? options->close_timeout_ms : CLOSE_TIMEOUT_MS;
@@ -295,8 +297,12 @@ static int take_options(struct vddk *vddk, const struct vddk_options *options, s
 		vddk_folder_helper(options->helper, vddk->program, err) < 0 ||
 		vddk_request_fill(vddk->request, options, vddk->folder, err) < 0)
 		return -1;
-	vddk->secret = strdup(secret);
-	return vddk->secret ? 0 : err_errno(err, ENOMEM, "cannot open %s", vddk->disk);
+	for (size_t i = 0; i < ARRAY_LENGTH(secrets); i++) {
+		vddk->secrets[i] = secrets[i] ? strdup(secrets[i]) : NULL;
+		if (secrets[i] && !vddk->secrets[i])
+			return err_errno(err, ENOMEM, "cannot open %s", vddk->disk);
+	}
+	return 0;
 }
 
 struct block *vddk_open(const struct vddk_options *options, struct err *err)

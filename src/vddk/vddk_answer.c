@@ -22,12 +22,21 @@ const char *vddk_answer_stage_text(enum vddk_stage stage)
 
 /* The helper cuts secrets out of what it says itself, but not out of what the library writes
  * to its standard output. */
-void vddk_answer_clean(const struct vddk *vddk, char *text)
+void vddk_answer_clean(const struct vddk *vddk, char *text, bool begins)
 {
-	size_t length = vddk->secret ? strlen(vddk->secret) : 0;
-	for (char *at = text; length > 0 && (at = strstr(at, vddk->secret)) != NULL; at++) {
-		*at = '*';
-		memmove(at + 1, at + length, strlen(at + length) + 1);
+	for (size_t i = 0; i < ARRAY_LENGTH(vddk->secrets); i++) {
+		const char *secret = vddk->secrets[i];
+		size_t length = secret ? strlen(secret) : 0;
+		if (length == 0)
+			continue;
+		if (!begins) {
+			size_t skip = min_size(strlen(text), length - 1);
+			memmove(text, text + skip, strlen(text + skip) + 1);
+		}
+		for (char *at = text; (at = strstr(at, secret)) != NULL; at++) {
+			*at = '*';
+			memmove(at + 1, at + length, strlen(at + length) + 1);
+		}
 	}
 	for (char *c = text; *c; c++)
 		*c = (unsigned char)*c < ' ' || *c == 127 ? ' ' : *c;

@@ -194,7 +194,7 @@ static void died(struct vddk *vddk, const struct err *what, bool protocol)
 	struct deadline until = deadline_after_ms(protocol ? 0 : LAST_MS);
 	bool badly = vddk_helper_end(&vddk->helper, until, how, sizeof how);
 	snprintf(said, sizeof said, "%s", vddk->helper.said);
-	vddk_answer_clean(vddk, said);
+	vddk_answer_clean(vddk, said, !vddk->helper.said_more);
 	struct err err = ERR_INIT;
 	WITH_LOCK(&vddk->mutex);
 	unsigned nr_out = 0;
@@ -220,7 +220,7 @@ static bool take_messages(struct vddk *vddk)
 	struct err why = ERR_INIT;
 	int rc;
 	while ((rc = vddk_helper_receive(&vddk->helper, &message, text, &why)) > 0) {
-		vddk_answer_clean(vddk, text);
+		vddk_answer_clean(vddk, text, true);
 		if (message.type == VDDK_LOG) {
 			vddk_answer_log(vddk, &message, text);
 			continue;
@@ -334,7 +334,7 @@ static void wind_down(struct vddk *vddk, bool was_open)
 	int rc = 0;
 	while (in_order && !deadline_passed(until) && rc >= 0) {
 		while ((rc = vddk_helper_receive(&vddk->helper, &message, text, &why)) > 0) {
-			vddk_answer_clean(vddk, text);
+			vddk_answer_clean(vddk, text, true);
 			if (message.type == VDDK_LOG)
 				vddk_answer_log(vddk, &message, text);
 		}

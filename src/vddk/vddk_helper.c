@@ -202,6 +202,7 @@ void vddk_helper_drain_output(struct vddk_helper *helper)
 				      : 0;
 		memmove(helper->said, helper->said + over, helper->nr_said - over);
 		helper->nr_said -= over;
+		helper->said_more |= over > 0;
 		memcpy(helper->said + helper->nr_said, piece, got);
 		helper->nr_said += got;
 		helper->said[helper->nr_said] = '\0';

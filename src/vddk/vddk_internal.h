@@ -62,6 +62,7 @@ struct vddk_helper {
 	size_t memory_bytes;
 	char said[VDDK_OUTPUT_BYTES]; /* the last of its output */
 	size_t nr_said;
+	bool said_more; /* before that */
 };
 
 void vddk_helper_init(struct vddk_helper *helper);
@@ -136,7 +137,7 @@ struct vddk {
 	/* of the options */
 	char program[VDDK_PATH_BYTES], folder[VDDK_PATH_BYTES];
 	char *disk; /* "[ds] a/a.vmdk of vm-57 at HOST" */
-	char *secret; /* to be cut out of what the helper wrote; wiped at the end */
+	char *secrets[2]; /* to be cut out of what the helper wrote; NULL: none; wiped at the end */
 	uint64_t expected_bytes;
 	uint32_t open_ms, call_ms, close_ms;
 	bool want_allocated, probe;
@@ -191,8 +192,9 @@ bool vddk_answer_take(struct vddk *vddk, const struct vddk_message *message, cha
 void vddk_answer_log(struct vddk *vddk, const struct vddk_message *message, const char *text);
 /* Puts behind err what may help: the library's last warning, and what is often the reason. */
 void vddk_answer_explain(const struct vddk *vddk, struct err *err);
-/* Cuts secrets and control characters out.  The text never grows. */
-void vddk_answer_clean(const struct vddk *vddk, char *text);
+/* Cuts secrets and control characters out.  The text never grows.  begins: it is the whole text,
+ * else what may be the rest of a secret goes as well. */
+void vddk_answer_clean(const struct vddk *vddk, char *text, bool begins);
 /* What the helper is doing, for messages: "while opening the disk". */
 const char *vddk_answer_stage_text(enum vddk_stage stage);
 

@@ -309,6 +309,9 @@ def test_secrets_and_lines(scratch, servers, raw, lib):
     result = disk.run(read="0:1")
     assert 'log: debug: VixDiskLib: connecting with "*" as backup in two lines\n' in result.err
     assert "log: warning: chatter 3000 of a library" in result.err
+    lib.tell(stderr="secret", killed=1)
+    message = disk.fails("disconnected", "SIGKILL", "99: connecting with *", read="0:1")
+    assert not any(SECRET[at:] in message for at in range(len(SECRET) - 4))
     lib.tell(hang="read")
     lib.forget()
     process = servers.start(*disk.command(read=f"0:{MIB}"), name="tool", env=lib.env())

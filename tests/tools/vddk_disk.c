@@ -5,11 +5,12 @@
  * threads=N (so many read at random offsets, and close lanes with reads in flight; compared with
  * the file check=FILE), copy=FILE|null (with lanes=N), read=OFFSET:LENGTH (prints the bytes' sum).
  * probe=yes: loads the library alone.  The library's lines go to stderr as "log: …".  Exit status 1
- * with "CODE: text" as the last line on stderr.
+ * with "CODE: text" as the last line on stderr; 3 when descriptors were left open.
  */
 #include "copy.h"
 #include "vddk.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -217,6 +218,14 @@ static int probe(struct cancel *cancel)
 	return 0;
 }
 
+static unsigned nr_open_files(void)
+{
+	unsigned nr = 0;
+	for (int fd = 0; fd < 256; fd++)
+		nr += fcntl(fd, F_GETFD) >= 0;
+	return nr;
+}
+
 static struct cancel *stop;
 
 static void on_term(int signal_nr)
@@ -255,6 +264,7 @@ int main(int argc, char **argv)
 		.cancel = stop,
 		.log = on_log,
 	};
+	unsigned nr_before = nr_open_files();
 	int status;
 	if (value("probe")) {
 		status = probe(stop);
@@ -265,6 +275,8 @@ int main(int argc, char **argv)
 		block_close(disk, &ignored);
 		status = rc < 0 ? failed(&err) : 0;
 	}
+	if (nr_open_files() != nr_before)
+		status = 3;
 	cancel_free(stop);
 	return status;
 }

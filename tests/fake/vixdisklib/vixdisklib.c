@@ -14,8 +14,10 @@
  *   slow=MS           each read takes that long
  *   hang=init|connect|open|read|query|close     the call never returns
  *   crash=N           the Nth read ends the process with a segmentation fault
+ *   killed=N          the same, by SIGKILL
  *   async=no          ReadAsync is not supported; async=late: done before it returns
  *   transport=TEXT    what GetTransportMode tells (nbdssl)
+ *   stderr=secret     the password is written to stderr at each ConnectEx
  *   chatter=N         so many log lines at each Open
  *
  * A broken rule is told on stderr and in the log, and ends the process by abort().
@@ -24,6 +26,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -334,6 +337,9 @@ EXPORT error_t64 VixDiskLib_ConnectEx(const struct connect_params *params, char 
 		params->credentials);
 	const char *secret =
 		params->credentials == 1 ? params->who.name.password : params->who.session.cookie;
+	if (told_is("stderr", "secret"))
+		for (int i = 0; i < 100; i++)
+			fprintf(stderr, "%d: connecting with %s\n", i, secret);
 	say(lib.log, "VixDiskLib: connecting with \"%s\" as %s\nin two lines\t\001", secret,
 		params->credentials == 1 ? params->who.name.user : params->who.session.user);
 	hang_if("connect");
@@ -480,6 +486,8 @@ static error_t64 read_sectors(
 	hang_if("read");
 	if (told_number("crash", 0) == nr)
 		*(volatile int *)(uintptr_t)told_number("nowhere", 8) = 1;
+	if (told_number("killed", 0) == nr)
+		kill(getpid(), SIGKILL);
 	uint64_t slow = told_number("slow", 0);
 	if (slow) {
 		struct timespec pause = {(time_t)(slow / 1000), (long)(slow % 1000) * 1000000};
