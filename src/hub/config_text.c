@@ -103,7 +103,7 @@ static int parse_number(const char *text, uint64_t *number, struct err *err)
 
 static int parse_port(const char *text, unsigned *port, struct err *err)
 {
-	uint64_t number;
+	uint64_t number = 0;
 	if (parse_number(text, &number, NULL) < 0 || number > 65535)
 		return err_set(err, ERR_USAGE, "\"%s\" is not a port (0..65535)", text);
 	*port = (unsigned)number;
