@@ -186,6 +186,9 @@ static void check_others(struct checking *c, const struct hub_config *config)
 {
 	struct err err = ERR_INIT;
 	struct stat st;
+	/* Who may change it may have jobs read and write whatever the hub can. */
+	if (stat(config->path, &st) == 0 && (st.st_mode & 022) != 0)
+		say(c, true, "others may write to %s (chmod 640 it)", config->path);
 	struct zone *zone = zone_open(config->time_zone, &err);
 	if (!zone)
 		say(c, true, "[hub] time-zone: %s", err.text);

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* How often it is decided anew when another backup of the VM comes in between. */
 #define DECIDE_MOST 3u
@@ -44,6 +45,9 @@ static int open_hub(struct store *store, const struct store_options *options, st
 	struct store_options given = *options;
 	given.token_file = or_environment(options->token_file, "SENDENSE_TOKEN_FILE");
 	given.ca_file = or_environment(options->ca_file, "SENDENSE_CA_FILE");
+	struct stat st;
+	if (given.token_file && stat(given.token_file, &st) == 0 && (st.st_mode & 077) != 0)
+		log_warning("others may read the token in %s (chmod 600 it)", given.token_file);
 	return hub_open(store, &given, err);
 }
 

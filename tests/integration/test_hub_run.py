@@ -93,6 +93,7 @@ BAD = [
     ("an allowed source that is no rule", "[allow]\nsource = /etc\n", "[allow] source", True),
     ("a repository that is not there", "[repository x]\npath = /nonexistent/x\n", "repository x", False),
     ("a key that others may read", "KEYMODE", "chmod 600", False),
+    ("settings that others may write", "CONFMODE", "others may write to", False),
     ("a key of another certificate", "OTHERKEY", "[tls]", False),
     ("a state folder that is not there", "NOSTATE", "hub init", False),
     ("another repository than meant", "ID", "ffffffff", False),
@@ -117,6 +118,8 @@ def test_bad_settings_are_refused_by_line(h, scratch, case, change, text, has_li
                             "[nbd]\nlisten = 0.0.0.0:0\ntls = off")
     elif change == "KEYMODE":
         os.chmod(f"{tls}/server.key", 0o644)
+    elif change == "CONFMODE":
+        os.chmod(h.conf, 0o662)
     elif change == "OTHERKEY":
         shutil.copy(f"{tls}/ca.key", f"{tls}/server.key")
     elif change == "NOSTATE":

@@ -267,7 +267,11 @@ def test_environment_and_a_token_for_one_machine(site):
         file.write(token + "\n")
     known = {**os.environ, "SENDENSE_TOKEN_FILE": path, "SENDENSE_CA_FILE": site.hub.ca_file}
     words = ["backup", "--repo", f"{site.hub.url}/main", f"--disk=2000=raw:{site.disk}", "--vm"]
-    sendense(*words, "tok01", "--quiet", env=known)
+    os.chmod(path, 0o640)
+    told = sendense(*words, "tok01", "--quiet", env=known).err
+    assert f"others may read the token in {path} (chmod 600 it)" in told, told
+    os.chmod(path, 0o600)
+    assert sendense(*words, "tok01", "--quiet", env=known).err == ""
     fails(*words, "db", env=known, contains="token")
     # Without the repository's name, as there is one.
     listed = sendense("ls", "--repo", site.hub.url, "--json", env=known).json
