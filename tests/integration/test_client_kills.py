@@ -49,8 +49,8 @@ class Client:
     @property
     def stages(self):
         """That it has told of."""
-        lines = [line for line in self.process.err.splitlines() if '"event": "stage"' in line or '"event":"stage"' in line]
-        return [json.loads(line)["stage"] for line in lines]
+        events = [json.loads(line) for line in self.process.err.split("\n")[:-1] if line.startswith("{")]
+        return [event["stage"] for event in events if event["event"] == "stage"]
 
     def wait_stage(self, *stages):
         wait_for(lambda: (self.stages or [""])[-1] in stages or not self.process.running, f"stage {stages}")

@@ -32,7 +32,8 @@ def disk(scratch):
 
 def ends(h, job):
     """The job's end in the audit log."""
-    return [event["detail"] for event in h.all("events") if event["action"] == "job.end" and event["object"] == f"job {job}"]
+    return [event["detail"] for event in h.all("events")
+            if event["action"] == "job.end" and event["object"] == f"job {job}"]
 
 
 def caught_up(h, job, prunes):

@@ -26,11 +26,9 @@ def site_of(servers, scratch):
     need("nbdkit", "qemu-img")
     pki = Pki(scratch)
     disks = [make_disk(f"{scratch}/{nr}.raw", SIZE, [(0, MIB, "random")], seed=nr) for nr in range(3)]
-    served = [
-        servers.nbdkit("--tls=require", f"--tls-psk={write_keys(f'{scratch}/a.psk', 'hub', 'other')}", "file", disks[0],
-                       tcp=True),
-        servers.nbdkit("--tls=require", f"--tls-psk={write_keys(f'{scratch}/b.psk', 'other')}", "file", disks[1], tcp=True),
-        servers.nbdkit("--tls=require", f"--tls-certificates={pki.folder}", "file", disks[2], tcp=True)]
+    both, one = write_keys(f"{scratch}/a.psk", "hub", "other"), write_keys(f"{scratch}/b.psk", "other")
+    takes = [f"--tls-psk={both}", f"--tls-psk={one}", f"--tls-certificates={pki.folder}"]
+    served = [servers.nbdkit("--tls=require", take, "file", disk, tcp=True) for take, disk in zip(takes, disks)]
     uris = [server.uri.replace("nbd://", "nbds://") for server in served]
     two = write_keys(f"{scratch}/two.psk", "hub", "other")
     lines = [f"credentials = {uris[0]} psk:{two}", f"credentials = {uris[1]} psk:{two} other",
