@@ -138,7 +138,11 @@ class Tls:
     def end(self):
         for process, _ in self.servers.values():
             process.terminate()
-            process.wait()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:  # qemu-nbd with certificates may not end by it
+                process.kill()
+                process.wait()
             process.stdout.close()
 
 
