@@ -2,7 +2,7 @@
 
     with rest_proxy.proxy_of(hub) as proxy:         # proxy.url: plain HTTP
         gate = proxy.hold("POST", "/commit$")       # the next such call, before the hub hears of it
-        gate.wait()                                 # it is there
+        gate.wait(client)                           # it is there
         gate.drop()                                 # it gets no further
 """
 
@@ -21,8 +21,14 @@ class Gate:
         self.method, self.pattern, self.behind = method, re.compile(pattern), behind
         self.held, self.dropped = threading.Event(), threading.Event()
 
-    def wait(self):
-        assert self.held.wait(support.TIMEOUT), f"{self.method} {self.pattern.pattern} was never called"
+    def wait(self, client):
+        """Until that process has called."""
+        what = f"{self.method} {self.pattern.pattern}"
+        try:
+            support.wait_for(lambda: self.held.is_set() or not client.running, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {client.err}") from None
+        assert self.held.is_set(), f"{what} was never called: {client.err}"
 
     def drop(self):
         self.dropped.set()
@@ -43,6 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return
             self.send_response(said.status)
             self.send_header("Content-Type", said.headers.get("Content-Type", "text/plain"))
+            if "Retry-After" in said.headers:
+                self.send_header("Retry-After", said.headers["Retry-After"])
             self.send_header("Connection", "close")
             self.end_headers()
             while data := said.read1(65536):

@@ -98,7 +98,7 @@ class Site:
     def held(self, vm, stage, method, pattern, behind, *words):
         gate = self.proxy.hold(method, pattern, behind)
         client = Client(self, vm, *words)
-        gate.wait()
+        gate.wait(client.process)
         if stage:
             client.wait_stage(stage)
         client.kill()
@@ -166,7 +166,7 @@ class Site:
 @pytest.fixture(name="site")
 def site_of(servers, scratch):
     support.need("strace", "qemu-img")
-    with hub.hub_in(servers) as made, rest_proxy.proxy_of(made.start()) as proxy:
+    with hub.hub_in(servers, settings="[limits]\njobs = 16\n") as made, rest_proxy.proxy_of(made.start()) as proxy:
         yield Site(made, proxy, servers, scratch)
 
 
@@ -218,6 +218,15 @@ def test_the_next_backup_waits_for_the_commit_of_a_killed_client(site):
     assert result.err.count("waiting for") == 1
     assert site.hub.job(job["id"])["state"] == "done" and len(site.hub.points("a")) == 2
     assert site.nothing_left("a", "follow") == "done"
+
+
+def test_a_killed_client_s_place_is_given_back(servers, scratch):
+    """Also where it was the last one: the next backup does not wait for the lease of its own past."""
+    with hub.hub_in(servers, settings="[limits]\njobs = 1\n") as made, rest_proxy.proxy_of(made.start()) as proxy:
+        site = Site(made, proxy, servers, scratch)
+        site.copy("a", 0)
+        go_on(site, ["a"])
+        site.nothing_left("a", "copy")
 
 
 def test_a_client_that_lives_is_not_waited_for(site):
