@@ -4,34 +4,18 @@
  *
  * On its own because the library brings its own OpenSSL and C++ runtime, may crash, and may
  * never come back from a call: then this process is ended, and nothing else.
- *
- * It ends when its parent does.  In order where that is possible, so that the access to the
- * machine is given back; a timer of the kernel's ends it where the library does not let it.
+ * It ends when its parent does (orphan.h).
  */
 #include "build.h"
+#include "orphan.h"
 #include "serve.h"
 
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
-
-#define LAST_SECONDS 5
-
-static timer_t last_timer;
-
-/* The parent is dead: the main thread sees it at its next message, if it comes to that. */
-static void on_orphaned(int signal_nr)
-{
-	(void)signal_nr;
-	const struct itimerspec last = {.it_value = {.tv_sec = LAST_SECONDS}};
-	timer_settime(last_timer, 0, &last, NULL);
-}
 
 static int prepare(void)
 {
@@ -42,13 +26,7 @@ static int prepare(void)
 	signal(SIGTERM, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
-	struct sigevent kill_us = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
-	if (timer_create(CLOCK_MONOTONIC, &kill_us, &last_timer) < 0)
-		return -1;
-	const struct sigaction orphaned = {.sa_handler = on_orphaned, .sa_flags = SA_RESTART};
-	if (sigaction(SIGUSR1, &orphaned, NULL) < 0)
-		return -1;
-	return prctl(PR_SET_PDEATHSIG, SIGUSR1);
+	return orphan_prepare();
 }
 
 static int usage(FILE *to, int status)

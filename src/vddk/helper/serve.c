@@ -1,6 +1,7 @@
 /* The helper's work; see serve.h. */
 #include "serve.h"
 
+#include "orphan.h"
 #include "say.h"
 
 #include <errno.h>
@@ -136,6 +137,7 @@ static int initialise(void)
 	if (VIX_CODE(error) != VIX_OK)
 		return failed(VDDK_STAGE_INIT, error, NULL);
 	self.initialised = true;
+	orphan_watch();
 	return 0;
 }
 

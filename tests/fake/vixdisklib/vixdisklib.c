@@ -247,6 +247,7 @@ EXPORT error_t64 VixDiskLib_InitEx(uint32_t major, uint32_t minor, say_fn *log, 
 		*c = *c == '\n' ? ' ' : *c;
 	note("init %u.%u %s", major, minor, content);
 	hang_if("init");
+	signal(SIGUSR1, SIG_IGN); /* a library that thinks signals its own */
 	return told_number("init", OK);
 }
 
