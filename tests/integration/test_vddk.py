@@ -275,6 +275,28 @@ def test_helper_crashes_or_is_killed(scratch, servers, raw, lib):
     assert not helpers()
 
 
+@pytest.mark.parametrize("stage", ["init", "connect", "open", "read", "close"])
+def test_helper_killed_in_each_stage(scratch, servers, raw, lib, stage):
+    disk = Disk(scratch, lib, raw)
+    lib.tell(hang=stage)
+    for _ in range(10 if os.environ.get("SENDENSE_SOAK") else 3):
+        lib.forget()
+        process = servers.start(*disk.command(read=f"0:{MIB}"), name="tool", env=lib.env())
+        # The fake library notes a call before it hangs in it; Close has no other sign.
+        last = {"close": "read"}.get(stage, stage)
+        wait_for(lambda: lib.calls(last), "the library at work")
+        if stage == "close":
+            wait_for(lambda: "log:" in process.err and "sum" in process.out or not process.running,
+                     "the end of reading")
+        child, = children_of(process.pid)
+        os.kill(child, signal.SIGKILL)
+        status = process.wait()
+        assert status == (0 if stage == "close" else 1), process.err
+        assert stage == "close" or "SIGKILL" in process.err.splitlines()[-1]
+    lib.tell()
+    disk.run(read="0:1")
+
+
 @pytest.mark.parametrize("hang", ["", "init", "read"])
 def test_helper_ends_with_its_parent(scratch, servers, raw, lib, hang):
     disk = Disk(scratch, lib, raw)

@@ -102,6 +102,7 @@ static int read_some(struct block *disk, struct err *err)
 		sum += buffer[i];
 	free(buffer);
 	printf("sum %" PRIu64 "\n", sum);
+	fflush(stdout);
 	return rc;
 }
 
