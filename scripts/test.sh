@@ -11,7 +11,7 @@ cd "$top"
 
 export ASAN_OPTIONS=abort_on_error=1:detect_leaks=1:strict_string_checks=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$top/scripts/tsan.supp
 export SENDENSE=$build/src/cli/sendense
 export SENDENSE_BUILD=$build
 # In memory, where there is enough of it: thousands of syncs are quick there.
