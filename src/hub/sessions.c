@@ -186,11 +186,18 @@ static void tell_end(struct hub *hub, const char *id, enum job_state state, cons
 
 static json_t *progress_of(const struct state_object *noted, const json_t *session)
 {
+	static const char *const figures[] = {"logical", "read", "sent", "zeros_skipped", "stored"};
+	const json_t *disk = json_array_get(json_object_get(session, "disks"), 0);
 	int64_t received = sum_of(session, "received_bytes");
 	json_int_t logical = (json_int_t)received + sum_of(session, "zeroed_bytes");
-	return json_pack("{s:I, s:I, s:O?, s:O?, s:O?}", "logical", logical, "sent",
+	json_t *progress = json_pack("{s:I, s:I, s:O?, s:O?, s:O?}", "logical", logical, "sent",
 		(json_int_t)received, "total", json_object_get(noted->value, "total"), "point",
 		json_object_get(session, "point"), "disks", json_object_get(session, "disks"));
+	/* Of one that is committed the service tells what its restore point says. */
+	for (size_t f = 0; json_object_get(disk, "stored") && f < ARRAY_LENGTH(figures); f++)
+		json_object_set_new(
+			progress, figures[f], json_integer(sum_of(session, figures[f])));
+	return progress;
 }
 
 static void tell_progress(struct hub *hub, const struct state_object *noted, const json_t *session,

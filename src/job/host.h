@@ -43,6 +43,8 @@
  *                   SESSION: {session, job, point, vm, repository, for, state, changes, stage,
  *                   stage_since, opened, lease_s, lease_left_s, error?: {code, text, disk?},
  *                   disks: [{key, connections, received_bytes, zeroed_bytes, requests}]}
+ *                   of a committed one also logical, read, sent, zeros_skipped, stored: each
+ *                   disk's bytes, as the restore point says
  *                   state: "opening" -> "open" -> "settling" -> "comparing" -> "committing" ->
  *                   "committed"; or "refused" (digests differ: it was aborted), "failed"
  *                   (aborted, error; or a client gave up whose writes had failed), "left"

@@ -132,6 +132,16 @@ void push_put(struct push *session)
 
 /* --- looking --------------------------------------------------------------------- */
 
+static void add_figures(json_t *object, const struct repository_figures *figures)
+{
+	json_object_update_new(object,
+		json_pack("{s:I, s:I, s:I, s:I, s:I}", "logical",
+			(json_int_t)figures->logical_bytes, "read", (json_int_t)figures->read_bytes,
+			"sent", (json_int_t)figures->sent_bytes, "zeros_skipped",
+			(json_int_t)figures->zeros_skipped_bytes, "stored",
+			(json_int_t)figures->stored_bytes));
+}
+
 /* Under the mutex. */
 static json_t *describe_disks(const struct push *session)
 {
@@ -141,12 +151,14 @@ static json_t *describe_disks(const struct push *session)
 		struct export_figures now = disk->last;
 		if (disk->export)
 			export_figures(disk->export, &now);
-		json_array_append_new(disks,
+		json_t *object =
 			json_pack("{s:s, s:I, s:i, s:I, s:I, s:I}", "key", disk->key, "size_bytes",
 				(json_int_t)disk->size_bytes, "connections", (int)now.connections,
 				"received_bytes", (json_int_t)now.received_bytes, "zeroed_bytes",
-				(json_int_t)now.zeroed_bytes, "requests",
-				(json_int_t)now.requests));
+				(json_int_t)now.zeroed_bytes, "requests", (json_int_t)now.requests);
+		if (session->has_figures)
+			add_figures(object, &disk->figures);
+		json_array_append_new(disks, object);
 	}
 	return disks;
 }

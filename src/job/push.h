@@ -77,6 +77,7 @@ struct push {
 	enum push_state state, end; /* end: that ENDING leads to */
 	bool keep; /* cancelled: what is there can be gone on with */
 	bool listed;
+	bool has_figures; /* the disks' figures are the restore point's */
 	uint64_t changes;
 	char stage[REPOSITORY_STAGE_BYTES];
 	int64_t stage_s, renewed_ns, ended_ns;

@@ -134,12 +134,35 @@ static void set_figures(struct push *session)
 	}
 }
 
+/* As they stand in the manifest, with what the disks take: for the job.  Without it a backup is as
+ * good. */
+static void take_figures(struct push *session)
+{
+	struct err err = ERR_INIT;
+	struct repository_point *point =
+		repository_point_load(session->repository->repo, session->vm, session->point, &err);
+	if (!point) {
+		log_warning(
+			"session %s: the figures of its restore point: %s", session->id, err.text);
+		return;
+	}
+	pthread_mutex_lock(&session->service->mutex);
+	for (size_t i = 0; i < session->nr_disks; i++)
+		for (size_t d = 0; d < point->nr_disks; d++)
+			if (strcmp(point->disks[d].key, session->disks[i].key) == 0)
+				session->disks[i].figures = point->disks[d].figures;
+	session->has_figures = true;
+	pthread_mutex_unlock(&session->service->mutex);
+	repository_point_free(point);
+}
+
 static int commit(struct push *session, struct err *err)
 {
 	enter(session, PUSH_COMMITTING, "commit");
 	set_figures(session);
 	if (repository_backup_commit(session->backup, err) == 0) {
 		session->backup = NULL;
+		take_figures(session);
 		return 0;
 	}
 	if (!repository_backup_is_committed(session->backup))

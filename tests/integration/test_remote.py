@@ -102,6 +102,12 @@ def test_full_then_increments_by_compare_and_by_extents(site):
     assert (disk["mode"], disk["reason"]) == ("full", "first backup")
     assert disk["sent"] == 5 * MIB + CHUNK and disk["logical"] == site.size
     site.check()
+    # The hub tells of it what the client does, and what it took.
+    [job] = site.hub.get(f"jobs?vm={site.vm}")["items"]
+    assert {name: job["progress"][name] for name in ("logical", "read", "sent", "zeros_skipped", "stored", "total")} == {
+        "total": site.size, **{name: disk[name] for name in ("logical", "read", "sent", "zeros_skipped")},
+        "stored": site.hub.points(site.vm)[0]["disks"][0]["stored"]}
+    assert disk["read"] > 0 and job["progress"]["stored"] > 5 * MIB
 
     site.write(10 * MIB, 20 * MIB + 5, site.size - 300, length=300)
     second = site.backup()
