@@ -6,13 +6,6 @@
 #include <stdio.h>
 #include <strings.h>
 
-static pthread_once_t library_once = PTHREAD_ONCE_INIT;
-
-static void start_library(void)
-{
-	curl_global_init(CURL_GLOBAL_DEFAULT);
-}
-
 static int wrong_url(const char *url, const char *why, struct err *err)
 {
 	return err_set(err, ERR_USAGE, "the hub's address %s: %s (like https://hub.example:8443)",
@@ -69,9 +62,8 @@ out:
 
 static int take_fingerprint(struct rest_client *client, const char *text, struct err *err)
 {
-	client->has_fingerprint =
-		digest_unhex_pairs(text, client->fingerprint, sizeof client->fingerprint);
-	return client->has_fingerprint
+	client->trust.fingerprint = client->fingerprint;
+	return digest_unhex_pairs(text, client->fingerprint, sizeof client->fingerprint)
 		       ? 0
 		       : err_set(err, ERR_USAGE,
 				 "the fingerprint of the hub: must be SHA-256 in hex");
@@ -91,6 +83,7 @@ static int take_options(
 	client->options = *options;
 	client->token_file = copy(options->token_file, &failed);
 	client->ca_file = copy(options->ca_file, &failed);
+	client->trust.ca_file = client->ca_file;
 	CURLU *parts = curl_url();
 	if (failed || !parts) {
 		curl_url_cleanup(parts);
@@ -114,7 +107,7 @@ static int take_options(
 
 struct rest_client *rest_client_new(const struct rest_client_options *options, struct err *err)
 {
-	pthread_once(&library_once, start_library);
+	http_start();
 	struct rest_client *client = calloc(1, sizeof *client);
 	if (!client) {
 		err_set(err, ERR_NO_MEMORY, "making a client: no memory");

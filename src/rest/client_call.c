@@ -6,14 +6,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <gnutls/x509.h>
 #include <stdio.h>
 #include <strings.h>
 
 #define ANSWER_MOST (64u << 20)
 #define PROBLEM_MOST (64u << 10)
 #define TOKEN_FILE_MOST 4096
-#define POLL_MS 1000
 
 /* --- headers -----------------------------------------------------------------------------------
  */
@@ -137,15 +135,11 @@ static size_t on_header(char *bytes, size_t size, size_t nr, void *context)
 {
 	struct running *running = context;
 	size_t length = size * nr;
-	char text[64];
 	long status = 0;
 	heard(running);
 	curl_easy_getinfo(running->easy, CURLINFO_RESPONSE_CODE, &status);
 	running->exchange->status = (unsigned)status;
-	snprintf(text, sizeof text, "%.*s", (int)min_size(length, sizeof text - 1), bytes);
-	if (!strncasecmp(text, "Retry-After:", 12))
-		running->exchange->retry_after_s =
-			(unsigned)min_u64(strtoul(text + 12, NULL, 10), 3600);
+	http_retry_after(bytes, length, &running->exchange->retry_after_s);
 	return length;
 }
 
@@ -166,43 +160,15 @@ static int on_progress(
 static int on_connected(void *context, char *peer, char *local, int peer_port, int local_port)
 {
 	struct running *running = context;
-	struct rest_client *client = running->client;
-	struct curl_tlssessioninfo *tls = NULL;
-	uint8_t sum[DIGEST_ROOT_BYTES];
-	unsigned nr = 0;
+	struct http_certificate shown;
 	(void)peer;
 	(void)local;
 	(void)peer_port;
 	(void)local_port;
 	heard(running);
-	if (!client->has_fingerprint)
-		return CURL_PREREQFUNC_OK;
-	curl_easy_getinfo(running->easy, CURLINFO_TLS_SSL_PTR, &tls);
-	const gnutls_datum_t *chain = tls && tls->backend == CURLSSLBACKEND_GNUTLS && tls->internals
-					      ? gnutls_certificate_get_peers(tls->internals, &nr)
-					      : NULL;
-	if (chain && nr) {
-		digest_sha256(chain[0].data, chain[0].size, sum);
-		if (!gnutls_memcmp(sum, client->fingerprint, sizeof sum))
-			return CURL_PREREQFUNC_OK;
-	}
-	running->failed = true;
-	err_set(running->err, ERR_DENIED,
-		"its certificate has another fingerprint than the one that was given");
-	return CURL_PREREQFUNC_ABORT;
-}
-
-/* With a fingerprint alone, that is what says who it is. */
-static void set_trust(struct rest_client *client, CURL *easy)
-{
-	bool by_ca = client->ca_file || !client->has_fingerprint;
-	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, by_ca ? 1L : 0L);
-	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, by_ca ? 2L : 0L);
-	if (client->ca_file) {
-		curl_easy_setopt(easy, CURLOPT_CAINFO, client->ca_file);
-		curl_easy_setopt(easy, CURLOPT_CAPATH, (char *)NULL);
-	}
+	running->failed =
+		http_look_at_peer(running->easy, &running->client->trust, &shown, running->err) < 0;
+	return running->failed ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
 }
 
 static void set_method(const struct rest_exchange *exchange, CURL *easy)
@@ -221,20 +187,8 @@ static void set_call(struct running *running, const char *url, struct curl_slist
 {
 	struct rest_client *client = running->client;
 	CURL *easy = running->easy;
-	curl_easy_reset(easy);
-	curl_easy_setopt(easy, CURLOPT_URL, url);
-	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
-	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-	/* A cancelled call does not wait for the resolver's thread. */
-	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
-	curl_easy_setopt(easy, CURLOPT_USERAGENT, "sendense");
-	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)client->options.connect_timeout_ms);
-	if (client->loopback)
-		curl_easy_setopt(easy, CURLOPT_PROXY, "");
-	set_trust(client, easy);
+	http_prepare(
+		easy, url, &client->trust, client->options.connect_timeout_ms, client->loopback);
 	set_method(running->exchange, easy);
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
@@ -248,12 +202,17 @@ static void set_call(struct running *running, const char *url, struct curl_slist
 	curl_easy_setopt(easy, CURLOPT_XFERINFODATA, running);
 }
 
-static int not_trusted(const struct rest_client *client, const char *why, struct err *err)
+static int tell(struct running *running, CURLcode code, const char *detail)
 {
-	const char *files = strstr(why, ". CAfile: ");
-	int length = files ? (int)(files - why) : (int)strlen(why);
-	err_set(err, ERR_DENIED, "calling %s: its certificate is not trusted: %.*s", client->base,
-		length, why);
+	const struct rest_client *client = running->client;
+	struct err *err = running->err;
+	if (running->exchange->ended)
+		return 0;
+	if (!running->failed)
+		http_tell(code, detail, &client->trust, err);
+	err_context(err, "calling %s", client->base);
+	if (running->failed || code != CURLE_PEER_FAILED_VERIFICATION)
+		return -1;
 	if (client->ca_file)
 		return err_hint(err,
 			"%s must be the CA of this hub, and its certificate be for this name",
@@ -262,69 +221,18 @@ static int not_trusted(const struct rest_client *client, const char *why, struct
 		err, "give the hub's CA, the ca.crt that \"sendense hub init\" made, by --ca-file");
 }
 
-static int tell(struct running *running, CURLcode code, const char *detail)
-{
-	const struct rest_client *client = running->client;
-	struct err *err = running->err;
-	const char *why = detail[0] ? detail : curl_easy_strerror(code);
-	if (running->exchange->ended)
-		return 0;
-	if (running->failed)
-		return err_context(err, "calling %s", client->base);
-	switch (code) {
-	case CURLE_PEER_FAILED_VERIFICATION:
-		return not_trusted(client, why, err);
-	case CURLE_SSL_CACERT_BADFILE:
-		return err_set(err, ERR_FORMAT, "calling %s: %s is no PEM certificate",
-			client->base,
-			client->ca_file ? client->ca_file : "the system's list of CAs");
-	case CURLE_OPERATION_TIMEDOUT:
-		return err_set(err, ERR_TIMEOUT, "calling %s: %s", client->base, why);
-	case CURLE_OUT_OF_MEMORY:
-		return err_set(err, ERR_NO_MEMORY, "calling %s: no memory", client->base);
-	case CURLE_GOT_NOTHING:
-		return err_set(err, ERR_DISCONNECTED, "calling %s: %s%s", client->base, why,
-			strncmp(client->base, "http://", 7) == 0
-				? " (a hub with TLS is called by https://)"
-				: "");
-	case CURLE_SSL_CONNECT_ERROR:
-	case CURLE_SSL_CERTPROBLEM:
-		return err_set(err, ERR_DISCONNECTED, "calling %s: TLS: %s (does it speak TLS?)",
-			client->base, why);
-	default:
-		return err_set(err, ERR_DISCONNECTED, "calling %s: %s", client->base, why);
-	}
-}
-
 /* Drives it to its end: its code, or -1 (err). */
 static int drive(struct running *running, CURLM *multi, CURLcode *code)
 {
 	const struct rest_client *client = running->client;
-	struct curl_waitfd extra = {
-		.fd = cancel_fd(client->options.cancel), .events = CURL_WAIT_POLLIN};
-	int nr_running = 1;
+	struct err *err = running->err;
 	heard(running);
-	for (;;) {
-		if (curl_multi_perform(multi, &nr_running))
-			return err_set(running->err, ERR_IO, "calling %s: curl_multi_perform",
-				client->base);
-		if (!nr_running)
-			break;
-		if (cancel_requested(client->options.cancel))
-			return err_set(
-				running->err, ERR_CANCELLED, "calling %s: cancelled", client->base);
-		if (deadline_passed(running->silence))
-			return err_set(running->err, ERR_TIMEOUT,
-				"calling %s: heard nothing for %u ms", client->base,
-				client->options.silence_timeout_ms);
-		int wait_ms = deadline_left_ms(
-			deadline_min(running->silence, deadline_after_ms(POLL_MS)));
-		curl_multi_poll(multi, &extra, extra.fd >= 0 ? 1 : 0, wait_ms, NULL);
-	}
-	int left;
-	const CURLMsg *message = curl_multi_info_read(multi, &left);
-	*code = message ? message->data.result : CURLE_FAILED_INIT;
-	return 0;
+	if (!http_drive(multi, client->options.cancel, &running->silence, code, err))
+		return 0;
+	if (err->code == ERR_TIMEOUT)
+		err_set(err, ERR_TIMEOUT, "heard nothing for %u ms",
+			client->options.silence_timeout_ms);
+	return err_context(err, "calling %s", client->base);
 }
 
 int rest_client_exchange(

@@ -4,7 +4,7 @@
 
 #include "rest_internal.h"
 
-#include <curl/curl.h>
+#include "http.h"
 
 #define REST_CLIENT_LINES 4 /* connections kept for the next calls */
 
@@ -20,7 +20,8 @@ struct rest_client {
 	char *base; /* "https://hub.example:8443", no "/" at its end */
 	char *token_file, *ca_file;
 	uint8_t fingerprint[DIGEST_ROOT_BYTES];
-	bool has_fingerprint, loopback;
+	struct http_trust trust; /* of the two above */
+	bool loopback;
 	pthread_mutex_t mutex;
 	struct rest_client_line *idle; /* at most REST_CLIENT_LINES */
 	unsigned nr_idle;

@@ -69,7 +69,7 @@ static char *make_path(const struct vsphere_vm *vm, const char *file, struct err
 static int get(struct vsphere *vsphere, const char *path, size_t most, struct content *content,
 	unsigned *status, struct err *err)
 {
-	struct http_call call = {.what = "reading a file",
+	struct https_call call = {.what = "reading a file",
 		.path = path,
 		.until = vim_until(vsphere),
 		.cancel = vsphere->cancel,
@@ -77,7 +77,7 @@ static int get(struct vsphere *vsphere, const char *path, size_t most, struct co
 		.context = content,
 		.most = most};
 	content->length = 0;
-	if (vim_login(vsphere, call.until, err) || http_call(vsphere->http, &call, err))
+	if (vim_login(vsphere, call.until, err) || https_call(vsphere->https, &call, err))
 		return -1;
 	*status = call.status;
 	return 0;

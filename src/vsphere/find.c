@@ -309,7 +309,7 @@ static int find_in_list(
 	if (!rc)
 		rc = err_set(err, ERR_NOT_FOUND,
 			"there is no VM \"%s\" among the %zu that %s may see at %s", what,
-			listing.nr, vsphere->user, http_where(vsphere->http));
+			listing.nr, vsphere->user, https_where(vsphere->https));
 	clear(&listing);
 	return rc < 0 ? -1 : 0;
 }

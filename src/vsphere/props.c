@@ -155,7 +155,7 @@ static int walk_view(struct vsphere *vsphere, const struct props_spec *specs, si
 		if (vsphere->nr_logins != nr_logins)
 			rc = err_set(err, ERR_DISCONNECTED,
 				"%s: the session ended in the middle of a list",
-				http_where(vsphere->http));
+				https_where(vsphere->https));
 		const struct xml *page = rc ? NULL : xml_child(answer.xml, "returnval");
 		const char *token = xml_text(page, "token");
 		if (!rc)

@@ -158,7 +158,6 @@ static enum err_code code_of(const char *name)
 		enum err_code code;
 	} codes[] = {
 		{"InvalidLogin", ERR_DENIED},
-		{"InvalidLocale", ERR_REFUSED},
 		{"NoPermission", ERR_DENIED},
 		{"NotAuthenticated", ERR_DENIED},
 		{"PasswordExpired", ERR_DENIED},
@@ -173,6 +172,7 @@ static enum err_code code_of(const char *name)
 		{"NotImplemented", ERR_UNSUPPORTED},
 		{"NotSupported", ERR_UNSUPPORTED},
 		{"NoDiskSpace", ERR_NO_SPACE},
+		{"InsufficientStorageSpace", ERR_NO_SPACE},
 		{"Timedout", ERR_TIMEOUT},
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(codes); i++)

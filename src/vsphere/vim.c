@@ -31,18 +31,19 @@ static int wrong_status(const struct vsphere *vsphere, unsigned status, struct e
 {
 	bool passing = status == 429 || (status >= 502 && status <= 504);
 	return err_set(err, passing ? ERR_DISCONNECTED : ERR_PROTOCOL, "%s answered HTTP %u%s",
-		http_where(vsphere->http), status, passing ? "" : " (is that a vCenter or ESXi?)");
+		https_where(vsphere->https), status,
+		passing ? "" : " (is that a vCenter or ESXi?)");
 }
 
 /* Fills call for those who ask whether to try again. */
 static int exchange(struct vsphere *vsphere, const struct soap *request, enum vim_repeat repeat,
-	struct deadline until, struct http_call *call, struct vim_answer *answer, struct err *err)
+	struct deadline until, struct https_call *call, struct vim_answer *answer, struct err *err)
 {
 	vim_free(answer);
 	answer->parser = xml_parser_new(err);
 	if (!answer->parser)
 		return -1;
-	*call = (struct http_call){.what = request->method,
+	*call = (struct https_call){.what = request->method,
 		.path = "/sdk",
 		.body = request->text,
 		.body_length = request->length,
@@ -51,8 +52,8 @@ static int exchange(struct vsphere *vsphere, const struct soap *request, enum vi
 		.cancel = vsphere->cancel,
 		.take = take,
 		.context = answer->parser,
-		.most = HTTP_ANSWER_MOST};
-	if (http_call(vsphere->http, call, err))
+		.most = HTTPS_ANSWER_MOST};
+	if (https_call(vsphere->https, call, err))
 		return -1;
 	if (call->status != 200 && call->status != 500)
 		return wrong_status(vsphere, call->status, err);
@@ -61,7 +62,7 @@ static int exchange(struct vsphere *vsphere, const struct soap *request, enum vi
 		answer->xml = soap_answer(root, request->method, &answer->fault, err);
 	if (answer->xml)
 		return 0;
-	return err_context(err, "calling %s (%s)", http_where(vsphere->http), request->method);
+	return err_context(err, "calling %s (%s)", https_where(vsphere->https), request->method);
 }
 
 /* --- sessions ----------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ static bool is_expired(const struct vim_answer *answer)
 
 /* Whether another try may end better.  The server is asked about nothing here. */
 static bool is_passing(
-	const struct http_call *call, const struct vim_answer *answer, const struct err *err)
+	const struct https_call *call, const struct vim_answer *answer, const struct err *err)
 {
 	return !answer->fault.name[0] &&
 	       (err->code == ERR_DISCONNECTED || err->code == ERR_TIMEOUT ||
@@ -94,13 +95,13 @@ static bool is_passing(
 }
 
 /* Whether the server cannot have done it. */
-static bool is_undone(const struct http_call *call)
+static bool is_undone(const struct https_call *call)
 {
 	return !call->sent || call->status == 503 || call->status == 429;
 }
 
 /* -1 (err as it is) when the pause would end behind until. */
-static int pause_before_next(const struct vsphere *vsphere, const struct http_call *call,
+static int pause_before_next(const struct vsphere *vsphere, const struct https_call *call,
 	unsigned tries, struct deadline until, struct err *err)
 {
 	struct err cancelled = ERR_INIT;
@@ -113,7 +114,7 @@ static int pause_before_next(const struct vsphere *vsphere, const struct http_ca
 	log_info("%s (trying again in %d ms)", err->text, (int)wait_ms);
 	if (cancel_sleep(vsphere->cancel, next, &cancelled)) {
 		err_copy(err, &cancelled);
-		return err_context(err, "calling %s (%s)", http_where(vsphere->http), call->what);
+		return err_context(err, "calling %s (%s)", https_where(vsphere->https), call->what);
 	}
 	return 0;
 }
@@ -124,7 +125,7 @@ static int try_until(struct vsphere *vsphere, const struct soap *request, enum v
 {
 	unsigned nr_broken = 0;
 	for (unsigned tries = 0;; tries++) {
-		struct http_call call = {.what = request->method};
+		struct https_call call = {.what = request->method};
 		struct err why = ERR_INIT;
 		if (!exchange(vsphere, request, repeat, until, &call, answer, &why))
 			return 0;
@@ -142,7 +143,7 @@ static int try_until(struct vsphere *vsphere, const struct soap *request, enum v
 void vim_has_expired(struct vsphere *vsphere)
 {
 	vsphere->logged_in = false;
-	log_info("%s: the session has expired, logging in again", http_where(vsphere->http));
+	log_info("%s: the session has expired, logging in again", https_where(vsphere->https));
 }
 
 int vim_login(struct vsphere *vsphere, struct deadline until, struct err *err)
@@ -151,7 +152,7 @@ int vim_login(struct vsphere *vsphere, struct deadline until, struct err *err)
 	struct soap soap;
 	if (vsphere->logged_in)
 		return 0;
-	http_forget(vsphere->http);
+	https_forget(vsphere->https);
 	soap_begin(&soap, "Login", "SessionManager", vsphere->session_manager);
 	soap_text(&soap, "userName", vsphere->user);
 	soap_text(&soap, "password", vsphere->password);
@@ -162,7 +163,7 @@ int vim_login(struct vsphere *vsphere, struct deadline until, struct err *err)
 	vim_free(&answer);
 	if (rc)
 		return err_context(
-			err, "logging in at %s as %s", http_where(vsphere->http), vsphere->user);
+			err, "logging in at %s as %s", https_where(vsphere->https), vsphere->user);
 	vsphere->logged_in = true;
 	vsphere->nr_logins++;
 	return 0;
@@ -173,7 +174,7 @@ static void logout(struct vsphere *vsphere)
 	struct vim_answer answer = {.parser = NULL};
 	struct err err = ERR_INIT;
 	struct soap soap;
-	struct http_call call;
+	struct https_call call;
 	if (!vsphere->logged_in)
 		return;
 	vsphere->cancel = NULL;
@@ -213,11 +214,11 @@ int vim_call(struct vsphere *vsphere, struct soap *request, enum vim_repeat repe
 		if (nr_logins == LOGINS_MOST) {
 			rc = err_set(err, ERR_DENIED,
 				"calling %s (%s): the server does not keep the session",
-				http_where(vsphere->http), request->method);
+				https_where(vsphere->https), request->method);
 			break;
 		}
-		log_info(
-			"%s: the session has expired, logging in again", http_where(vsphere->http));
+		log_info("%s: the session has expired, logging in again",
+			https_where(vsphere->https));
 	}
 	soap_free(request);
 	return rc;
@@ -284,8 +285,8 @@ static int take_options(
 	if (!options->call_timeout_ms)
 		vsphere->options.call_timeout_ms = 60000;
 	vsphere->cancel = options->cancel;
-	vsphere->http = http_new(&vsphere->options, err);
-	return vsphere->http ? 0 : -1;
+	vsphere->https = https_new(&vsphere->options, err);
+	return vsphere->https ? 0 : -1;
 }
 
 static int take_content(struct vsphere *vsphere, const struct xml *content, struct err *err)
@@ -307,8 +308,8 @@ static int take_content(struct vsphere *vsphere, const struct xml *content, stru
 		.api_version = vsphere->api_version,
 		.instance_uuid = vsphere->instance_uuid,
 		.is_vcenter = !strcmp(xml_text(content, "about/apiType"), "VirtualCenter"),
-		.sha1 = http_sha1(vsphere->http),
-		.sha256 = http_sha256(vsphere->http),
+		.sha1 = https_sha1(vsphere->https),
+		.sha256 = https_sha256(vsphere->https),
 	};
 	return 0;
 }
@@ -323,7 +324,7 @@ static int retrieve_content(struct vsphere *vsphere, struct deadline until, stru
 	if (!rc)
 		rc = try_until(vsphere, &soap, VIM_SAFE, until, &answer, err);
 	if (!rc && take_content(vsphere, xml_child(answer.xml, "returnval"), err))
-		rc = err_context(err, "asking %s for what it has", http_where(vsphere->http));
+		rc = err_context(err, "asking %s for what it has", https_where(vsphere->https));
 	soap_free(&soap);
 	vim_free(&answer);
 	return rc;
@@ -357,7 +358,7 @@ void vsphere_close(struct vsphere *vsphere)
 	if (!vsphere)
 		return;
 	logout(vsphere);
-	http_free(vsphere->http);
+	https_free(vsphere->https);
 	if (vsphere->password)
 		explicit_bzero(vsphere->password, strlen(vsphere->password));
 	free(vsphere->password);

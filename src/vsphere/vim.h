@@ -5,7 +5,7 @@
 #ifndef SENDENSE_VSPHERE_VIM_H
 #define SENDENSE_VSPHERE_VIM_H
 
-#include "http.h"
+#include "https.h"
 #include "soap.h"
 
 #define VIM_LOGOUT_MS 5000
@@ -14,7 +14,7 @@ struct vsphere {
 	struct vsphere_options options; /* with its defaults; its strings are ours */
 	char *host, *user, *password, *ca_file, *fingerprint, *user_agent;
 	const struct cancel *cancel;
-	struct http *http;
+	struct https *https;
 	struct vsphere_about about;
 	char *full_name, *api_version, *instance_uuid;
 	/* of the objects that are there once */

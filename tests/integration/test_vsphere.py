@@ -535,7 +535,7 @@ def test_servers_in_trouble(vc):
         for trouble, code, says in (
                 ({"status": 503}, "disconnected", "HTTP 503"),
                 ({"close": True}, "disconnected", "RetrievePropertiesEx"),
-                ({"slow": 60}, "timeout", "did not answer in time"),
+                ({"slow": 60}, "timeout", "no answer in time"),
                 ({"body": "<a>\n<b></a>"}, "protocol", "line 2"),
                 ({"body": "<html/>"}, "protocol", "no answer to that"),
                 ({"body": "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"}, "protocol", "document type"),
