@@ -297,15 +297,15 @@ sqlite3_stmt *db_statement(struct db *db, const char *sql, struct err *err)
 
 void db_bind(sqlite3_stmt *statement, int at, const char *text)
 {
-	if (text)
-		sqlite3_bind_text(statement, at, text, -1, SQLITE_TRANSIENT);
-	else
-		sqlite3_bind_null(statement, at);
+	int rc = text ? sqlite3_bind_text(statement, at, text, -1, SQLITE_TRANSIENT)
+		      : sqlite3_bind_null(statement, at);
+	assert(rc == SQLITE_OK);
 }
 
 void db_bind_number(sqlite3_stmt *statement, int at, int64_t number)
 {
-	sqlite3_bind_int64(statement, at, number);
+	int rc = sqlite3_bind_int64(statement, at, number);
+	assert(rc == SQLITE_OK);
 }
 
 void db_reset(sqlite3_stmt *statement)

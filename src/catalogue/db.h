@@ -67,8 +67,8 @@ int db_end(struct db *db, int rc, struct err *err);
 
 /* Ready for binding; NULL: err says why.  sql: a literal. */
 sqlite3_stmt *db_statement(struct db *db, const char *sql, struct err *err);
-/* Parameters count from 1.  A NULL text is SQL's NULL.  What cannot be bound (no memory) is found
- * by the next step. */
+/* Parameters count from 1.  A NULL text is SQL's NULL.  Asserts that there is memory for it: a
+ * statement that ran without its text would find, or remove, what nobody named. */
 void db_bind(sqlite3_stmt *statement, int at, const char *text);
 void db_bind_number(sqlite3_stmt *statement, int at, int64_t number);
 /* 1: a row; 0: no more; -1.  The statement is reset but for a row. */
