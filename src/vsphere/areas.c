@@ -116,20 +116,21 @@ static int ask(const struct question *q, uint64_t start, uint64_t *next, struct 
 {
 	struct vim_answer answer;
 	struct soap soap;
+	struct err why = ERR_INIT;
 	soap_begin(&soap, "QueryChangedDiskAreas", "VirtualMachine", q->vm);
 	soap_ref(&soap, "snapshot", "VirtualMachineSnapshot", q->snapshot);
 	soap_number(&soap, "deviceKey", q->disk_key);
 	soap_number(&soap, "startOffset", (int64_t)start);
 	soap_text(&soap, "changeId", q->change_id);
-	int rc = vim_call(q->vsphere, &soap, VIM_SAFE, vim_until(q->vsphere), &answer, err);
+	int rc = vim_call(q->vsphere, &soap, VIM_SAFE, vim_until(q->vsphere), &answer, &why);
 	q->changes->nr_calls++;
 	if (!rc)
 		rc = areas_read(xml_child(answer.xml, "returnval"), start, q->capacity_bytes,
-			q->take, q->context, q->changes, next, err);
+			q->take, q->context, q->changes, next, &why);
 	else if (answer.fault.name[0])
-		rc = refused(q, &answer.fault, err);
+		rc = refused(q, &answer.fault, &why);
 	vim_free(&answer);
-	return rc;
+	return rc ? err_copy(err, &why) : 0;
 }
 
 static void tell_progress(const struct question *q, uint64_t at)

@@ -155,5 +155,5 @@ int vsphere_cbt_enable(struct vsphere *vsphere, const char *moref, struct deadli
 	struct vsphere_vm *vm = vsphere_vm(vsphere, moref, err);
 	int rc = vm ? enable(vsphere, vm, until, found, err) : -1;
 	vsphere_vm_free(vm);
-	return rc ? err_context(err, "switching change tracking on") : 0;
+	return rc;
 }

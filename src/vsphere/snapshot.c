@@ -149,10 +149,13 @@ static int create(struct creation *c, bool quiesce, struct err *err)
 	}
 	if (rc)
 		return err_copy(err, &why);
-	if (task_wait(c->vsphere, task, "creating the snapshot", c->until, c->taken->moref,
-		    &c->fault, err))
-		return -1;
-	return c->taken->moref[0] ? 0 : look_for_lost(c, err);
+	rc = task_wait(c->vsphere, task, "creating the snapshot", c->until, c->taken->moref,
+		&c->fault, &why);
+	/* A server that was started again has forgotten its tasks. */
+	bool forgotten = rc ? !c->fault.name[0] && why.code == ERR_NOT_FOUND : !c->taken->moref[0];
+	if (forgotten)
+		return look_for_lost(c, err);
+	return rc ? err_copy(err, &why) : 0;
 }
 
 /* What is said when the guest, or its tools, did not do their part. */

@@ -43,6 +43,9 @@ static int take_state(struct task *task, const struct xml *object, struct err *e
 		soap_fault_read(props_value(object, "info.error"), task->fault);
 		return soap_fault_set(task->fault, err);
 	}
+	struct soap_fault why;
+	if (!*state && props_fault(object, "info.state", &why))
+		return soap_fault_set(&why, err);
 	if (strcmp(state, "queued") != 0 && strcmp(state, "running") != 0)
 		return err_set(err, ERR_PROTOCOL, "the task's state is \"%.40s\"", state);
 	tell_progress(task, object);
@@ -71,7 +74,7 @@ static void give_up(struct task *task)
 	struct vim_answer answer;
 	struct err err = ERR_INIT;
 	struct soap soap;
-	if (!task->cancelable)
+	if (!task->cancelable || task->fault->name[0])
 		return;
 	vsphere->cancel = NULL;
 	soap_begin(&soap, "CancelTask", "Task", task->moref);
@@ -87,25 +90,27 @@ int task_wait(struct vsphere *vsphere, const char *moref, const char *what, stru
 	struct task task = {
 		.vsphere = vsphere, .moref = moref, .what = what, .result = result, .fault = fault};
 	int64_t pause_ms = PAUSE_FIRST_MS;
+	struct err why = ERR_INIT;
 	int rc;
 	*fault = (struct soap_fault){.name = ""};
 	if (result)
 		result[0] = 0;
 	for (;;) {
-		rc = look(&task, until, err);
+		rc = look(&task, until, &why);
 		if (rc > 0)
 			return 0;
 		if (!fault->name[0] && deadline_passed(until))
-			rc = err_set(err, ERR_TIMEOUT, "the server's task %s did not end in time",
+			rc = err_set(&why, ERR_TIMEOUT, "the server's task %s did not end in time",
 				moref);
 		if (!rc)
 			rc = cancel_sleep(vsphere->cancel,
-				deadline_min(until, deadline_after_ms(pause_ms)), err);
+				deadline_min(until, deadline_after_ms(pause_ms)), &why);
 		if (rc)
 			break;
 		pause_ms = pause_ms * 2 < PAUSE_MOST_MS ? pause_ms * 2 : PAUSE_MOST_MS;
 	}
-	if (!fault->name[0])
+	if (why.code == ERR_TIMEOUT || why.code == ERR_CANCELLED)
 		give_up(&task);
+	err_copy(err, &why);
 	return err_context(err, "%s", what);
 }

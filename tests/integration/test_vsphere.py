@@ -1,11 +1,17 @@
 """The SOAP client (src/vsphere), through vsphere_tool, against the test vCenter."""
 
 import contextlib
+import http.client
+import http.server
 import json
 import os
 import signal
+import ssl
 import subprocess
+import threading
 import time
+import urllib.parse
+import xml.etree.ElementTree
 
 import pytest
 
@@ -414,6 +420,23 @@ def test_a_lost_answer_to_a_creation_that_goes_on(vc):
             tool.do("settle", vm=made.ref, name="never", until_ms=700)
 
 
+def test_a_server_that_forgets_its_tasks(vc):
+    made = vc.add_machine("web01", {2000: MIB})
+    with session(vc) as tool:
+        vc.fail("CreateSnapshot_Task", running=2)
+        tool.ask("snapshot", vm=made.ref, name="s")
+        support.wait_for(lambda: "CreateSnapshot_Task" in methods(vc), "the creation")
+        vc.fail("RetrievePropertiesEx", fault="ManagedObjectNotFound")
+        taken = tool.answer()
+        assert made.snapshots() == ["s"]
+        vc.fail("RemoveSnapshot_Task", running=30)
+        tool.ask("remove", vm=made.ref, snapshot=taken["moref"])
+        support.wait_for(lambda: "RemoveSnapshot_Task" in methods(vc), "the removal")
+        vc.fail("RetrievePropertiesEx", fault="ManagedObjectNotFound")
+        with fails("refused", "still there"):
+            tool.answer()
+
+
 def test_a_creation_that_was_lost_before_it_was_done(vc):
     made = vc.add_machine("web01", {2000: MIB})
     with session(vc) as tool:
@@ -603,3 +626,142 @@ def test_small_files(vc):
             tool.do("file", vm=made.ref, file="[LocalDS_0] web01/none.nvram", most=65536)
         with fails("unsupported", "not on a datastore"):
             tool.do("file", vm=made.ref, file="/etc/passwd", most=65536)
+
+
+# --- what is sent, held against somebody else's description of the API ---
+
+
+class Recorder:
+    """Stands before the test vCenter, with a certificate of its own, and keeps what is asked."""
+
+    def __init__(self, vc, folder):
+        self.bodies, self.user, self.folder = [], vc.user, vc.folder
+        self.ca, key = os.path.join(folder, "relay.pem"), os.path.join(folder, "relay.key")
+        support.run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                    "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+                    "-keyout", key, "-out", self.ca)
+        self.password_file = vc.password_file
+        inner = ssl.create_default_context(cafile=vc.ca)
+        bodies = self.bodies
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):  # pylint: disable=invalid-name
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                bodies.append((self.headers["SOAPAction"], self.headers["Content-Type"], body))
+                line = http.client.HTTPSConnection(vc.host, vc.port, context=inner)
+                try:
+                    line.request("POST", self.path, body, {
+                        name: self.headers[name] for name in ("Cookie", "Content-Type", "SOAPAction")
+                        if self.headers[name]})
+                    answer = line.getresponse()
+                    content = answer.read()
+                finally:
+                    line.close()
+                self.send_response(answer.status)
+                for name in ("Set-Cookie", "Content-Type"):
+                    if answer.getheader(name):
+                        self.send_header(name, answer.getheader(name))
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args):  # pylint: disable=arguments-differ
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        outer = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        outer.load_cert_chain(self.ca, key)
+        self.server.socket = outer.wrap_socket(self.server.socket, server_side=True)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def url(self, path="", user=None):
+        name = urllib.parse.quote(user or self.user, safe="")
+        return f"vmware://{name}@127.0.0.1:{self.server.server_port}/{path}"
+
+    def stop(self):
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+VIM = "{urn:vim25}"
+XSI_TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
+
+
+def check_value(element, kind, types):
+    """An element against what pyVmomi says of its type: names, their order, the form of values."""
+    if issubclass(kind, list):
+        kind = kind.Item
+    if issubclass(kind, types.DataObject):
+        if XSI_TYPE in element.attrib:
+            kind = types.GetWsdlType("urn:vim25", element.attrib[XSI_TYPE])
+        check_fields(element, [(each.name, each.type) for each in kind._GetPropertyList()], types)
+    elif issubclass(kind, types.ManagedObject):
+        assert types.GetWsdlType("urn:vim25", element.attrib["type"]) and element.text
+        assert issubclass(types.GetWsdlType("urn:vim25", element.attrib["type"]), kind)
+    else:
+        assert not list(element), element.tag
+        if kind is bool:
+            assert element.text in ("true", "false")
+        elif issubclass(kind, int):
+            assert int(element.text) is not None
+
+
+def check_fields(element, fields, types):
+    names = [name for name, _ in fields]
+    at = 0
+    for child in element:
+        assert child.tag.startswith(VIM), child.tag
+        name = child.tag[len(VIM):]
+        assert name in names[at:], f"{element.tag}: {name} is not expected there: {names[at:]}"
+        at = names.index(name, at)
+        check_value(child, fields[at][1], types)
+
+
+def test_requests_are_as_the_api_is_described(vc, scratch):
+    types = pytest.importorskip("pyVmomi", reason="python3-pyvmomi is not installed").VmomiSupport
+    made = vc.add_machine("web01", {2000: MIB})
+    relay = Recorder(vc, scratch)
+    vc.set_page(1)
+    try:
+        with session(relay) as tool:
+            tool.do("list")
+            tool.do("vm", what=made.path)
+            tool.do("vm", what=made.instance_uuid)
+            tool.do("cbt", vm=made.ref)
+            vc.fail("CreateSnapshot_Task", running=30)
+            with fails("timeout"):
+                tool.do("snapshot", vm=made.ref, name="s", until_ms=500)
+            taken = tool.do("snapshot", vm=made.ref, name="t <&>", quiesce=True)
+            tool.do("config", snapshot=taken["moref"])
+            tool.do("areas", vm=made.ref, snapshot=taken["moref"], key=2000, change_id="*",
+                    capacity=MIB)
+            tool.do("remove", vm=made.ref, snapshot=taken["moref"])
+    finally:
+        relay.stop()
+    seen = set()
+    for action, content_type, body in relay.bodies:
+        assert action == '"urn:vim25/6.5"' and content_type == "text/xml; charset=utf-8"
+        root = xml.etree.ElementTree.fromstring(body)
+        envelope = "{http://schemas.xmlsoap.org/soap/envelope/}"
+        assert root.tag == envelope + "Envelope" and root[0].tag == envelope + "Body"
+        call = root[0][0]
+        method = call.tag[len(VIM):]
+        described = types.GetWsdlMethod("urn:vim25", method).info
+        this = call[0]
+        assert this.tag == VIM + "_this" and this.text
+        assert issubclass(types.GetWsdlType("urn:vim25", this.attrib["type"]), described.type)
+        call.remove(this)
+        check_fields(call, [(each.name, each.type) for each in described.params], types)
+        given = {each.tag[len(VIM):] for each in call}
+        for each in described.params:
+            assert each.name in given or each.flags & types.F_OPTIONAL, (method, each.name)
+        seen.add(method)
+    assert seen == {
+        "RetrieveServiceContent", "Login", "Logout", "CreateContainerView", "DestroyView",
+        "RetrievePropertiesEx", "ContinueRetrievePropertiesEx", "FindByInventoryPath", "FindByUuid",
+        "ReconfigVM_Task", "CreateSnapshot_Task", "CancelTask", "QueryChangedDiskAreas",
+        "RemoveSnapshot_Task"}
