@@ -360,7 +360,7 @@ def test_long_tasks(vc):
         vc.fail("RemoveSnapshot_Task", running=30)
         moref = tool.do("find", vm=made.ref, name="s")
         began = time.monotonic()
-        with fails("timeout", "removing the snapshot", "did not end in time"):
+        with fails("timeout", "removing the snapshot", "in time"):
             tool.do("remove", vm=made.ref, snapshot=moref, until_ms=700)
         assert time.monotonic() - began < 15 and made.snapshots() == ["s"]
         # Another task is at work: ours waits for it.
@@ -405,9 +405,9 @@ def test_a_lost_answer_to_a_creation_that_goes_on(vc):
         assert made.snapshots() == ["late"]
         tool.do("remove", vm=made.ref, snapshot=taken["moref"])
         # Given up, and looked for.
-        vc.fail("CreateSnapshot_Task", running=2, drop=True)
+        vc.fail("CreateSnapshot_Task", running=4, drop=True)
         with fails(("timeout", "disconnected"), "answer was lost"):
-            tool.do("snapshot", vm=made.ref, name="later", until_ms=700)
+            tool.do("snapshot", vm=made.ref, name="later", until_ms=1500)
         assert made.snapshots() == []
         moref = tool.do("settle", vm=made.ref, name="later")
         assert moref and made.snapshots() == ["later"]
@@ -415,7 +415,7 @@ def test_a_lost_answer_to_a_creation_that_goes_on(vc):
         assert tool.do("settle", vm=made.ref, name="later") is None
         vc.fail("CreateSnapshot_Task", running=30, drop=True)
         with fails(("timeout", "disconnected"), "answer was lost"):
-            tool.do("snapshot", vm=made.ref, name="never", until_ms=700)
+            tool.do("snapshot", vm=made.ref, name="never", until_ms=1500)
         with fails("timeout", "snapshot never"):
             tool.do("settle", vm=made.ref, name="never", until_ms=700)
 
@@ -531,14 +531,14 @@ def test_sessions_that_expire(vc):
             vc.heal()
         vc.set_page(0)
         made = vc.add_machine("web01", {2000: MIB}, cbt=True)
-        vc.expire_sessions(1.0)
-        end = time.monotonic() + 5
+        vc.expire_sessions(2.0)
+        end = time.monotonic() + 7
         while time.monotonic() < end:
             taken = tool.do("snapshot", vm=made.ref, name="s")
             tool.do("areas", vm=made.ref, snapshot=taken["moref"], key=2000, change_id="*",
                     capacity=MIB)
             tool.do("remove", vm=made.ref, snapshot=taken["moref"])
-        assert methods(vc).count("Login") >= 4
+        assert methods(vc).count("Login") >= 3
         vc.expire_sessions(0)
         vc.fail("*", fault="NotAuthenticated", calls=-1, skip=0)
         with fails("denied"):
@@ -734,7 +734,7 @@ def test_requests_are_as_the_api_is_described(vc, scratch):
             tool.do("cbt", vm=made.ref)
             vc.fail("CreateSnapshot_Task", running=30)
             with fails("timeout"):
-                tool.do("snapshot", vm=made.ref, name="s", until_ms=500)
+                tool.do("snapshot", vm=made.ref, name="s", until_ms=1500)
             taken = tool.do("snapshot", vm=made.ref, name="t <&>", quiesce=True)
             tool.do("config", snapshot=taken["moref"])
             tool.do("areas", vm=made.ref, snapshot=taken["moref"], key=2000, change_id="*",
