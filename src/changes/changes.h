@@ -49,4 +49,11 @@ const struct changes_facts *changes_facts(const struct changes *changes);
  */
 struct block *changes_apply(struct changes *changes, struct block *source, struct err *err);
 
+/*
+ * source with this list as its map: what the list names is what source says, all else is a
+ * hole of zeros.  For lists of what is allocated (from: whatever the maker says, VMware's is "*").
+ * Otherwise as changes_apply(); the result tells no changes.
+ */
+struct block *changes_allocated(struct changes *changes, struct block *source, struct err *err);
+
 #endif

@@ -9,10 +9,11 @@
 
 #include <inttypes.h>
 
-static int combine(void *context, uint64_t offset, const struct block_extent *from, size_t nr_from,
-	struct block_extent *out, size_t max, size_t *nr, struct err *err)
+/* elsewhere: what is said of all that the list does not name. */
+static int combine(struct changes *changes, uint32_t elsewhere, uint64_t offset,
+	const struct block_extent *from, size_t nr_from, struct block_extent *out, size_t max,
+	size_t *nr, struct err *err)
 {
-	struct changes *changes = context;
 	uint64_t at = offset, start = 0, end = 0;
 	*nr = 0;
 	for (size_t i = 0; i < nr_from; i++) {
@@ -20,10 +21,10 @@ static int combine(void *context, uint64_t offset, const struct block_extent *fr
 		while (at < stop) {
 			if (at >= end && changes_next(changes, at, &start, &end, err) < 0)
 				return -1;
-			bool changed = at >= start;
-			uint64_t length = min_u64(stop, changed ? end : start) - at;
+			bool named = at >= start;
+			uint64_t length = min_u64(stop, named ? end : start) - at;
 			uint32_t flags = from[i].flags & (BLOCK_HOLE | BLOCK_ZERO);
-			flags |= changed ? 0 : BLOCK_UNCHANGED;
+			flags |= named ? 0 : elsewhere;
 			if (!block_remap_put(out, max, nr, length, flags))
 				return 0;
 			at += length;
@@ -32,7 +33,20 @@ static int combine(void *context, uint64_t offset, const struct block_extent *fr
 	return 0;
 }
 
-struct block *changes_apply(struct changes *changes, struct block *source, struct err *err)
+static int map_changes(void *context, uint64_t offset, const struct block_extent *from,
+	size_t nr_from, struct block_extent *out, size_t max, size_t *nr, struct err *err)
+{
+	return combine(context, BLOCK_UNCHANGED, offset, from, nr_from, out, max, nr, err);
+}
+
+static int map_allocated(void *context, uint64_t offset, const struct block_extent *from,
+	size_t nr_from, struct block_extent *out, size_t max, size_t *nr, struct err *err)
+{
+	return combine(context, BLOCK_HOLE | BLOCK_ZERO, offset, from, nr_from, out, max, nr, err);
+}
+
+static struct block *see_through(
+	struct changes *changes, struct block *source, block_remap *remap, struct err *err)
 {
 	const struct block_info *info = block_info(source);
 	const struct changes_facts *facts = changes_facts(changes);
@@ -44,5 +58,18 @@ struct block *changes_apply(struct changes *changes, struct block *source, struc
 			info->size_bytes);
 		return NULL;
 	}
-	return block_remap_open(source, combine, changes, err);
+	return block_remap_open(source, remap, changes, err);
+}
+
+struct block *changes_apply(struct changes *changes, struct block *source, struct err *err)
+{
+	return see_through(changes, source, map_changes, err);
+}
+
+struct block *changes_allocated(struct changes *changes, struct block *source, struct err *err)
+{
+	struct block *block = see_through(changes, source, map_allocated, err);
+	if (block)
+		block->info.has_changes = false;
+	return block;
 }

@@ -11,7 +11,7 @@
 #define ENABLE_MS 900000 /* a stun's snapshot of a busy machine is removed in minutes */
 
 struct vmware_values {
-	struct vmware_options vmware;
+	struct vmware_access vmware;
 	bool enable;
 };
 
@@ -249,7 +249,8 @@ static int cbt(struct cli *cli, struct vsphere *vsphere, const struct vsphere_vm
 	struct vsphere_cbt done = {.was_enabled = vm->config->cbt_enabled};
 	if (!enable)
 		return report_cbt(cli, vm, &done, err);
-	if (vsphere_cbt_enable(vsphere, vm->moref, deadline_after_ms(ENABLE_MS), &done, err) < 0)
+	if (vsphere_cbt_enable(vsphere, vm->moref, NULL, deadline_after_ms(ENABLE_MS), &done, err) <
+		0)
 		return -1;
 	struct vsphere_vm *now = vsphere_vm(vsphere, vm->moref, err);
 	int rc = now ? report_cbt(cli, now, &done, err) : -1;

@@ -36,50 +36,63 @@ static void tell_progress(void *context, const char *what, unsigned percent)
 	log_info("%s: %u %%", what, percent);
 }
 
-static struct vsphere *connect_to(struct cli *cli, const struct vsphere_url *url,
-	const struct vmware_options *options, struct err *err)
+static int find_password(
+	const struct vmware_access *options, struct vmware_login *login, struct err *err)
 {
 	const char *file = options->password_file;
-	char *password;
-	size_t length;
 	if (!file)
 		file = getenv("SENDENSE_VMWARE_PASSWORD_FILE");
-	if (!file) {
-		err_set(err, ERR_USAGE,
+	if (!file)
+		return err_set(err, ERR_USAGE,
 			"which password has %s? (--password-file FILE, or "
 			"SENDENSE_VMWARE_PASSWORD_FILE)",
-			url->user);
-		return NULL;
+			login->url.user);
+	return load_password(file, &login->password, &login->password_bytes, err);
+}
+
+int vmware_options_login(struct cli *cli, const char *url, const struct vmware_access *options,
+	struct vmware_login *login, struct err *err)
+{
+	*login = (struct vmware_login){.password = NULL};
+	if (vsphere_url_parse(url, &login->url, err) < 0)
+		return -1;
+	if (find_password(options, login, err) < 0) {
+		vsphere_url_free(&login->url);
+		return -1;
 	}
-	if (load_password(file, &password, &length, err) < 0)
-		return NULL;
-	const struct vsphere_options session = {
-		.host = url->host,
-		.port = url->port,
-		.user = url->user,
-		.password = password,
+	login->session = (struct vsphere_options){
+		.host = login->url.host,
+		.port = login->url.port,
+		.user = login->url.user,
+		.password = login->password,
 		.ca_file = options->ca_file,
 		.fingerprint = options->fingerprint,
 		.cancel = cli->cancel,
 		.progress = tell_progress,
 	};
-	struct vsphere *vsphere = vsphere_open(&session, err);
-	explicit_bzero(password, length);
-	free(password);
-	return vsphere;
+	return 0;
 }
 
-struct vsphere *vmware_options_open(struct cli *cli, const char *text,
-	const struct vmware_options *options, char **path, struct err *err)
+void vmware_options_forget(struct vmware_login *login)
 {
-	struct vsphere_url url;
-	if (vsphere_url_parse(text, &url, err) < 0)
+	if (login->password)
+		explicit_bzero(login->password, login->password_bytes);
+	free(login->password);
+	vsphere_url_free(&login->url);
+	*login = (struct vmware_login){.password = NULL};
+}
+
+struct vsphere *vmware_options_open(struct cli *cli, const char *url,
+	const struct vmware_access *options, char **path, struct err *err)
+{
+	struct vmware_login login;
+	if (vmware_options_login(cli, url, options, &login, err) < 0)
 		return NULL;
-	struct vsphere *vsphere = connect_to(cli, &url, options, err);
+	struct vsphere *vsphere = vsphere_open(&login.session, err);
 	if (vsphere) {
-		*path = url.path;
-		url.path = NULL;
+		*path = login.url.path;
+		login.url.path = NULL;
 	}
-	vsphere_url_free(&url);
+	vmware_options_forget(&login);
 	return vsphere;
 }

@@ -87,15 +87,18 @@ static int switch_on(
 			    err);
 }
 
-static int stun(struct vsphere *vsphere, const char *vm, struct deadline until, struct err *err)
+static int stun(struct vsphere *vsphere, const char *vm, const char *name, struct deadline until,
+	struct err *err)
 {
-	char name[64], moref[VSPHERE_MOREF_BYTES];
+	char made_up[64], moref[VSPHERE_MOREF_BYTES];
 	uint64_t random;
 	struct vsphere_taken taken;
 	struct err gone = ERR_INIT;
 	if (file_random(&random, sizeof random, err))
 		return -1;
-	snprintf(name, sizeof name, "sendense-cbt-%016llx", (unsigned long long)random);
+	snprintf(made_up, sizeof made_up, "sendense-cbt-%016llx", (unsigned long long)random);
+	if (!name)
+		name = made_up;
 	int rc = vsphere_snapshot_create(vsphere, vm, name,
 		"Made by Sendense to begin change tracking; it is removed at once.", false, until,
 		&taken, err);
@@ -128,8 +131,8 @@ static int look_again(
 	return rc;
 }
 
-static int enable(struct vsphere *vsphere, const struct vsphere_vm *vm, struct deadline until,
-	struct vsphere_cbt *found, struct err *err)
+static int enable(struct vsphere *vsphere, const struct vsphere_vm *vm, const char *name,
+	struct deadline until, struct vsphere_cbt *found, struct err *err)
 {
 	count(vm, found);
 	found->was_enabled = vm->config->cbt_enabled;
@@ -141,19 +144,19 @@ static int enable(struct vsphere *vsphere, const struct vsphere_vm *vm, struct d
 	if (!found->was_enabled && switch_on(vsphere, vm->moref, until, err))
 		return -1;
 	if (vm->power == VSPHERE_POWER_ON && found->nr_disks) {
-		if (stun(vsphere, vm->moref, until, err))
+		if (stun(vsphere, vm->moref, name, until, err))
 			return -1;
 		found->stunned = true;
 	}
 	return look_again(vsphere, vm->moref, found, err);
 }
 
-int vsphere_cbt_enable(struct vsphere *vsphere, const char *moref, struct deadline until,
-	struct vsphere_cbt *found, struct err *err)
+int vsphere_cbt_enable(struct vsphere *vsphere, const char *moref, const char *name,
+	struct deadline until, struct vsphere_cbt *found, struct err *err)
 {
 	*found = (struct vsphere_cbt){.stunned = false};
 	struct vsphere_vm *vm = vsphere_vm(vsphere, moref, err);
-	int rc = vm ? enable(vsphere, vm, until, found, err) : -1;
+	int rc = vm ? enable(vsphere, vm, name, until, found, err) : -1;
 	vsphere_vm_free(vm);
 	return rc;
 }

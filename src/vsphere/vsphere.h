@@ -241,10 +241,11 @@ struct vsphere_cbt {
  * Switches tracking on, if it is off.  On a running VM with a disk that is not tracked yet a
  * snapshot is made and removed at once, because tracking begins at the next stun only. ERR_REFUSED:
  * it has snapshots (named), hardware before version 7, or is a template; ERR_BUSY: it is being
- * moved.
+ * moved.  name: of that snapshot, unique, for who must know it whatever happens; NULL: one is made
+ * up.
  */
-int vsphere_cbt_enable(struct vsphere *vsphere, const char *vm, struct deadline until,
-	struct vsphere_cbt *found, struct err *err);
+int vsphere_cbt_enable(struct vsphere *vsphere, const char *vm, const char *name,
+	struct deadline until, struct vsphere_cbt *found, struct err *err);
 
 /* Whether both change ids count in the same epoch (the part before the '/'); if not, everything
  * may have changed between them.  false for what is no change id. */

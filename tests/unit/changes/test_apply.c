@@ -140,6 +140,32 @@ static void test_source_without_extents(void **state)
 	}
 }
 
+/* A list of what is allocated: all else is a hole, and nothing is called unchanged. */
+static void test_allocated(void **state)
+{
+	struct block_extent extents[64] = {{0, 0}};
+	size_t nr;
+	(void)state;
+	for (unsigned queues = 0; queues < 2; queues++) {
+		struct scene *s = begin(queues, 6 + queues);
+		struct block *disk = changes_allocated(s->changes, &s->source->block, NULL);
+		assert_non_null(disk);
+		assert_true(block_info(disk)->has_extents && !block_info(disk)->has_changes);
+		for (uint64_t at = 0; at < SIZE;) {
+			assert_int_equal(
+				block_extents(disk, at, SIZE - at, extents, 64, &nr, NULL), 0);
+			for (size_t i = 0; i < nr; i++)
+				for (uint64_t stop = at + extents[i].length; at < stop; at++) {
+					bool hole = s->source->holes[at / 512] || !s->changed[at];
+					assert_int_equal(extents[i].flags,
+						hole ? BLOCK_HOLE | BLOCK_ZERO : 0);
+				}
+		}
+		block_close(disk, NULL);
+		end(s);
+	}
+}
+
 /* Many requests at once go through, and a lane that is closed forgets them. */
 static void test_lane(void **state)
 {
@@ -236,6 +262,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_map),
 		cmocka_unit_test(test_source_without_extents),
+		cmocka_unit_test(test_allocated),
 		cmocka_unit_test(test_lane),
 		cmocka_unit_test(test_copy_of_what_changed),
 		cmocka_unit_test(test_other_size),
