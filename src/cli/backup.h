@@ -17,6 +17,7 @@
 #include "qemu_source.h"
 #include "remote.h"
 #include "tls_options.h"
+#include "vmware_source.h"
 
 struct backup_values {
 	struct store_values store;
@@ -25,6 +26,8 @@ struct backup_values {
 	struct option_number rate, parallel, wait;
 	const char *agent, *scratch; /* of a machine in QEMU */
 	struct tls_options tls;
+	struct vmware_access vmware; /* of a machine of a vCenter */
+	struct vmware_wishes machine;
 	bool resume, no_resume, no_freeze;
 };
 
@@ -43,10 +46,12 @@ struct backup_disk {
 	struct block *source; /* the same, seen through the list of changes if there is one */
 	char *path; /* of a local source, absolute */
 	char *state; /* store_backup_disk.source_state; NULL */
-	char unusable[160]; /* repository_offer.unusable; "" */
-	struct repository_pair identity[2];
+	char unusable[512]; /* repository_offer.unusable; "" */
+	struct repository_pair identity[3];
 	size_t nr_identity;
-	const struct qemu_source_disk *qemu; /* NULL: the source is opened by its name */
+	/* Both NULL: the source is opened by its name. */
+	const struct qemu_source_disk *qemu;
+	const struct vmware_disk *vmware;
 
 	/* What became of it. */
 	enum repository_resumed resumed;
@@ -57,8 +62,11 @@ struct backup {
 	struct cli *cli;
 	const struct backup_values *values;
 	unsigned audit_per_mille; /* 0: none */
+	char vm[REPOSITORY_VM_BYTES]; /* the machine's name in the store */
 	struct store *store;
-	struct qemu_source *qemu; /* the machine whose disks they are; NULL: none */
+	/* The machine whose disks they are; both NULL: there is none. */
+	struct qemu_source *qemu;
+	struct vmware_session *vmware;
 	struct backup_disk *disks;
 	struct store_backup_disk *offers;
 	struct repository_decision *decisions;

@@ -24,7 +24,7 @@ static int add_disk(struct backup *b, const char *key, const char *name, struct 
 			return err_set(err, ERR_USAGE, "disks %s and %s are the same source: %s",
 				b->disks[i].key, key, name);
 	}
-	if (!b->qemu && qemu_source_is(name))
+	if (!b->qemu && !b->vmware && (qemu_source_is(name) || vmware_source_is(name)))
 		return err_set(err, ERR_USAGE,
 			"%s: a machine's disks have keys of their own (sendense backup ... %s, "
 			"without "
@@ -52,25 +52,70 @@ static int add_keyed_disk(struct backup *b, const char *text, struct err *err)
 /* The machine tells its disks. */
 static int open_machine(struct backup *b, struct err *err)
 {
+	const struct backup_values *v = b->values;
+	const char *name = b->cli->arguments.items[0];
+	if (vmware_source_is(name)) {
+		b->vmware = vmware_source_open(
+			b->cli, name, &v->vmware, &v->machine, v->store.repo, err);
+		return b->vmware ? 0 : -1;
+	}
 	struct qemu_source_options options = {
-		.name = b->cli->arguments.items[0],
-		.agent = b->values->agent,
-		.scratch = b->values->scratch,
-		.no_freeze = b->values->no_freeze,
+		.name = name,
+		.agent = v->agent,
+		.scratch = v->scratch,
+		.no_freeze = v->no_freeze,
 		.cancel = b->cli->cancel,
 	};
 	b->qemu = qemu_source_open(&options, err);
 	return b->qemu ? 0 : -1;
 }
 
+static size_t nr_machine_disks(const struct backup *b)
+{
+	return b->vmware ? vmware_nr_disks(b->vmware) : qemu_source_nr_disks(b->qemu);
+}
+
 static int add_machine_disks(struct backup *b, struct err *err)
 {
+	for (size_t i = 0; b->vmware && i < vmware_nr_disks(b->vmware); i++) {
+		const struct vmware_disk *disk = vmware_disk(b->vmware, i);
+		if (add_disk(b, disk->key, disk->name, err) < 0)
+			return -1;
+		b->disks[i].vmware = disk;
+	}
+	if (b->vmware)
+		return 0;
 	for (size_t i = 0; i < qemu_source_nr_disks(b->qemu); i++) {
 		const struct qemu_source_disk *disk = qemu_source_disk(b->qemu, i);
 		if (add_disk(b, disk->key, disk->name, err) < 0)
 			return -1;
 		b->disks[i].qemu = disk;
 	}
+	return 0;
+}
+
+/* Options that are for sources of another kind. */
+static int check_kind(const struct backup *b, const char *source, struct err *err)
+{
+	const struct backup_values *v = b->values;
+	const char *given = vmware_source_given(&v->vmware, &v->machine);
+	bool is_vmware = source && vmware_source_is(source);
+	if (!(source && qemu_source_is(source)) && (v->agent || v->scratch || v->no_freeze))
+		return err_set(err, ERR_USAGE,
+			"--agent, --no-freeze and --scratch are for a machine in QEMU "
+			"(qemu:SOCKET)");
+	if (!is_vmware && given)
+		return err_set(err, ERR_USAGE,
+			"--%s is for a machine of a vCenter (vmware://USER@HOST/VM)", given);
+	if (is_vmware && v->store.ca_file && v->store.repo && !store_is_url(v->store.repo))
+		return err_set(err, ERR_USAGE,
+			"--ca-file is a hub's, and %s is a folder (--vcenter-ca-file is the "
+			"vCenter's)",
+			v->store.repo);
+	if (is_vmware && (v->change_ids.nr > 0 || v->bitmaps.nr > 0 || v->source_ids.nr > 0))
+		return err_set(err, ERR_USAGE,
+			"--change-id, --bitmap and --source-id: a machine of a vCenter tells "
+			"these by itself");
 	return 0;
 }
 
@@ -85,15 +130,12 @@ static int read_disks(struct backup *b, struct err *err)
 		return err_set(
 			err, ERR_USAGE, "which disk? (SOURCE, or --disk KEY=SOURCE for each)");
 	size_t nr = keyed->nr + sources->nr;
-	bool is_machine = sources->nr > 0 && qemu_source_is(sources->items[0]);
-	if (!is_machine && (b->values->agent || b->values->scratch || b->values->no_freeze))
-		return err_set(err, ERR_USAGE,
-			"--agent, --no-freeze and --scratch are for a machine in QEMU "
-			"(qemu:SOCKET)");
-	if (is_machine && open_machine(b, err) < 0)
+	const char *source = sources->nr > 0 ? sources->items[0] : NULL;
+	bool is_machine = source && (qemu_source_is(source) || vmware_source_is(source));
+	if (check_kind(b, source, err) < 0 || (is_machine && open_machine(b, err) < 0))
 		return -1;
 	if (is_machine)
-		nr = qemu_source_nr_disks(b->qemu);
+		nr = nr_machine_disks(b);
 	if (nr > REPOSITORY_DISKS_MAX)
 		return err_set(err, ERR_USAGE,
 			"%zu disks are more than the %d of one restore point", nr,
@@ -196,6 +238,10 @@ static int take_change(struct backup_disk *disk, const char *text, struct err *e
 	assert(disk->name);
 	if (parse_change(text, &disk->change, &disk->change_argument, err) < 0)
 		return -1;
+	if (disk->vmware && disk->change == REPOSITORY_CHANGE_EXTENTS)
+		return err_set(err, ERR_USAGE,
+			"--changed-by %s: a machine of a vCenter tells its changes by itself",
+			text);
 	if (disk->change == REPOSITORY_CHANGE_BITMAP && strncmp(disk->name, "nbd", 3) != 0)
 		return err_set(err, ERR_USAGE,
 			"--changed-by %s: %s is no NBD export, and only those have bitmaps: %s",
@@ -254,10 +300,13 @@ static int parse_audit(const char *text, unsigned *per_mille, struct err *err)
 int backup_args_read(struct backup *b, struct err *err)
 {
 	const struct backup_values *v = b->values;
-	if (!v->vm)
+	bool is_named_by_itself =
+		b->cli->arguments.nr > 0 && vmware_source_is(b->cli->arguments.items[0]);
+	if (!v->vm && !is_named_by_itself)
 		return err_set(err, ERR_USAGE, "of which virtual machine? (--vm NAME)");
-	if (repository_name_check_vm(v->vm, err) < 0)
+	if (v->vm && repository_name_check_vm(v->vm, err) < 0)
 		return -1;
+	snprintf(b->vm, sizeof b->vm, "%s", v->vm ? v->vm : "");
 	if (v->resume && v->no_resume)
 		return err_set(err, ERR_USAGE, "--resume and --no-resume: only one of them");
 	if (v->audit && parse_audit(v->audit, &b->audit_per_mille, err) < 0)

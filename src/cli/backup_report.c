@@ -51,7 +51,7 @@ static bool has_disk(const struct backup *b, const char *key)
 void backup_report_missing(struct backup *b)
 {
 	struct repository_point *latest =
-		b->missing_disks ? NULL : store_point_load(b->store, b->values->vm, NULL, NULL);
+		b->missing_disks ? NULL : store_point_load(b->store, b->vm, NULL, NULL);
 	for (size_t i = 0; latest && i < latest->nr_disks; i++) {
 		const char *key = latest->disks[i].key;
 		if (has_disk(b, key))
@@ -137,7 +137,7 @@ int backup_report_print(const struct backup *b, int64_t took_ns, struct err *err
 {
 	if (b->cli->common.quiet && !b->cli->common.json)
 		return 0;
-	struct repository_point *point = store_point_load(b->store, b->values->vm, b->point, err);
+	struct repository_point *point = store_point_load(b->store, b->vm, b->point, err);
 	if (!point)
 		return err_context(err, "the restore point %s was made, but", b->point);
 	int rc = b->cli->common.json ? print_json(b, point, took_ns, err)

@@ -19,7 +19,7 @@ static enum locator_kind kind_of(const char *name)
 	return kind;
 }
 
-static const char *kind_name(const char *name)
+static const char *kind_name(const struct backup_disk *disk)
 {
 	static const char *const names[] = {
 		[LOCATOR_RAW] = "raw",
@@ -28,7 +28,12 @@ static const char *kind_name(const char *name)
 		[LOCATOR_NULL] = "null",
 		[LOCATOR_QEMU] = "qemu",
 	};
-	return names[kind_of(name)];
+	return disk->vmware ? "vmware" : names[kind_of(disk->name)];
+}
+
+static bool is_machines(const struct backup_disk *disk)
+{
+	return disk->qemu || disk->vmware;
 }
 
 /* A list that belongs to another disk, or to another state of it, must not be followed. */
@@ -76,7 +81,7 @@ static void find_state(struct backup_disk *disk)
 	const char *given_id = change_id_of(disk), *change_id = given_id ? given_id : "";
 	char *AUTO_FREE file = NULL;
 	struct stat st;
-	if (disk->qemu)
+	if (is_machines(disk))
 		return;
 	bool is_file = disk->path && !disk->source_id && stat(disk->path, &st) == 0 &&
 		       !S_ISBLK(st.st_mode);
@@ -106,9 +111,25 @@ static int take_machine_facts(struct backup_disk *disk, struct err *err)
 	return 0;
 }
 
+static void find_vmware_identity(const struct backup *b, struct backup_disk *disk)
+{
+	const struct repository_pair pairs[] = {
+		{"vm-uuid", vmware_vm_uuid(b->vmware)},
+		{"vcenter-uuid", vmware_vcenter_uuid(b->vmware)},
+		{"disk-uuid", disk->vmware->uuid},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(pairs); i++)
+		if (pairs[i].value[0])
+			disk->identity[disk->nr_identity++] = pairs[i];
+}
+
 static void find_identity(const struct backup *b, struct backup_disk *disk)
 {
 	struct repository_pair *identity = disk->identity;
+	if (disk->vmware) {
+		find_vmware_identity(b, disk);
+		return;
+	}
 	if (disk->qemu && qemu_source_uuid(b->qemu)[0])
 		identity[disk->nr_identity++] =
 			(struct repository_pair){"vm-uuid", qemu_source_uuid(b->qemu)};
@@ -129,10 +150,35 @@ static bool may_change(const struct backup_disk *disk)
 	       disk->change != REPOSITORY_CHANGE_EXTENTS;
 }
 
+/* It is open, and tells its changes, unless it was asked to be compared. */
+static void take_vmware_disk(const struct backup *b, struct backup_disk *disk)
+{
+	disk->source = disk->opened = disk->vmware->block;
+	disk->change_id = disk->vmware->change_id;
+	find_identity(b, disk);
+	if (disk->change == REPOSITORY_CHANGE_COMPARE)
+		return;
+	disk->change = REPOSITORY_CHANGE_EXTENTS;
+	if (disk->vmware->unusable)
+		snprintf(disk->unusable, sizeof disk->unusable, "%s", disk->vmware->unusable);
+}
+
+/* The change id that what tells of changes begins at. */
+static const char *from_of(const struct backup_disk *disk)
+{
+	if (disk->vmware)
+		return disk->vmware->since ? disk->vmware->since : "";
+	return disk->changes ? changes_facts(disk->changes)->from : NULL;
+}
+
 static int open_disk(struct backup *b, struct backup_disk *disk, struct err *err)
 {
 	disk->nr_identity = 0;
 	disk->unusable[0] = '\0';
+	if (disk->vmware) {
+		take_vmware_disk(b, disk);
+		return 0;
+	}
 	if (disk->qemu && take_machine_facts(disk, err) < 0)
 		return -1;
 	bool has_bitmap = disk->change == REPOSITORY_CHANGE_BITMAP;
@@ -170,13 +216,13 @@ static struct repository_offer offer_of(const struct backup_disk *disk)
 		.key = disk->key,
 		.size_bytes = block_info(disk->source)->size_bytes,
 		.change = disk->change,
-		.from = disk->changes ? changes_facts(disk->changes)->from : NULL,
+		.from = from_of(disk),
 		.bitmap = has_bitmap ? disk->change_argument : NULL,
 		.unusable = disk->unusable[0] ? disk->unusable : NULL,
 		.source =
 			{
-				.kind = kind_name(disk->name),
-				.label = disk->qemu ? disk->name : block_label(disk->opened),
+				.kind = kind_name(disk),
+				.label = is_machines(disk) ? disk->name : block_label(disk->opened),
 				.identity = disk->identity,
 				.nr_identity = disk->nr_identity,
 			},
@@ -185,7 +231,12 @@ static struct repository_offer offer_of(const struct backup_disk *disk)
 
 int backup_sources_open(struct backup *b, struct err *err)
 {
-	if (b->qemu && qemu_source_begin(b->qemu, b->store, b->values->vm, err) < 0)
+	bool full = b->values->mode && strcmp(b->values->mode, "full") == 0;
+	if (b->vmware)
+		progress_stage(b->progress, "snapshot");
+	if (b->vmware && vmware_source_begin(b->vmware, b->store, b->vm, full, err) < 0)
+		return -1;
+	if (b->qemu && qemu_source_begin(b->qemu, b->store, b->vm, err) < 0)
 		return -1;
 	for (size_t i = 0; i < b->nr_disks; i++) {
 		struct backup_disk *disk = &b->disks[i];
@@ -215,7 +266,8 @@ void backup_sources_close(struct backup *b)
 		struct backup_disk *disk = &b->disks[i];
 		if (disk->source != disk->opened)
 			block_close(disk->source, NULL);
-		block_close(disk->opened, NULL);
+		if (!disk->vmware) /* the session's */
+			block_close(disk->opened, NULL);
 		changes_close(disk->changes);
 		free(disk->path);
 		free(disk->state);
@@ -224,7 +276,9 @@ void backup_sources_close(struct backup *b)
 		disk->path = disk->state = NULL;
 	}
 	qemu_source_end(b->qemu);
+	vmware_source_end(b->vmware);
 	b->qemu = NULL;
+	b->vmware = NULL;
 }
 
 /* --- deciding ---------------------------------------------------------------------- */

@@ -36,7 +36,8 @@ static const struct option_spec option_table[] = {
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct backup_values, vm),
 		.argument = "NAME",
-		.help = "the virtual machine's name in the repository (required)"},
+		.help = "the virtual machine's name in the repository (required, save for a "
+			"machine of a vCenter)"},
 	{.name = "disk",
 		.kind = OPTION_LIST,
 		.offset = offsetof(struct backup_values, disks),
@@ -132,6 +133,8 @@ static const struct option_spec option_table[] = {
 		.help = "copy that many disks at once (default: 2)"},
 	ALLOW_BACKING_ROW(struct backup_values, allow_backing),
 	TLS_OPTION_ROWS(struct backup_values),
+	VMWARE_ACCESS_ROWS(struct backup_values, "vcenter-ca-file"),
+	VMWARE_SOURCE_ROWS(struct backup_values),
 };
 
 /* --- beginning --------------------------------------------------------------------- */
@@ -142,13 +145,32 @@ static void tell_stage(void *context, const char *stage)
 	progress_stage(b->progress, stage);
 }
 
+/* How the machine was read. */
+static const char *consistency(const struct backup *b, const char **reason)
+{
+	*reason = b->vmware ? vmware_consistency_reason(b->vmware)
+		  : b->qemu ? qemu_source_consistency_reason(b->qemu)
+			    : NULL;
+	return b->vmware ? vmware_consistency(b->vmware)
+	       : b->qemu ? qemu_source_consistency(b->qemu)
+			 : NULL;
+}
+
+/* Of a machine's own identity, which stands first among that of its disks. */
+static size_t nr_machine_identity(const struct backup *b)
+{
+	if (b->vmware)
+		return vmware_vcenter_uuid(b->vmware)[0] ? 2 : 1;
+	return b->qemu && qemu_source_uuid(b->qemu)[0] ? 1 : 0;
+}
+
 static struct store_backup *begin(struct backup *b, struct err *err)
 {
 	const struct backup_values *v = b->values;
 	struct store_backup_options options = {
-		.vm = v->vm,
+		.vm = b->vm,
 		.wish = v->mode ? v->mode : "auto",
-		.source = {.kind = b->offers[0].offer.source.kind, .label = v->vm},
+		.source = {.kind = b->offers[0].offer.source.kind, .label = b->vm},
 		.disks = b->offers,
 		.nr_disks = b->nr_disks,
 		/* What is said of earlier runs' jobs is not said of this one's own. */
@@ -157,18 +179,14 @@ static struct store_backup *begin(struct backup *b, struct err *err)
 			  : v->no_resume   ? REPOSITORY_RESUME_NEVER
 					   : REPOSITORY_RESUME_AUTO,
 		.wait_ms = (v->wait.given ? (unsigned)v->wait.value : WAIT_S) * 1000,
-		.consistency = b->qemu ? qemu_source_consistency(b->qemu) : NULL,
-		.consistency_reason = b->qemu ? qemu_source_consistency_reason(b->qemu) : NULL,
 		.hub_job = cli_hooks() ? cli_hooks()->job : NULL,
 		.stage = tell_stage,
 		.estimate = backup_sources_estimate,
 		.context = b,
 	};
-	/* A machine's own identity, which stands first among that of its disks. */
-	if (b->qemu && qemu_source_uuid(b->qemu)[0]) {
-		options.source.identity = b->disks[0].identity;
-		options.source.nr_identity = 1;
-	}
+	options.consistency = consistency(b, &options.consistency_reason);
+	options.source.identity = b->disks[0].identity;
+	options.source.nr_identity = nr_machine_identity(b);
 	return store_backup_begin(b->store, &options, b->decisions, err);
 }
 
@@ -252,8 +270,8 @@ static int give_up(struct backup *b, struct store_backup *backup, struct err *er
 {
 	if (store_backup_is_committed(backup)) {
 		store_backup_abort(backup); /* removes nothing */
-		return err_hint(err, "sendense verify %s@%s tells whether it is good",
-			b->values->vm, b->point);
+		return err_hint(
+			err, "sendense verify %s@%s tells whether it is good", b->vm, b->point);
 	}
 	if (is_interruption(err)) {
 		store_backup_leave(backup);
@@ -268,7 +286,9 @@ static int give_up(struct backup *b, struct store_backup *backup, struct err *er
 static int check_machine(struct backup *b, int rc, struct err *err)
 {
 	struct err why = ERR_INIT;
-	if (!b->qemu || cancel_requested(b->cli->cancel) || qemu_source_check(b->qemu, &why) == 0)
+	if (cancel_requested(b->cli->cancel) ||
+		((!b->qemu || qemu_source_check(b->qemu, &why) == 0) &&
+			(!b->vmware || vmware_check(b->vmware, &why) == 0)))
 		return rc;
 	return err_copy(err, &why);
 }
@@ -283,10 +303,19 @@ static enum loss find_loss(
 		return LOSS_NONE;
 	if (store_backup_is_lost(backup, err))
 		return LOSS_HUB;
-	if (err->code != ERR_DISCONNECTED)
+	/* A snapshot goes with its session: the next backup takes another one. */
+	if (err->code != ERR_DISCONNECTED || b->vmware)
 		return LOSS_NONE;
 	/* Files do not disconnect: the way to the hub did, for too long, and is there again. */
 	return backup_sources_may_change(b) ? LOSS_SOURCE : LOSS_HUB;
+}
+
+static void commit_machine(const struct backup *b)
+{
+	if (b->qemu)
+		qemu_source_commit(b->qemu);
+	if (b->vmware)
+		vmware_commit(b->vmware);
 }
 
 static int made_all_the_same(const struct backup *b, struct store_backup *backup, struct err *err)
@@ -294,8 +323,7 @@ static int made_all_the_same(const struct backup *b, struct store_backup *backup
 	log_warning("the restore point was made, although: %s", err->text);
 	err_clear(err);
 	store_backup_abort(backup); /* removes nothing */
-	if (b->qemu)
-		qemu_source_commit(b->qemu);
+	commit_machine(b);
 	return 0;
 }
 
@@ -309,7 +337,9 @@ static int try_point(struct backup *b, enum loss *loss, struct err *err)
 	backup_sources_warn(b);
 	backup_report_missing(b);
 	snprintf(b->point, sizeof b->point, "%s", store_backup_point(backup));
-	int rc = prepare(b, backup, err);
+	int rc = b->vmware ? vmware_source_keep(b->vmware, backup, err) : 0;
+	if (rc == 0)
+		rc = prepare(b, backup, err);
 	if (rc == 0)
 		rc = audit(b, backup, err);
 	if (rc == 0)
@@ -327,8 +357,8 @@ static int try_point(struct backup *b, enum loss *loss, struct err *err)
 		store_backup_leave(backup);
 		return -1;
 	}
-	if (b->qemu && (rc == 0 || store_backup_is_committed(backup)))
-		qemu_source_commit(b->qemu);
+	if (rc == 0 || store_backup_is_committed(backup))
+		commit_machine(b);
 	return rc == 0 ? 0 : give_up(b, backup, err);
 }
 
@@ -385,12 +415,16 @@ static int back_up(struct backup *b, struct err *err)
 	b->progress = progress_start(&b->cli->common, err);
 	if (!b->progress)
 		return -1;
-	int rc = backup_sources_open(b, err);
+	int rc = b->vm[0] ? 0 : vmware_source_name(b->vmware, b->store, b->vm, err);
+	if (rc == 0)
+		rc = backup_sources_open(b, err);
 	if (rc == 0)
 		rc = make_point(b, err);
 	if (rc < 0)
-		err_context(err, "cannot back up %s", b->values->vm);
+		err_context(err, "cannot back up %s", b->vm[0] ? b->vm : vmware_vm_name(b->vmware));
 	/* The machine waits for nobody who reads the report. */
+	if (b->vmware)
+		progress_stage(b->progress, "remove-snapshot");
 	backup_sources_close(b);
 	progress_end(b->progress, err);
 	return rc == 0 ? backup_report_print(b, clock_now_ns() - began_ns, err) : -1;
@@ -422,7 +456,11 @@ const struct command command_backup = {
 		"\n"
 		"A machine that runs in QEMU is one SOURCE: qemu:QMP-SOCKET, with all disks that "
 		"it\n"
-		"can write to, as they are at one moment (qemu:QMP-SOCKET/DISK: one of them).\n"
+		"can write to, as they are at one moment (qemu:QMP-SOCKET/DISK: one of them). So "
+		"is\n"
+		"a machine of a vCenter or an ESXi host: vmware://USER@HOST[:PORT]/VM, with all "
+		"its\n"
+		"disks as one snapshot has them, which is removed at the end.\n"
 		"\n"
 		"The first backup of a disk is full; later ones hold what differs from the latest\n"
 		"restore point, whatever told of the changes. Where the changes cannot be known "

@@ -31,7 +31,7 @@ int locator_parse(const char *name, enum locator_kind *kind, const char **rest, 
 		{"null:", LOCATOR_NULL, false},
 		{"qemu:", LOCATOR_QEMU, false},
 	};
-	static const char *const later[] = {"vmware://", "nbdkit-vddk:"};
+	static const char *const later[] = {"nbdkit-vddk:"};
 	for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
 		if (!starts_with(name, known[i].prefix))
 			continue;
@@ -46,6 +46,11 @@ int locator_parse(const char *name, enum locator_kind *kind, const char **rest, 
 				name, known[i].prefix);
 		return 0;
 	}
+	if (starts_with(name, "vmware://"))
+		return err_set(err, ERR_UNSUPPORTED,
+			"%s is a machine of a vCenter, not one disk (sendense backup reads from "
+			"it)",
+			name);
 	for (size_t i = 0; i < ARRAY_LENGTH(later); i++)
 		if (starts_with(name, later[i]))
 			return err_set(err, ERR_UNSUPPORTED,

@@ -238,6 +238,10 @@ class FakeVcenter:
         """Objects in one answer of RetrievePropertiesEx; 0: all."""
         self.tell("page", Number=objects)
 
+    def held(self):
+        """Methods of calls that slow= makes or made wait, since this was asked last."""
+        return self.tell("held") or []
+
     def calls(self):
         """What was called since this was asked last: [{method, this, status, at}]."""
         return self.tell("calls") or []

@@ -86,6 +86,10 @@ func (f *fake) control(asked *request) (interface{}, error) {
 		calls := f.calls
 		f.calls = nil
 		return calls, nil
+	case "held":
+		held := f.held
+		f.held = nil
+		return held, nil
 	case "add-machine":
 		m, err := f.addMachine(asked.Machine)
 		if err != nil {

@@ -56,6 +56,7 @@ type fake struct {
 	pages    map[string][]string
 	rules    []*rule
 	calls    []callRecord
+	held     []string                                       // methods of calls that were made to wait
 	running  map[types.ManagedObjectReference]chan struct{} // tasks that can be cancelled
 }
 
@@ -189,6 +190,9 @@ func (f *fake) addMachine(spec machineSpec) (*machine, error) {
 	if err := os.WriteFile(nvram, []byte(strings.Repeat("nvram of "+spec.Name+"\n", 256)), 0600); err != nil {
 		return nil, err
 	}
+	vm.Config.ExtraConfig = append(vm.Config.ExtraConfig,
+		&types.OptionValue{Key: "nvram", Value: filepath.Base(nvram)},
+		&types.OptionValue{Key: "guestinfo.secret", Value: "known to the guest alone"})
 	f.machines[m.ref] = m
 	return m, nil
 }

@@ -125,6 +125,9 @@ func (f *fake) answer(w http.ResponseWriter, c *call) {
 		applied = &rule{}
 	}
 	if applied.Slow > 0 {
+		f.mutex.Lock()
+		f.held = append(f.held, c.method)
+		f.mutex.Unlock()
 		select {
 		case <-time.After(time.Duration(applied.Slow * float64(time.Second))):
 		case <-c.http.Context().Done():

@@ -55,7 +55,8 @@ static void names(void **state)
 		{"file:///srv/a.img", ERR_USAGE, NULL},
 		{"json:{}", ERR_USAGE, NULL},
 		{"nbd:host:1", ERR_USAGE, NULL},
-		{"vmware://u@v/vm", ERR_UNSUPPORTED, NULL},
+		{"vmware://u@v/vm", ERR_UNSUPPORTED, "sendense backup"},
+		{"nbdkit-vddk:x", ERR_UNSUPPORTED, NULL},
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {
 		struct err err = ERR_INIT;

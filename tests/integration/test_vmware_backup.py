@@ -1,0 +1,436 @@
+"""sendense backup vmware://…: a machine of the test vCenter, read through the test's own library."""
+
+import os
+import random
+import shutil
+import signal
+
+import pytest
+
+import support
+import vcenter
+import vddk
+from support import KIB, MIB, SENDENSE, fails, need, run, sendense, wait_for
+from test_vddk import helpers
+
+SIZES = {2000: 40 * MIB, 2001: 24 * MIB + 512, 16000: 8 * MIB}
+CHUNK = 64 * KIB
+
+
+class Setting:
+    """A vCenter, a machine of three disks, VMware's library, a repository, a state folder."""
+
+    def __init__(self, folder, vc):
+        self.folder, self.vc = str(folder), vc
+        self.repo, self.state = os.path.join(folder, "repo"), os.path.join(folder, "state")
+        self.rng = random.Random(5)
+        self.lib = vddk.FakeVddk(folder, frozen=vc.frozen)
+        self.lib.tell(thumbprint=vc.sha1, password=vc.password)
+        self.machine = vc.add_machine("web01", SIZES, cbt=True)
+        self.frozen = {}  # {point: {key: path}}
+        for key in SIZES:
+            self.guest_writes(key, 6)
+        sendense("repo", "init", self.repo, "--compression", "none")
+
+    def env(self):
+        return self.lib.env(SENDENSE_STATE_DIR=self.state)
+
+    def tell(self, **values):
+        self.lib.tell(thumbprint=self.vc.sha1, password=self.vc.password, **values)
+
+    def words(self, *more, path="DC0/vm/web01"):
+        return ["backup", "--repo", self.repo, self.vc.url(path), "--password-file",
+                self.vc.password_file, "--vcenter-ca-file", self.vc.ca, *more]
+
+    def backup(self, *more, **kwargs):
+        return sendense(*self.words("--json", *more, **kwargs), env=self.env()).json
+
+    def fails(self, *more, **kwargs):
+        return fails(*self.words(*more), env=self.env(), **kwargs)
+
+    def start(self, servers, *more):
+        return servers.start(SENDENSE, *self.words(*more), env=self.env(), name="backup")
+
+    def guest_writes(self, key, nr=1):
+        """[(offset, length)]"""
+        done = []
+        for _ in range(nr):
+            length = self.rng.choice((512, 4 * KIB, 100 * KIB, MIB))
+            offset = self.rng.randrange(0, SIZES[key] - length, 512)
+            self.machine.write(key, offset, self.rng.randbytes(length))
+            done.append((offset, length))
+        return done
+
+    def watched_backup(self, servers, *more):
+        """A backup, with the disks as the snapshot froze them kept, while the guest writes."""
+        self.vc.fail("QueryChangedDiskAreas", calls=1, slow=2)
+        process = self.start(servers, "--json", *more)
+        wait_for(lambda: self.machine.snapshots() or not process.running, "the snapshot")
+        ref = self.machine.state()["snapshots"][0]["ref"]
+        kept = {}
+        for key in self.machine.disks:
+            kept[key] = os.path.join(self.folder, f"{ref}-{key}.raw")
+            shutil.copyfile(self.machine.frozen(ref, key), kept[key])
+            self.guest_writes(key, 2)
+        assert process.wait() == 0, process.err
+        report = support.Result([], 0, process.out, "").json
+        self.frozen[report["point"]] = kept
+        return report
+
+    def check_clean(self):
+        assert self.machine.snapshots() == [], "a snapshot is left"
+        assert self.vc.sessions() == 0
+        assert helpers() == []
+        assert os.listdir(self.state) == []
+
+    def check_points(self):
+        sendense("verify", "--repo", self.repo, "web01")
+        for point, disks in self.frozen.items():
+            out = {key: os.path.join(self.folder, f"restored-{key}.raw") for key in disks}
+            targets = [word for key, path in out.items() for word in ("--to", f"{key}=raw:{path}")]
+            sendense("restore", "--repo", self.repo, f"web01@{point}", *targets, "--force")
+            for key, path in disks.items():
+                run("qemu-img", "compare", "-f", "raw", "-F", "raw", path, out[key])
+                os.unlink(out[key])
+
+
+@pytest.fixture(name="setting")
+def setting_fixture(scratch):
+    need("qemu-img")
+    with vcenter.fake_in(scratch) as vc:
+        setting = Setting(scratch, vc)
+        yield setting
+        vc.heal()
+        assert "rule broken" not in "".join(setting.lib.calls())
+
+
+def disks_of(report):
+    return {int(disk["key"]): disk for disk in report["disks"]}
+
+
+def chunks_of(areas):
+    return {chunk for offset, length in areas
+            for chunk in range(offset // CHUNK, (offset + length - 1) // CHUNK + 1)}
+
+
+def test_full_then_increments(setting, servers):
+    report = setting.watched_backup(servers)
+    assert {disk["mode"] for disk in report["disks"]} == {"full"}
+    assert report["consistency"] == "application"
+    for key, disk in disks_of(report).items():
+        assert disk["read"] < SIZES[key], "what is not allocated is not read"
+    setting.check_clean()
+    for _ in range(2):
+        setting.lib.forget()
+        setting.guest_writes(2000, 3)
+        report = setting.watched_backup(servers)
+        assert {disk["mode"] for disk in report["disks"]} == {"incremental"}
+        assert {disk["changed_by"] for disk in report["disks"]} == {"extents"}
+        assert not any(disk["fallback"] for disk in report["disks"])
+        setting.check_clean()
+    setting.check_points()
+
+
+def test_an_increment_reads_what_changed_and_no_more(setting):
+    setting.backup()
+    setting.lib.forget()
+    written = setting.guest_writes(2000, 5)
+    report = disks_of(setting.backup())
+    read = chunks_of(setting.lib.areas_read())
+    assert read == chunks_of(written)
+    assert report[2000]["read"] == sum(min(CHUNK, SIZES[2000] - chunk * CHUNK) for chunk in read)
+    assert report[2001]["read"] == report[16000]["read"] == 0
+    setting.lib.forget()
+    setting.backup("--audit", "100%")
+    assert chunks_of(setting.lib.areas_read()) >= set(range(SIZES[2000] // CHUNK))
+
+
+def test_what_is_kept_of_the_machine(setting):
+    report = setting.backup("--vm", "shop")
+    folder = os.path.join(setting.repo, "vms", "shop", "points", report["point"], "config")
+    with open(os.path.join(folder, "vsphere.json"), encoding="utf-8") as file:
+        machine = support.Result([], 0, file.read(), "").json
+    assert machine["path"] == "/DC0/vm/web01" and machine["instance_uuid"] == \
+        setting.machine.instance_uuid
+    assert [disk["key"] for disk in machine["disks"]] == ["2000", "2001", "16000"]
+    assert "known to the guest alone" not in str(machine)
+    with open(os.path.join(folder, "nvram"), "rb") as file:
+        assert file.read().startswith(b"nvram of web01")
+    # By its identity, whatever it is called now.
+    setting.machine.rename("web02")
+    again = setting.backup(path=setting.machine.instance_uuid)
+    assert again["vm"] == "shop"
+    assert {disk["mode"] for disk in again["disks"]} == {"incremental"}
+    setting.check_clean()
+
+
+# --- what goes wrong --------------------------------------------------------------------------
+
+
+def good_again(setting):
+    """Nothing is left, and the next run is good."""
+    setting.vc.heal()
+    setting.tell()
+    setting.check_clean()
+    setting.backup()
+    setting.check_clean()
+
+
+def test_bad_input_before_the_snapshot(setting):
+    vc = setting.vc
+
+    def wrong(case, contains, *more, status=1, words=None):
+        said = fails(*(words or setting.words(*more)), env=setting.env(), status=status,
+                     contains=contains, case=f"vmware backup: {case}")
+        assert vc.password not in said.err
+        assert setting.machine.snapshots() == [] and vc.sessions() == 0
+
+    wrong("no such machine", "no VM", words=setting.words(path="nope"))
+    wrong("a wrong fingerprint", "another fingerprint", words=[
+        "backup", "--repo", setting.repo, vc.url("web01"), "--password-file", vc.password_file,
+        "--fingerprint", "AB" * 32])
+    wrong("the hub's CA", "--vcenter-ca-file", "--ca-file", vc.ca, status=2)
+    wrong("options of QEMU", "machine in QEMU", "--no-freeze", status=2)
+    wrong("bitmap", "by itself", "--bitmap", "2000=x", status=2)
+    wrong("a disk to leave out that is not there", "no disk 2005", "--skip-disk", "2005", status=2)
+    fails("backup", "--repo", setting.repo, "--vm", "x", "null:1M", "--no-quiesce", status=2,
+          contains="vCenter", case="vmware backup: options for another source")
+    fails("backup", "--repo", setting.repo, "--vm", "x", "--disk", f"2000={vc.url('web01')}",
+          status=2, contains="keys of their own", case="vmware backup: a machine as one disk")
+    with open(os.path.join(setting.folder, "other"), "w", encoding="utf-8") as file:
+        file.write("wrong-secret\n")
+    os.chmod(file.name, 0o600)
+    wrong("wrong password", "password is wrong", words=[
+        "backup", "--repo", setting.repo, vc.url("web01"), "--password-file", file.name,
+        "--vcenter-ca-file", vc.ca])
+    setting.machine.set_template()
+    wrong("a template", "is a template")
+    setting.machine.set_template(False)
+    setting.machine.set_migrating()
+    wrong("a machine that is being moved", "is being moved")
+    setting.machine.set_migrating(False)
+    vc.fail("CreateSnapshot_Task", calls=-1, fault="NoPermission",
+            detail={"PrivilegeId": "VirtualMachine.State.CreateSnapshot"})
+    wrong("no right to make snapshots", "VirtualMachine.State.CreateSnapshot")
+    good_again(setting)
+
+
+def test_disks_that_no_snapshot_covers(setting):
+    vc = setting.vc
+    made = vc.add_machine("db", {2000: MIB, 2001: {"size": MIB, "mode": "independent_persistent"},
+                                 2002: {"size": MIB, "backing": "rdm"}}, cbt=True)
+    said = fails(*setting.words(path="db"), env=setting.env(),
+                 case="vmware backup: disks that no snapshot covers",
+                 contains=["disk 2001", "disk 2002", "--skip-unsupported"])
+    assert "2000" not in said.message
+    result = sendense(*setting.words("--json", "--skip-unsupported", path="db"), env=setting.env())
+    assert [disk["key"] for disk in result.json["disks"]] == ["2000"]
+    assert "disk 2001 (" in result.err and "is left out" in result.err
+    with open(os.path.join(setting.repo, "vms", "db", "points", result.json["point"], "config",
+                           "vsphere.json"), encoding="utf-8") as file:
+        kept = support.Result([], 0, file.read(), "").json
+    assert "independent" in kept["disks"][1]["left_out"]
+    assert kept["disks"][0]["left_out"] is None
+    assert made.snapshots() == []
+    report = setting.backup("--skip-disk", "2001", "--skip-disk", "16000")
+    assert list(disks_of(report)) == [2000]
+
+
+def test_old_snapshots_and_tracking_that_is_off(setting):
+    made = setting.vc.add_machine("old", {2000: MIB})
+    for name in ("one", "two", "three"):
+        made.take_snapshot(name)
+    words = setting.words("--json", path="old")
+    for _ in range(2):
+        result = sendense(*words, env=setting.env())
+        assert '3 snapshots of others ("one", "two", "three")' in result.err
+    (disk,) = result.json["disks"]
+    assert disk["mode"] == "full" and disk["fallback"]
+    assert "change tracking is off" in disk["reason"] and "no snapshot" in disk["reason"]
+    assert made.snapshots() == ["one", "two", "three"]
+    fresh = setting.vc.add_machine("fresh", {2000: MIB})
+    words = setting.words("--json", path="fresh")
+    report = sendense(*words, "--no-enable-cbt", env=setting.env()).json
+    assert not fresh.state()["cbt"] and report["disks"][0]["mode"] == "full"
+    sendense(*words, env=setting.env())
+    assert fresh.state()["cbt"] and fresh.snapshots() == []
+    report = sendense(*words, env=setting.env()).json
+    assert report["disks"][0]["mode"] == "incremental"
+    setting.check_clean()
+
+
+@pytest.mark.parametrize("case, contains", [
+    ("reset", "began anew"), ("FileFault", "FileFault"), ("InvalidArgument", "InvalidArgument")])
+def test_change_ids_of_no_use(setting, case, contains):
+    setting.backup()
+    if case == "reset":
+        setting.machine.reset_cbt()
+    else:
+        detail = {"InvalidProperty": "changeId"} if case == "InvalidArgument" else {}
+        setting.vc.fail("QueryChangedDiskAreas", fault=case, detail=detail, calls=1)
+    report = disks_of(setting.backup())
+    fulls = {key for key, disk in report.items() if disk["mode"] == "full"}
+    assert fulls == (set(SIZES) if case == "reset" else {2000})
+    assert contains in report[2000]["reason"] and report[2000]["fallback"]
+    good_again(setting)
+
+
+@pytest.mark.parametrize("rule", [
+    {"areas": [(0, 512), (4096, 512)], "length": 8192},  # covers a part: the next call goes on
+    {"status": 503, "calls": 3}, {"body": "<broken", "calls": 2}, {"close": True, "calls": 2}])
+def test_answers_that_get_better(setting, servers, rule):
+    if "areas" not in rule:
+        setting.vc.fail("QueryChangedDiskAreas", **rule)
+    setting.vc.set_window(MIB)
+    setting.vc.expire_sessions(1)
+    for _ in range(2):
+        setting.watched_backup(servers)
+        setting.guest_writes(2000)
+    setting.vc.expire_sessions()
+    setting.vc.expire_sessions(0)
+    setting.check_points()
+    setting.check_clean()
+
+
+def test_answers_that_do_not_join(setting):
+    setting.vc.fail("QueryChangedDiskAreas", calls=1, start=MIB, length=MIB, areas=[])
+    setting.fails(case="vmware backup: answers that do not join", contains="the answer covers")
+    good_again(setting)
+
+
+def test_disks_that_change(setting):
+    setting.backup()
+    setting.machine.grow(2001, 32 * MIB)
+    setting.machine.add_disk(2003, 2 * MIB)
+    setting.machine.remove_disk(16000)
+    result = sendense(*setting.words("--json"), env=setting.env())
+    report = disks_of(result.json)
+    assert {key: disk["mode"] for key, disk in report.items()} == \
+        {2000: "incremental", 2001: "full", 2003: "full"}
+    assert "resized" in report[2001]["reason"] and "has no disk 2003" in report[2003]["reason"]
+    assert "disk 16000 of restore point" in result.err
+    setting.check_clean()
+
+
+@pytest.mark.parametrize("how, contains", [
+    ({"read": 5}, "disk 2000"), ({"crash": 3}, "was killed by signal"), ({"open": 1}, "disk 2000"),
+    ({"thumbprint": "00" * 20}, "disk 2000")])
+def test_the_library_fails(setting, how, contains):
+    setting.tell()
+    setting.lib.tell(**{"thumbprint": setting.vc.sha1, "password": setting.vc.password, **how})
+    setting.fails(case=f"vmware backup: the library: {next(iter(how))}", contains=contains)
+    good_again(setting)
+
+
+def test_no_library(setting):
+    setting.vc.calls()
+    fails(*setting.words("--vddk", "/nonexistent"), env=setting.env(),
+          case="vmware backup: no library", contains="libvixDiskLib")
+    assert "CreateSnapshot_Task" not in [call["method"] for call in setting.vc.calls()]
+    good_again(setting)
+
+
+def test_the_guests_tools_refuse(setting):
+    setting.vc.fail("CreateSnapshot_Task", quiesce=True, task="ApplicationQuiesceFault")
+    report = setting.backup()
+    assert report["consistency"] == "crash"
+    assert "ApplicationQuiesceFault" in report["consistency_reason"]
+    report = setting.backup("--no-quiesce")
+    assert report["consistency"] == "crash" and "not to be" in report["consistency_reason"]
+    setting.check_clean()
+
+
+def test_somebody_removes_the_snapshot(setting, servers):
+    setting.tell(slow=300)
+    process = setting.start(servers)
+    wait_for(lambda: setting.lib.calls("read") or not process.running, "reading")
+    setting.machine.remove_snapshot(setting.machine.state()["snapshots"][0]["ref"])
+    assert process.wait() == 1
+    assert "removed by somebody else" in process.err
+    good_again(setting)
+
+
+# --- debts ---------------------------------------------------------------------------------------
+
+
+def debts(setting):
+    return [name for name in os.listdir(setting.state) if name.startswith("debt-")]
+
+
+def test_a_snapshot_that_cannot_be_removed_is_a_debt(setting):
+    theirs = setting.machine.take_snapshot("sendense-of-somebody-else")
+    setting.vc.fail("RemoveSnapshot_Task", calls=-1, task="InvalidState")
+    result = sendense(*setting.words("--json"), env=setting.env())
+    (debt,) = debts(setting)
+    left = debt[len("debt-"):-len(".json")]
+    assert f"the snapshot {left} of /DC0/vm/web01 is still there" in result.err
+    assert debt in result.err
+    setting.fails(case="vmware backup: a snapshot that cannot be removed", contains=[left, debt])
+    assert debts(setting) == [debt]
+    setting.vc.heal()
+    result = sendense(*setting.words("--json"), env=setting.env())
+    assert f"the snapshot {left}, which an earlier backup left" in result.err
+    assert setting.machine.snapshots() == ["sendense-of-somebody-else"]
+    setting.machine.remove_snapshot(theirs)
+    setting.check_clean()
+
+
+# What a backup waits in when it is killed: a call, after how many others of its kind; what
+# VMware's library does.
+STAGES = {
+    "login": ("Login", 0), "facts": ("RetrievePropertiesEx", 2), "asking": ("CreateSnapshot_Task", 0),
+    "looking": ("RetrievePropertiesEx", 13), "areas": ("QueryChangedDiskAreas", 1),
+    "opening": "hang=open", "reading": "slow=500", "removing": ("RemoveSnapshot_Task", 0)}
+
+
+def start_until(setting, servers, stage):
+    """A backup that is in that stage, and stays there for a while."""
+    what = STAGES[stage]
+    if isinstance(what, str):
+        name, _, value = what.partition("=")
+        setting.tell(**{name: value})
+        process = setting.start(servers)
+        word = "read" if stage == "reading" else "open"
+        wait_for(lambda: setting.lib.calls(word) or not process.running, stage)
+    else:
+        setting.vc.held()
+        setting.vc.fail(what[0], slow=20, calls=1, skip=what[1])
+        process = setting.start(servers)
+        wait_for(lambda: what[0] in setting.vc.held() or not process.running, stage)
+    assert process.running, process.err
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_killed_in_each_stage(setting, servers, stage, number):
+    if stage == "removing" and number != signal.SIGKILL:
+        pytest.skip("it is not given up any more")
+    vc = setting.vc
+    process = start_until(setting, servers, stage)
+    process.signal(number)
+    status = process.wait()
+    wait_for(lambda: not helpers(), "the end of the helpers")
+    vc.heal()
+    setting.tell()
+    if number == signal.SIGKILL:
+        assert len(debts(setting)) == (0 if stage in ("login", "facts") else 1)
+        assert len(setting.machine.snapshots()) == (0 if stage in ("login", "facts", "asking") else 1)
+    else:
+        assert status == 1, process.err
+        assert setting.machine.snapshots() == [] and debts(setting) == []
+    setting.backup()
+    vc.expire_sessions()  # one that was killed did not log out
+    assert setting.machine.snapshots() == [] and debts(setting) == []
+    setting.check_clean()
+
+
+def test_one_backup_of_a_machine_at_a_time(setting, servers):
+    setting.tell(slow=300)
+    process = setting.start(servers)
+    wait_for(lambda: setting.lib.calls("read") or not process.running, "reading")
+    setting.fails(case="vmware backup: another one of the same machine",
+                  contains=["another backup", f"process {process.pid}"])
+    process.signal(signal.SIGINT)
+    assert process.wait() == 1
+    good_again(setting)
