@@ -2,9 +2,12 @@
  * sendense vmware ls: which virtual machines there are.
  * sendense vmware info: what one of them has, and what would keep a backup from being good.
  * sendense vmware cbt: whether its changes are tracked, and switching that on.
+ * sendense vmware debts: which snapshots backups have not removed yet.
  */
 #include "commands.h"
 #include "vmware_options.h"
+
+#include "vmware.h"
 
 #include <string.h>
 
@@ -294,6 +297,57 @@ static int run_cbt(struct cli *cli, const void *values, struct err *err)
 		       : 0;
 }
 
+/* --- debts --------------------------------------------------------------------------------------
+ */
+
+struct debts_values {
+	const char *state_folder;
+};
+
+struct owed {
+	json_t *debts; /* NULL: text is printed as they come */
+	size_t nr;
+};
+
+static int take_debt(void *context, const struct vmware_debt *debt, struct err *err)
+{
+	struct owed *owed = context;
+	(void)err;
+	owed->nr++;
+	if (owed->debts)
+		json_array_append_new(owed->debts,
+			json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:b, s:s}",
+				"snapshot", debt->snapshot, "id", debt->moref, "host", debt->host,
+				"vcenter_uuid", debt->vcenter_uuid, "path", debt->path,
+				"instance_uuid", debt->vm_uuid, "vm", debt->vm, "created",
+				debt->created, "pid", (json_int_t)debt->pid, "alive",
+				(int)debt->alive, "file", debt->file));
+	else if (debt->alive)
+		printf("%s of %s at %s: made at %s, its backup runs (process %lld)\n",
+			debt->snapshot, debt->path, debt->host, debt->created,
+			(long long)debt->pid);
+	else
+		printf("%s of %s at %s: left at %s, the next backup of this machine removes "
+		       "it (%s)\n",
+			debt->snapshot, debt->path, debt->host, debt->created, debt->file);
+	return 0;
+}
+
+static int run_debts(struct cli *cli, const void *values, struct err *err)
+{
+	const struct debts_values *v = values;
+	struct owed owed = {.debts = cli->common.json ? json_array() : NULL};
+	if (vmware_debts(v->state_folder, take_debt, &owed, err) < 0) {
+		json_decref(owed.debts);
+		return err_context(err, "cannot tell which snapshots are left");
+	}
+	if (owed.debts)
+		return cli_print_json(json_pack("{s:o}", "debts", owed.debts), err);
+	if (owed.nr == 0 && !cli->common.quiet)
+		printf("no snapshot is to be removed\n");
+	return cli_flush(err);
+}
+
 /* --- options
  * --------------------------------------------------------------------------------------- */
 
@@ -351,4 +405,25 @@ const struct command command_vmware_cbt = {
 	.max_arguments = 1,
 	.values_bytes = sizeof(struct vmware_values),
 	.run = run_cbt,
+};
+
+static const struct option_spec debts_options[] = {
+	{.name = "state-dir",
+		.kind = OPTION_TEXT,
+		.offset = offsetof(struct debts_values, state_folder),
+		.argument = "DIR",
+		.words = WORDS_FOLDER,
+		.help = "where backups keep it (default: as of sendense backup)"},
+};
+
+const struct command command_vmware_debts = {
+	.name = "vmware debts",
+	.summary = "List the snapshots that backups have not removed yet",
+	.details = "Each backup writes its snapshot down before it is asked for, and drops that\n"
+		   "record when the removal was confirmed. What a backup that was killed left is\n"
+		   "removed by the next one of the same machine. No server is asked.",
+	COMMAND_OPTIONS(debts_options),
+	.common = COMMON_JSON,
+	.values_bytes = sizeof(struct debts_values),
+	.run = run_debts,
 };

@@ -10,7 +10,7 @@ extern const struct command command_backup, command_restore, command_ls, command
 	command_version, command_completion, command_prune, command_protect, command_hub_init,
 	command_status, command_hub_run, command_hub_check_config, command_hub_export,
 	command_hub_import, command_tunnel_run, command_tunnel_sshd_config, command_vmware_ls,
-	command_vmware_info, command_vmware_cbt;
+	command_vmware_info, command_vmware_cbt, command_vmware_debts;
 
 /* Hidden. */
 extern const struct command command_nbd_service;

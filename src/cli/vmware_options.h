@@ -23,7 +23,7 @@ struct vmware_access {
 		.words = WORDS_FILE,                                                              \
 		.help = "of a vCenter: the file that holds the user's password (default: "        \
 			"$SENDENSE_VMWARE_PASSWORD_FILE)"},                                       \
-		{.name = ca_name,                                                                 \
+		{.name = (ca_name),                                                               \
 			.kind = OPTION_TEXT,                                                      \
 			.offset = offsetof(values, vmware.ca_file),                               \
 			.argument = "FILE",                                                       \

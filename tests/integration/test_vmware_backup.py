@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+import hub
 import support
 import vcenter
 import vddk
@@ -22,7 +23,7 @@ class Setting:
 
     def __init__(self, folder, vc):
         self.folder, self.vc = str(folder), vc
-        self.repo, self.state = os.path.join(folder, "repo"), os.path.join(folder, "state")
+        self.repo, self.state = os.path.join(folder, "repo"), os.path.join(folder, "debts")
         self.rng = random.Random(5)
         self.lib = vddk.FakeVddk(folder, frozen=vc.frozen)
         self.lib.tell(thumbprint=vc.sha1, password=vc.password)
@@ -63,9 +64,10 @@ class Setting:
 
     def watched_backup(self, servers, *more):
         """A backup, with the disks as the snapshot froze them kept, while the guest writes."""
+        self.vc.held()
         self.vc.fail("QueryChangedDiskAreas", calls=1, slow=2)
         process = self.start(servers, "--json", *more)
-        wait_for(lambda: self.machine.snapshots() or not process.running, "the snapshot")
+        wait_for(lambda: self.vc.held() or not process.running, "the snapshot")
         ref = self.machine.state()["snapshots"][0]["ref"]
         kept = {}
         for key in self.machine.disks:
@@ -367,10 +369,16 @@ def test_a_snapshot_that_cannot_be_removed_is_a_debt(setting):
     assert debt in result.err
     setting.fails(case="vmware backup: a snapshot that cannot be removed", contains=[left, debt])
     assert debts(setting) == [debt]
+    words = "vmware", "debts", "--state-dir", setting.state
+    assert f"{left} of /DC0/vm/web01 at 127.0.0.1: left at" in sendense(*words).out
+    (told,) = sendense(*words, "--json").json["debts"]
+    assert told["snapshot"] == left and not told["alive"]
+    assert told["instance_uuid"] == setting.machine.instance_uuid
     setting.vc.heal()
     result = sendense(*setting.words("--json"), env=setting.env())
     assert f"the snapshot {left}, which an earlier backup left" in result.err
     assert setting.machine.snapshots() == ["sendense-of-somebody-else"]
+    assert sendense(*words).out == "no snapshot is to be removed\n"
     setting.machine.remove_snapshot(theirs)
     setting.check_clean()
 
@@ -434,3 +442,78 @@ def test_one_backup_of_a_machine_at_a_time(setting, servers):
     process.signal(signal.SIGINT)
     assert process.wait() == 1
     good_again(setting)
+
+
+def test_killed_while_tracking_is_switched_on(setting, servers):
+    """The snapshot of the stun is a debt as well."""
+    made = setting.vc.add_machine("fresh", {2000: MIB})
+    setting.vc.fail("RemoveSnapshot_Task", slow=20, calls=1)
+    process = servers.start(SENDENSE, *setting.words(path="fresh"), env=setting.env())
+    wait_for(lambda: setting.vc.held() or not process.running, "the stun's end")
+    process.signal(signal.SIGKILL)
+    process.wait()
+    setting.vc.heal()
+    (name,) = made.snapshots()
+    assert debts(setting) == [f"debt-{name}.json"]
+    for mode in ("full", "incremental"):
+        report = sendense(*setting.words("--json", path="fresh"), env=setting.env()).json
+        assert report["disks"][0]["mode"] == mode
+    setting.vc.expire_sessions()
+    assert made.snapshots() == []
+    setting.check_clean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_increment_that_was_killed_is_gone_on_with(setting, servers, number):
+    """With another snapshot: what is stored is compared with that one."""
+    setting.watched_backup(servers)
+    setting.guest_writes(2000, 30)
+    process = start_until(setting, servers, "reading")
+    wait_for(lambda: len(setting.lib.calls("read")) > 60 or not process.running, "some reads")
+    process.signal(number)
+    process.wait()
+    wait_for(lambda: not helpers(), "the end of the helpers")
+    setting.tell()
+    setting.guest_writes(2000, 10)
+    setting.guest_writes(16000, 10)
+    report = setting.watched_backup(servers)
+    assert {disk["mode"] for disk in report["disks"]} == {"incremental"}
+    setting.vc.expire_sessions()
+    setting.check_clean()
+    setting.check_points()
+
+
+def test_a_helper_is_killed(setting, servers):
+    process = start_until(setting, servers, "reading")
+    os.kill(helpers()[0], signal.SIGKILL)
+    assert process.wait() == 1
+    assert "was killed by signal 9" in process.err and "the unfinished job is kept" in process.err
+    good_again(setting)
+
+
+def test_into_a_hub(setting, servers):
+    with hub.hub_in(servers) as h:
+        h.start()
+        setting.repo = h.url
+        trust = ["--token-file", h.token_file, "--ca-file", h.ca_file]
+        for mode in ("full", "incremental"):
+            setting.lib.forget()
+            report = setting.watched_backup(servers, *trust)
+            assert {disk["mode"] for disk in report["disks"]} == {mode}
+        assert report["vm"] == "web01" and report["consistency"] == "application"
+        setting.guest_writes(2000)
+        setting.check_clean()
+        setting.repo = h.repositories["main"]
+        setting.check_points()
+
+
+def test_an_audit_finds_tracking_to_be_wrong(setting):
+    setting.backup()
+    setting.guest_writes(2000, 3)
+    setting.vc.fail("QueryChangedDiskAreas", calls=1, areas=[], start=0, length=SIZES[2000])
+    setting.fails("--audit", "100%", case="vmware backup: tracking that forgot something",
+                  contains=["disk 2000", "unchanged"])
+    setting.check_clean()
+    report = disks_of(setting.backup())
+    assert report[2000]["mode"] == "full" and "audit" in report[2000]["reason"]
+    assert report[2001]["mode"] == "incremental"
