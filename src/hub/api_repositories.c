@@ -395,15 +395,16 @@ static int get_latest(void *context, struct rest_request *request, struct err *e
 #define POINT REPO "/vms/{vm}/points/{point}"
 
 const struct rest_route hub_repository_routes[] = {
-	{"GET", "/api/v1/repositories", "listRepositories", REST_READ, REST_VMS, get_repositories,
-		0},
+	{"GET", "/api/v1/repositories?limit&after", "listRepositories", REST_READ, REST_VMS,
+		get_repositories, 0},
 	{"GET", REPO, "getRepository", REST_READ, REST_VMS, get_repository, 0},
 	{"POST", REPO "/reindex", "reindexRepository", REST_OPERATE, REST_CREATES, post_reindex, 0},
-	{"GET", REPO "/vms", "listRepositoryVms", REST_READ, REST_VMS, get_vms, 0},
-	{"GET", REPO "/vms/{vm}/points", "listPoints", REST_READ, 0, get_points, 0},
+	{"GET", REPO "/vms?vm&limit&after", "listRepositoryVms", REST_READ, REST_VMS, get_vms, 0},
+	{"GET", REPO "/vms/{vm}/points?limit&after", "listPoints", REST_READ, 0, get_points, 0},
 	{"GET", POINT, "getPoint", REST_READ, 0, get_point, 0},
 	{"PUT", POINT "/protection", "protectPoint", REST_OPERATE, 0, put_protection, 0},
 	{"DELETE", POINT "/protection", "unprotectPoint", REST_OPERATE, 0, delete_protection, 0},
-	{"GET", "/api/v1/vms/{vm}/latest", "getLatestDisk", REST_BACKUP, 0, get_latest, 0},
+	{"GET", "/api/v1/vms/{vm}/latest?repository&key", "getLatestDisk", REST_BACKUP, 0,
+		get_latest, 0},
 	{0},
 };

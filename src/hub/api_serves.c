@@ -250,7 +250,7 @@ static int post_heartbeat(void *context, struct rest_request *request, struct er
 const struct rest_route hub_serve_routes[] = {
 	{"POST", "/api/v1/serves", "openServe", REST_OPERATE, REST_CREATES | REST_SECRET,
 		post_serve, 0},
-	{"GET", "/api/v1/serves", "listServes", REST_READ, 0, get_serves, 0},
+	{"GET", "/api/v1/serves?limit&after", "listServes", REST_READ, 0, get_serves, 0},
 	{"GET", "/api/v1/serves/{id}", "getServe", REST_READ, 0, get_serve, 0},
 	{"DELETE", "/api/v1/serves/{id}", "closeServe", REST_OPERATE, 0, delete_serve, 0},
 	{"POST", "/api/v1/serves/{id}/heartbeat", "renewServe", REST_OPERATE, 0, post_heartbeat, 0},

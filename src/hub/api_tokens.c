@@ -184,7 +184,7 @@ static int delete_token(void *context, struct rest_request *request, struct err 
 }
 
 const struct rest_route hub_token_routes[] = {
-	{"GET", "/api/v1/tokens", "listTokens", REST_ADMIN, 0, get_tokens, 0},
+	{"GET", "/api/v1/tokens?limit&after", "listTokens", REST_ADMIN, 0, get_tokens, 0},
 	{"POST", "/api/v1/tokens", "createToken", REST_ADMIN, REST_CREATES | REST_SECRET,
 		post_token, 0},
 	{"DELETE", "/api/v1/tokens/{id}", "revokeToken", REST_ADMIN, 0, delete_token, 0},
@@ -241,6 +241,7 @@ static int get_events(void *context, struct rest_request *request, struct err *e
 }
 
 const struct rest_route hub_event_routes[] = {
-	{"GET", "/api/v1/events", "listEvents", REST_READ, 0, get_events, 0},
+	{"GET", "/api/v1/events?object&actor&since&limit&after", "listEvents", REST_READ, 0,
+		get_events, 0},
 	{0},
 };

@@ -131,6 +131,23 @@ static bool may_call(struct rest_request *request)
 	return true;
 }
 
+static bool knows_parameters(struct rest_request *request)
+{
+	const struct rest_target *target = &request->target;
+	const struct rest_route *route = request->match.route;
+	const char *known = rest_route_queries(route);
+	char text[256];
+	for (size_t i = 0; i < target->nr_queries; i++) {
+		if (rest_route_knows(route, target->queries[i].name))
+			continue;
+		snprintf(text, sizeof text, "the parameter \"%.64s\" is not known here (%s%s)",
+			target->queries[i].name, known[0] ? "there are: " : "there are none",
+			known);
+		return refuse(request, 400, ERR_USAGE, text);
+	}
+	return true;
+}
+
 bool rest_gate_enter(struct rest_request *request)
 {
 	if (!is_there_room(request) || !has_route(request) || !has_certificate(request))
@@ -141,5 +158,5 @@ bool rest_gate_enter(struct rest_request *request)
 	/* A stranger who sends a request slowly is as good as silent. */
 	if (request->match.route->scope != REST_NONE)
 		rest_lines_busy(&request->server->lines, request->line, true);
-	return true;
+	return knows_parameters(request);
 }

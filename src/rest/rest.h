@@ -73,7 +73,9 @@ enum rest_flags {
 
 struct rest_route {
 	const char *method; /* "GET", "POST", "PUT", "DELETE" */
-	const char *path; /* "/api/v1/jobs/{id}"; each {name} is one segment, decoded */
+	/* "/api/v1/jobs/{id}/log?offset&limit": each {name} is one segment, decoded; behind the
+	 * '?' the parameters that it knows, of which any others are refused with 400 */
+	const char *path;
 	const char *operation; /* operationId in the API's document */
 	enum rest_scope scope; /* at least */
 	unsigned flags;

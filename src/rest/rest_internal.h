@@ -135,6 +135,9 @@ struct rest_match {
 /* 0; 404: no such path; 405: allow holds its methods. */
 unsigned rest_route_find(const struct rest_route *const *tables, const char *method,
 	const struct rest_target *target, struct rest_match *match, char allow[REST_ALLOW_BYTES]);
+/* "" or "state&kind": the parameters that it knows. */
+const char *rest_route_queries(const struct rest_route *route);
+bool rest_route_knows(const struct rest_route *route, const char *query);
 const char *rest_match_param(const struct rest_match *match, const char *name);
 
 /* --- certificate.c: TLS, with a certificate that can be exchanged --------------------------------

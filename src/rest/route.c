@@ -153,7 +153,7 @@ static uint64_t match_path(
 		if (*at != '/')
 			return 0;
 		const char *part = ++at;
-		at += strcspn(at, "/");
+		at += strcspn(at, "/?");
 		size_t length = (size_t)(at - part);
 		const char *segment = target->segments[i];
 		bool is_param = length && *part == '{';
@@ -170,7 +170,7 @@ static uint64_t match_path(
 		match->params[match->nr_params++] =
 			(struct rest_pair){(char *)(uintptr_t)(part + 1), target->segments[i]};
 	}
-	return *at ? 0 : weight;
+	return *at && *at != '?' ? 0 : weight;
 }
 
 static void allow_more(char allow[REST_ALLOW_BYTES], const char *method)
@@ -205,6 +205,24 @@ unsigned rest_route_find(const struct rest_route *const *tables, const char *met
 	if (best)
 		return 0;
 	return allow[0] ? 405 : 404;
+}
+
+const char *rest_route_queries(const struct rest_route *route)
+{
+	const char *queries = strchr(route->path, '?');
+	return queries ? queries + 1 : "";
+}
+
+bool rest_route_knows(const struct rest_route *route, const char *query)
+{
+	size_t length = strlen(query);
+	for (const char *at = rest_route_queries(route); *at; at += *at == '&') {
+		size_t name = strcspn(at, "&");
+		if (name == length && memcmp(at, query, length) == 0)
+			return true;
+		at += name;
+	}
+	return false;
 }
 
 const char *rest_match_param(const struct rest_match *match, const char *name)

@@ -153,6 +153,8 @@ def test_what_is_wrong_is_named(server):
         ("GET", "/api/v1/vms/%2e%2e", {}, 400, '".."'),
         ("GET", "/api/v1/vms/%ff", {}, 400, "not UTF-8"),
         ("GET", "/api/v1/health?q=1&q=2", {}, 400, 'the parameter "q" twice'),
+        ("GET", "/api/v1/things?limit=1&lim=2", {}, 400, 'the parameter "lim" is not known here (there are: limit&after)'),
+        ("DELETE", "/api/v1/things/a?force", {}, 400, 'the parameter "force" is not known here (there are none)'),
         ("GET", "/api/v1/things?limit=0", {}, 400, "limit: must be a number from 1 to 1000"),
         ("GET", "/api/v1/things?limit=1e2", {}, 400, "limit: must be a number"),
         ("POST", "/api/v1/things", {"body": b"{}", "kind": "text/plain"}, 415, "application/json, not text/plain"),

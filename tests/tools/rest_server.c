@@ -280,13 +280,13 @@ static int get_events(void *context, struct rest_request *request, struct err *e
 }
 
 static const struct rest_route routes[] = {
-	{"GET", "/api/v1/health", "getHealth", REST_NONE, 0, echo, 0},
-	{"GET", "/api/v1/things", "listThings", REST_READ, REST_VMS, list_things, 0},
+	{"GET", "/api/v1/health?q", "getHealth", REST_NONE, 0, echo, 0},
+	{"GET", "/api/v1/things?limit&after", "listThings", REST_READ, REST_VMS, list_things, 0},
 	{"POST", "/api/v1/things", "makeThing", REST_OPERATE, REST_CREATES, make_thing, 0},
 	{"GET", "/api/v1/things/{id}", "getThing", REST_READ, 0, get_thing, 0},
 	{"PUT", "/api/v1/things/{id}", "putThing", REST_OPERATE, 0, put_thing, 0},
 	{"DELETE", "/api/v1/things/{id}", "deleteThing", REST_OPERATE, 0, delete_thing, 0},
-	{"GET", "/api/v1/vms/{vm}", "getVm", REST_READ, 0, echo, 0},
+	{"GET", "/api/v1/vms/{vm}?q", "getVm", REST_READ, 0, echo, 0},
 	{"GET", "/api/v1/vms/all", "getAllVms", REST_READ, 0, echo, 0},
 	{"POST", "/api/v1/vms/{vm}/sessions", "makeSession", REST_BACKUP, 0, echo, 0},
 	{"POST", "/api/v1/secrets", "makeSecret", REST_ADMIN, REST_CREATES | REST_SECRET,
@@ -296,9 +296,9 @@ static const struct rest_route routes[] = {
 	{"POST", "/api/v1/wait", "wait", REST_OPERATE, REST_CREATES, wait_open, 0},
 	{"GET", "/api/v1/wait", "getWaiting", REST_READ, 0, get_waiting, 0},
 	{"POST", "/api/v1/open", "open", REST_OPERATE, 0, do_open, 0},
-	{"GET", "/api/v1/fail", "fail", REST_READ, 0, fail, 0},
+	{"GET", "/api/v1/fail?code", "fail", REST_READ, 0, fail, 0},
 	{"GET", "/api/v1/problem", "problem", REST_READ, 0, problem, 0},
-	{"GET", "/api/v1/events", "getEvents", REST_READ, REST_STREAMS, get_events, 0},
+	{"GET", "/api/v1/events?last&cut", "getEvents", REST_READ, REST_STREAMS, get_events, 0},
 	{0},
 };
 

@@ -27,12 +27,14 @@ static const char *text_of(const json_t *object, const char *name)
 	return json_string_value(json_object_get(object, name));
 }
 
+/* path: of a route, with the parameters of its query, or of the document. */
 static const json_t *operation_of(const char *method, const char *path)
 {
-	char lower[8] = "";
+	char lower[8] = "", bare[128] = "";
+	snprintf(bare, sizeof bare, "%.*s", (int)strcspn(path, "?"), path);
 	for (size_t i = 0; i < sizeof lower - 1 && method[i]; i++)
 		lower[i] = (char)(method[i] | 0x20);
-	return json_object_get(json_object_get(json_object_get(document, "paths"), path), lower);
+	return json_object_get(json_object_get(json_object_get(document, "paths"), bare), lower);
 }
 
 static bool has_parameter(const json_t *operation, const char *name)
@@ -92,12 +94,35 @@ static bool params_differ(const struct rest_route *route, const json_t *operatio
 	return bad;
 }
 
+/* The query's parameters, as a route has them, in the document's order. */
+static void queries_of(const json_t *operation, char *out, size_t bytes)
+{
+	const json_t *shared =
+		json_object_get(json_object_get(document, "components"), "parameters");
+	size_t i;
+	json_t *parameter;
+	out[0] = '\0';
+	json_array_foreach(json_object_get(operation, "parameters"), i, parameter)
+	{
+		const char *ref = text_of(parameter, "$ref");
+		const json_t *at = ref ? json_object_get(shared, strrchr(ref, '/') + 1) : parameter;
+		size_t used = strlen(out);
+		if (strcmp(text_of(at, "in"), "query") == 0)
+			snprintf(out + used, bytes - used, "%s%s", used ? "&" : "",
+				text_of(at, "name"));
+	}
+}
+
 static bool route_differs(const struct rest_route *route)
 {
 	const json_t *operation = operation_of(route->method, route->path);
 	if (!operation)
 		return differs(route, route->operation, "no such path and method");
 	bool bad = params_differ(route, operation);
+	char queries[256];
+	queries_of(operation, queries, sizeof queries);
+	if (strcmp(strchr(route->path, '?') ? strchr(route->path, '?') + 1 : "", queries) != 0)
+		bad = differs(route, "other parameters of the query", queries);
 	const char *id = text_of(operation, "operationId"), *scope = text_of(operation, "x-scope");
 	json_int_t most = json_integer_value(json_object_get(operation, "x-body-most"));
 	if (!id || strcmp(id, route->operation) != 0)
@@ -123,7 +148,7 @@ static const struct rest_route *route_of(const char *method, const char *path)
 {
 	for (size_t i = 0; hub_route_tables[i]; i++)
 		for (const struct rest_route *route = hub_route_tables[i]; route->method; route++)
-			if (!strcasecmp(route->method, method) && !strcmp(route->path, path))
+			if (operation_of(route->method, route->path) == operation_of(method, path))
 				return route;
 	return NULL;
 }

@@ -69,7 +69,7 @@ static int authenticate(void *context, const char *hash, struct rest_actor *acto
 }
 
 static const struct rest_route routes[] = {
-	{"GET", "/d", "digests", REST_NONE, 0, answer, 0},
+	{"GET", "/d?first&count", "digests", REST_NONE, 0, answer, 0},
 	{0},
 };
 static const struct rest_route *const tables[] = {routes, NULL};

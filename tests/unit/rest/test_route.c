@@ -10,8 +10,8 @@ static int handler(void *context, struct rest_request *request, struct err *err)
 }
 
 static const struct rest_route routes[] = {
-	{"GET", "/api/v1/vms", "a", REST_READ, 0, handler, 0},
-	{"GET", "/api/v1/vms/{vm}", "b", REST_READ, 0, handler, 0},
+	{"GET", "/api/v1/vms?limit&after", "a", REST_READ, 0, handler, 0},
+	{"GET", "/api/v1/vms/{vm}?x", "b", REST_READ, 0, handler, 0},
 	{"PUT", "/api/v1/vms/{vm}", "c", REST_READ, 0, handler, 0},
 	{"GET", "/api/v1/vms/{vm}/points/{point}", "d", REST_READ, 0, handler, 0},
 	{0},
@@ -50,6 +50,15 @@ static void test_routes(void **state)
 	assert_null(rest_match_param(&match, "v"));
 	assert_null(rest_match_param(&match, "vms"));
 	assert_string_equal(target.path, "/api/v1/vms/web%2001");
+	assert_true(rest_route_knows(match.route, "x"));
+	assert_false(rest_route_knows(match.route, "xy"));
+	assert_false(rest_route_knows(match.route, ""));
+	assert_int_equal(find("GET", "/api/v1/vms?stat=x"), 0);
+	assert_string_equal(rest_route_queries(match.route), "limit&after");
+	assert_true(rest_route_knows(match.route, "limit"));
+	assert_true(rest_route_knows(match.route, "after"));
+	assert_false(rest_route_knows(match.route, "limit&after"));
+	assert_false(rest_route_knows(match.route, "afte"));
 	/* Written otherwise, it is the same. */
 	assert_int_equal(find("GET", "/api/v1/vms/%77eb%20%30%31/points/b"), 0);
 	assert_string_equal(target.path, "/api/v1/vms/web%2001/points/b");
