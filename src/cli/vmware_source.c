@@ -62,6 +62,8 @@ struct vmware_session *vmware_source_open(struct cli *cli, const char *url,
 	};
 	struct vmware_session *session = vmware_open(&options, err);
 	vmware_options_forget(&login);
+	if (!session)
+		err_context(err, "cannot back up %s", url);
 	for (size_t i = 0; session && i < vmware_nr_skipped(session); i++) {
 		const struct vmware_skipped *skipped = vmware_skipped(session, i);
 		log_warning(

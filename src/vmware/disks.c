@@ -163,6 +163,18 @@ int disks_take_snapshot(struct vmware_session *session, struct err *err)
 /* --- opening -----------------------------------------------------------------------------------
  */
 
+/* An ESXi host has 48 MiB for all that is read from it: open disks share a part of that. */
+#define NFC_KIB (32u << 10)
+#define NFC_BUFFERS 4u
+#define NFC_UNIT_KIB 64u
+#define NFC_MOST_KIB 1024u
+
+static unsigned nfc_buffer_kib(size_t nr_disks)
+{
+	uint64_t kib = round_down(NFC_KIB / NFC_BUFFERS / nr_disks, NFC_UNIT_KIB);
+	return (unsigned)min_u64(max_u64(kib, NFC_UNIT_KIB), NFC_MOST_KIB);
+}
+
 static int open_disk(struct vmware_session *session, size_t i, struct err *err)
 {
 	struct session_disk *disk = &session->disks[i];
@@ -180,6 +192,8 @@ static int open_disk(struct vmware_session *session, size_t i, struct err *err)
 		.size_bytes = disk->facts.size_bytes,
 		.modes = session->vddk_modes,
 		.compression = session->vddk_compression,
+		.nfc_buffer_kib = nfc_buffer_kib(session->nr_disks),
+		.nfc_buffers = NFC_BUFFERS,
 		.hold_access = i == 0,
 		.cancel = session->cancel,
 	};

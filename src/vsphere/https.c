@@ -199,7 +199,7 @@ static void peek(struct https *https, const struct https_call *call, struct err 
 	https->trust.anyone = true;
 	if (!exchange(https, &looking, &code, &ignored))
 		err_hint(err,
-			"give its CA by --ca-file or, if the server's console tells the same, its "
+			"give the file with its CA or, if the server's console tells the same, its "
 			"fingerprint by --fingerprint %s",
 			https->sha256);
 	https->trust.anyone = false;

@@ -147,6 +147,27 @@ def test_an_increment_reads_what_changed_and_no_more(setting):
     assert chunks_of(setting.lib.areas_read()) >= set(range(SIZES[2000] // CHUNK))
 
 
+def test_many_disks_share_the_hosts_memory(setting):
+    setting.vc.add_machine("many", {2000 + i: MIB for i in range(20)}, cbt=True)
+    assert len(setting.backup(path="many")["disks"]) == 20
+    inits = [line for line in setting.lib.calls("init") if "BufCount=4" in line]
+    assert len(inits) == 20 and all("BufSizeIn64KB=6" in line for line in inits)
+    setting.check_clean()
+
+
+def test_a_machine_that_is_off(setting):
+    made = setting.vc.add_machine("off", {2000: 4 * MIB}, off=True)
+    made.write(2000, MIB, b"x" * 4096)
+    result = sendense(*setting.words("--json", path="off"), env=setting.env())
+    assert result.json["consistency"] == "crash"
+    assert "does not run" in result.json["consistency_reason"]
+    made.write(2000, 2 * MIB, b"y" * 4096)
+    report = setting.backup(path="off")
+    assert report["disks"][0]["root"] != result.json["disks"][0]["root"]
+    assert made.snapshots() == []
+    setting.check_clean()
+
+
 def test_what_is_kept_of_the_machine(setting):
     report = setting.backup("--vm", "shop")
     folder = os.path.join(setting.repo, "vms", "shop", "points", report["point"], "config")
