@@ -154,6 +154,15 @@ static bool is_space(char c)
 	return c == ' ' || c == '\t' || c == '\r';
 }
 
+/* All that is set may come into plans of jobs and answers of the API, which are JSON. */
+static bool is_utf8(const char *line, size_t length)
+{
+	json_t *text = json_stringn(line, length);
+	bool is = text != NULL;
+	json_decref(text);
+	return is;
+}
+
 /* Looks at a line as it is in the file, before libinih does; false: it is passed over. */
 static bool check_line(struct loading *l, const char *line, size_t length)
 {
@@ -167,6 +176,10 @@ static bool check_line(struct loading *l, const char *line, size_t length)
 		return false;
 	if (length >= LINE_MOST - 4) {
 		wrong_text(l, l->line, "the line is longer than %d bytes", LINE_MOST - 4);
+		return false;
+	}
+	if (!is_utf8(line, length)) {
+		wrong_text(l, l->line, "this is not UTF-8");
 		return false;
 	}
 	if (*line == '[') {

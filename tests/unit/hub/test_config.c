@@ -82,6 +82,12 @@ static void test_refused(void **state)
 		{"[hub]\nlisten = 127.0.0.1:10150\n[nbd]\nmode = range\n"
 		 "port-range = 10100-10200\n",
 			5, "holds the port 10150"},
+		{"[repository a]\npath = /srv/b\xe4"
+		 "ckup\n",
+			2, "not UTF-8"},
+		{"[allow]\nsource = !/home/m\xfc"
+		 "ller/\n",
+			2, "not UTF-8"},
 		{"[repository]\npath = /x\n", 1, "needs a name"},
 		{"[repository a b]\npath = /x\n", 1, "no name for a repository"},
 		{"[repository ../x]\npath = /x\n", 1, "no name for a repository"},
