@@ -379,7 +379,8 @@ int host_stop(struct host *host, struct deadline until, struct err *err)
 		json_decref(call_verb(host->runtime_dir, "stop",
 			ask_ms > STOP_LEAST_MS ? ask_ms : STOP_LEAST_MS, NULL));
 		struct pollfd fd = {.fd = pidfd, .events = POLLIN};
-		if (poll(&fd, 1, deadline_left_ms(until)) <= 0) {
+		int left_ms = deadline_left_ms(until);
+		if (poll(&fd, 1, left_ms > STOP_LEAST_MS ? left_ms : STOP_LEAST_MS) <= 0) {
 			log_warning("the NBD service does not end: it is killed, and its sessions "
 				    "can be gone on with");
 			(void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);

@@ -139,6 +139,19 @@ static void test_killed_and_revived(void **state)
 	must_stop(host);
 }
 
+/* All the time that a hub has to stop went into waiting for workers. */
+static void test_stopped_at_the_last_moment(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	struct host *host = must_start(8);
+	if (host_stop(host, deadline_after_ms(0), &err) < 0)
+		fail_msg("%s", err.text);
+	host_close(host);
+	/* It ended by itself, and was not killed. */
+	assert_int_not_equal(access("run/nbd.sock", F_OK), 0);
+}
+
 /* Other settings need a new process, which waits until the old one has no work. */
 static void test_other_settings(void **state)
 {
@@ -241,6 +254,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_found_again),
 		TEST(test_killed_and_revived),
+		TEST(test_stopped_at_the_last_moment),
 		TEST(test_other_settings),
 		TEST(test_errors_keep_their_code),
 		TEST(test_octets),
