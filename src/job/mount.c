@@ -116,13 +116,13 @@ int job_mount_noted(
 		return why.code == ERR_NOT_FOUND ? 0 : err_copy(err, &why);
 	const char *path = json_string_value(json_object_get(object.value, "path"));
 	int rc = 0;
-	/* It is of other settings. */
+	/* It is of other settings.  Others may find that too. */
 	if (!r->require_mount || !path || strcmp(path, r->path) != 0)
-		rc = state_delete(state, "setting", name, STATE_ANY, err);
+		rc = state_delete(state, "setting", name, STATE_ANY, &why);
 	else
 		*note = json_incref(object.value);
 	state_object_clear(&object);
-	return rc;
+	return rc < 0 && why.code != ERR_NOT_FOUND ? err_copy(err, &why) : 0;
 }
 
 void job_mount_use(struct job_repository *r, const json_t *note)
