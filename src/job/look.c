@@ -9,8 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LOOK_MOST_MS 20000
-
 bool look_is_needed(const struct job *job, bool told, const struct err *why)
 {
 	if (strcmp(job->kind, "backup") != 0 || job->attempt == 0 || why->code == ERR_NONE)
@@ -55,7 +53,6 @@ int look_start(
 	job->is_looking = true;
 	job->look_end = state;
 	job->look_why = *why;
-	job->look_until = deadline_after_ms(LOOK_MOST_MS);
 	job->stop = STOP_NOT;
 	job->next_try = 0;
 	supervise_set_stage(job, "look", NULL);

@@ -54,10 +54,14 @@ static bool has_exit(const struct job *job)
 	return job->dir_fd >= 0 && faccessat(job->dir_fd, JOBDIR_EXIT, F_OK, 0) == 0;
 }
 
-/* Without its folder nobody hears of it. */
+/* Without its folder nobody hears of it: as if it were gone. */
 static void end_unheard(struct job *job, const struct err *why)
 {
-	supervise_stop(job, why);
+	struct err unheard = job->stop_why;
+	if (!job->asked_to_cancel)
+		err_set(&unheard, ERR_DISCONNECTED, "its worker cannot be heard any more: %s",
+			why->text);
+	supervise_stop(job, &unheard);
 	job->stop = STOP_KILLED;
 	job->stop_at = deadline_after_ms(JOB_KILL_MS);
 	process_signal(&job->process, SIGKILL, NULL);

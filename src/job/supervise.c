@@ -21,6 +21,7 @@
 #define LOOK_IDLE_MS 5000
 #define TERMINATE_MS 4000
 #define FENCE_MS 500
+#define LOOK_MOST_MS 20000 /* for its restore point */
 #define SILENCE_OTHERWISE_MS 60000u
 #define WATCHED_MOST 256u
 
@@ -148,6 +149,8 @@ static void watch(struct jobs *jobs, struct job *job)
 	job->silent_at = deadline_after_ms(o->silence_ms ? o->silence_ms : SILENCE_OTHERWISE_MS);
 	job->still_at =
 		deadline_after_ms(o->stage_ms ? o->stage_ms : job_state_still_ms(job->stage));
+	if (job->is_looking)
+		job->look_until = deadline_after_ms(LOOK_MOST_MS);
 }
 
 void supervise_set_stage(struct job *job, const char *stage, const char *since)

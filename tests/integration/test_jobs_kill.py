@@ -2,12 +2,13 @@
 nothing is left, what was committed verifies."""
 
 import os
+import shutil
 import signal
 
 import pytest
 
 from jobs_hub import need_tools, site_in
-from support import sendense
+from support import sendense, wait_for
 from test_jobs import STAGES
 
 pytestmark = need_tools
@@ -205,6 +206,55 @@ def test_not_known_whether_it_was_made(scratch):
         site.release()
         assert end["state"] == "failed", end
         assert "is not known" in end["error"]["text"] and "was killed" in end["error"]["text"], end
+        site.wait(site.add())
+        look_after(site)
+        site.stop()
+
+
+def test_who_looks_outlives_the_hub(scratch):
+    """The next hub lets it go on, for as long as one that it had started itself."""
+    with site_in(scratch, attempts=1) as site:
+        site.start()
+        site.hold_at("log", "hold")
+        job = site.add()
+        site.wait_held()
+        site.wait(job, states=[], stages=["log"])
+        site.hold_at("check", "hold")
+        os.kill(worker_of(site), signal.SIGKILL)
+        wait_for(lambda: not os.path.exists(site.hold), "who looks for the restore point")
+        site.kill()
+        pid = worker_of(site)
+        site.start()
+        # By then the hub has looked after it more than once.
+        assert site.wait(site.add(site.spec("b")))["state"] == "done"
+        assert list(site.workers()) == [pid]
+        site.release()
+        end = end_well(site, job, 0)
+        assert "before it could tell" in end["note"], end
+        look_after(site)
+        site.stop()
+
+
+@pytest.mark.parametrize("cancelled", (False, True))
+def test_a_worker_that_nobody_hears_of(scratch, cancelled):
+    """Its folder was removed while no hub ran: it is ended, and its job is tried again."""
+    with site_in(scratch) as site:
+        site.start()
+        site.hold_at("copy", "stop")
+        job = site.add()
+        site.wait_held()
+        site.wait(job, states=[], stages=["copy"])
+        if cancelled:
+            site.do("cancel", id=job)
+        site.kill()
+        shutil.rmtree(f"{scratch}/run/jobs/{job}")
+        site.start()
+        end = site.wait(job)
+        if cancelled:
+            assert end["state"] == "cancelled" and "the test asked" in end["error"]["text"], end
+        else:
+            assert (end["state"], end["attempt"]) == ("done", 2), end
+        site.release()
         site.wait(site.add())
         look_after(site)
         site.stop()
