@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -101,6 +102,17 @@ void fence_look(struct jobs *jobs, struct job *job)
 	} else if (!job->is_fenced && deadline_passed(job->fence_at)) {
 		start(jobs, job);
 	}
+}
+
+bool fence_give_up(struct job *job)
+{
+	if (!fence_is_running(job) || process_has_ended(&job->fence, NULL))
+		return true;
+	process_signal(&job->fence, SIGKILL, NULL);
+	if (!deadline_passed(job->stop_at))
+		return false;
+	process_drop(&job->fence); /* the kernel holds that one: it has nothing of ours */
+	return true;
 }
 
 void fence_give_back(struct jobs *jobs, struct job *job)

@@ -231,6 +231,8 @@ void fence_look(struct jobs *jobs, struct job *job);
 bool fence_is_running(const struct job *job);
 /* One that an earlier hub started. */
 void fence_adopt(struct job *job, const json_t *process);
+/* The job's process went at last, and what it held with it.  False: it is to be asked again. */
+bool fence_give_up(struct job *job);
 /* Its folder and process are given back. */
 void fence_give_back(struct jobs *jobs, struct job *job);
 

@@ -357,14 +357,11 @@ static void look_after(struct jobs *jobs, struct job *job)
 	int status = -1;
 	bool ended = job->process.pid == 0 || process_has_ended(&job->process, &status);
 	supervise_look(jobs, job);
-	if (ended && fence_is_running(job)) {
-		fence_look(jobs, job); /* it went at last */
-	} else if (ended && deadline_passed(job->finish_at)) {
-		finish_job(jobs, job, status, NULL);
+	if (ended) {
+		if (fence_give_up(job) && deadline_passed(job->finish_at))
+			finish_job(jobs, job, status, NULL);
 		return;
 	}
-	if (ended)
-		return;
 	check_deadlines(job);
 	go_on_stopping(jobs, job);
 }

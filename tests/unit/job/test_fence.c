@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #define WAIT_MS 60000
@@ -261,6 +262,46 @@ static void test_next_hub_fences(void **context)
 	assert_int_equal(nr_takes(s), 0);
 }
 
+static int find_fence(
+	void *context, const char *job, const char *kind, const char *name, const json_t *value)
+{
+	bool *found = context;
+	(void)job;
+	*found = *found || (strcmp(kind, "process") == 0 && strcmp(name, "fence") == 0 && value);
+	return 0;
+}
+
+/* It goes at last, while whoever is to take its locks away is held up himself. */
+static void test_goes_before_it_is_fenced(void **context)
+{
+	struct site *s = *context;
+	struct err err = ERR_INIT;
+	char id[JOB_ID_BYTES], path[128];
+	bool is_fencing = false;
+	add(s, 1, id);
+	json_decref(wait_for(s, id, "stage", "copy"));
+	snprintf(path, sizeof path, "%s/.locks/guard", s->repo);
+	int AUTO_CLOSE guard = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(guard >= 0 && flock(guard, LOCK_EX) == 0);
+	atomic_store(&is_held, true);
+	int64_t began = clock_now_ns();
+	assert_int_equal(jobs_cancel(s->jobs, id, "by the test", &err), 0);
+	struct deadline until = deadline_after_ms(WAIT_MS);
+	while (!is_fencing) {
+		assert_false(deadline_passed(until));
+		cancel_sleep(NULL, deadline_after_ms(5), NULL);
+		assert_int_equal(state_takes(s->state, NULL, find_fence, &is_fencing, &err), 0);
+	}
+	atomic_store(&is_held, false);
+	kill(atomic_load(&held_pid), SIGKILL);
+	json_t *job = wait_for(s, id, "state", "cancelled");
+	assert_in_range((clock_now_ns() - began) / 1000000, 4000, 7000);
+	assert_null(json_object_get(job, "process_left"));
+	json_decref(job);
+	assert_int_equal(jobs_count_unreaped(s->jobs), 0);
+	assert_int_equal(nr_takes(s), 0);
+}
+
 int main(void)
 {
 	program = getenv("SENDENSE");
@@ -273,6 +314,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_one_folder, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_next_hub_reaps, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_next_hub_fences, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_goes_before_it_is_fenced, set_up, tear_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
