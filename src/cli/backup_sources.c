@@ -156,6 +156,9 @@ static void take_vmware_disk(const struct backup *b, struct backup_disk *disk)
 	disk->source = disk->opened = disk->vmware->block;
 	disk->change_id = disk->vmware->change_id;
 	find_identity(b, disk);
+	/* For this run alone: the next one has another snapshot. */
+	if (asprintf(&disk->state, "vmware %s", vmware_snapshot(b->vmware)) < 0)
+		disk->state = NULL;
 	if (disk->change == REPOSITORY_CHANGE_COMPARE)
 		return;
 	disk->change = REPOSITORY_CHANGE_EXTENTS;

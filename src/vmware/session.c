@@ -405,6 +405,11 @@ const char *vmware_consistency_reason(const struct vmware_session *session)
 	return session->no_quiesce ? "the guest was not to be quiesced" : session->taken.why_not;
 }
 
+const char *vmware_snapshot(const struct vmware_session *session)
+{
+	return session->snapshot;
+}
+
 /* --- check, commit, end --------------------------------------------------------------------------
  */
 

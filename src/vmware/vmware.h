@@ -109,6 +109,9 @@ int vmware_begin(struct vmware_session *session, struct err *err);
 const char *vmware_consistency(const struct vmware_session *session);
 const char *vmware_consistency_reason(const struct vmware_session *session);
 
+/* After begin: the snapshot's name, which no other has or had: what it shows does not change. */
+const char *vmware_snapshot(const struct vmware_session *session);
+
 /*
  * After begin: what a rebuild needs, as files: "vsphere.json" (hardware, disks with their slots,
  * networks, disks that were left out), and "nvram" where it can be read.  No secrets, and nothing

@@ -465,6 +465,27 @@ def test_one_backup_of_a_machine_at_a_time(setting, servers):
     good_again(setting)
 
 
+def test_killed_while_the_snapshot_is_being_made(setting, servers):
+    """The server goes on with it; the next backup waits until it is there, and removes it."""
+    setting.vc.calls()
+    setting.vc.fail("CreateSnapshot_Task", calls=1, running=4)
+    process = setting.start(servers)
+    seen = []
+
+    def asked():
+        seen.extend(call["method"] for call in setting.vc.calls())
+        return "CreateSnapshot_Task" in seen or not process.running
+
+    wait_for(asked, "the snapshot's task")
+    process.signal(signal.SIGKILL)
+    process.wait()
+    assert setting.machine.snapshots() == [] and len(debts(setting)) == 1
+    result = sendense(*setting.words("--json"), env=setting.env())
+    assert "which an earlier backup left" in result.err
+    setting.vc.expire_sessions()
+    setting.check_clean()
+
+
 def test_killed_while_tracking_is_switched_on(setting, servers):
     """The snapshot of the stun is a debt as well."""
     made = setting.vc.add_machine("fresh", {2000: MIB})
@@ -526,6 +547,8 @@ def test_into_a_hub(setting, servers):
         setting.check_clean()
         setting.repo = h.repositories["main"]
         setting.check_points()
+        kept = os.path.join(setting.repo, "vms", "web01", "points", report["point"], "config")
+        assert sorted(os.listdir(kept)) == ["nvram", "vsphere.json"]
 
 
 def test_an_audit_finds_tracking_to_be_wrong(setting):
@@ -538,3 +561,32 @@ def test_an_audit_finds_tracking_to_be_wrong(setting):
     report = disks_of(setting.backup())
     assert report[2000]["mode"] == "full" and "audit" in report[2000]["reason"]
     assert report[2001]["mode"] == "incremental"
+
+
+def test_the_hubs_nbd_service_dies(setting, servers):
+    """The snapshot stays; what is stored is not read again."""
+    made = setting.vc.add_machine("big", {2000: 160 * MIB}, cbt=True)
+    made.write(2000, 0, setting.rng.randbytes(160 * MIB))
+    with hub.hub_in(servers) as h:
+        h.start()
+        setting.repo = h.url
+        setting.tell(slow=40)
+        process = servers.start(
+            SENDENSE, *setting.words("--json", "--token-file", h.token_file, "--ca-file", h.ca_file,
+                                     path="big"), env=setting.env())
+        wait_for(lambda: sum(length for _, length in setting.lib.areas_read()) > 120 * MIB
+                 or not process.running, "reading most of it")
+        os.kill(h.nbd_service(), signal.SIGKILL)
+        setting.lib.forget()
+        assert process.wait() == 0, process.err
+        assert "beginning again" in process.err
+        (disk,) = support.Result([], 0, process.out, "").json["disks"]
+        assert disk["resumed"] == "resumed" and disk["kept"] > 0
+        assert sum(length for _, length in setting.lib.areas_read()) < 160 * MIB
+        assert made.snapshots() == []
+        setting.check_clean()
+        setting.repo = h.repositories["main"]
+        sendense("verify", "--repo", setting.repo, "big")
+        out = os.path.join(setting.folder, "out.raw")
+        sendense("restore", "--repo", setting.repo, "big", "--to", f"2000=raw:{out}")
+        run("qemu-img", "compare", "-f", "raw", "-F", "raw", made.disks[2000], out)
