@@ -59,7 +59,7 @@ class Server:
     def call(self, method, path, *, token="operate", body=None, headers=(), kind="application/json",
              curl=()):
         """By curl: an Answer."""
-        command = ["curl", "-sS", "--path-as-is", "--max-time", "20", "-D", "/dev/stderr", *self.ca, *curl]
+        command = ["curl", "-sS", "--path-as-is", "--max-time", "20", "-D", "/proc/self/fd/2", *self.ca, *curl]
         command += ["-I"] if method == "HEAD" else ["-X", method]
         if token:
             command += ["-H", f"Authorization: Bearer {token}"]
