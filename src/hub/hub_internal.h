@@ -94,7 +94,7 @@ void hub_points_stop(struct hub *hub);
  * hub_time_job_changed(), in the order of the changes, from a thread of its own. */
 void hub_points_job_changed(void *context, const char *id, enum job_state state, const json_t *job);
 /* From here on changes are told; of jobs whose end an earlier hub had no time for, too. */
-int hub_points_catch_up(struct hub *hub, struct err *err);
+void hub_points_catch_up(struct hub *hub);
 /* All that follows from the end of this job has been done. */
 void hub_points_settled(struct hub *hub, const char *id);
 /* Brings the index up to date with one VM in a repository (vm NULL: all of it). */

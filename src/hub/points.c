@@ -38,6 +38,8 @@ struct hub_points {
 	struct change *first, **last;
 	bool ends;
 	bool works; /* off the changes: those who are told of them are there */
+	json_t *owed; /* ids of jobs that ended in an earlier hub's time; of others this one's
+			 supervisor tells */
 	atomic_bool walked; /* each once, or tried */
 	pthread_mutex_t *walking; /* of each repository: one walks it at a time */
 	size_t nr_walking;
@@ -255,7 +257,6 @@ void hub_points_job_changed(void *context, const char *id, enum job_state state,
 /* --- what an earlier hub left ----------------------------------------------------------------- */
 
 struct left {
-	struct hub *hub;
 	json_t *open, *owed; /* ids of jobs that have not ended; of those whose end is owed */
 };
 
@@ -273,35 +274,11 @@ static int take_owed(
 	return strcmp(kind, OWED_KIND) == 0 ? json_object_set_new(left->owed, job, json_true()) : 0;
 }
 
-static bool is_queued(struct hub_points *points, const char *id)
-{
-	WITH_LOCK(&points->mutex);
-	for (const struct change *at = points->first; at; at = at->next)
-		if (strcmp(at->id, id) == 0 && job_state_is_end(at->state))
-			return true;
-	return false;
-}
-
-/* One that has ended is told as if it did so now, unless it did. */
-static void settle_owed(struct hub *hub, const char *id)
-{
-	struct err err = ERR_INIT;
-	enum job_state state;
-	json_t *job = jobs_get(hub->jobs, id, &err);
-	const char *name = json_string_value(json_object_get(job, "state"));
-	if (name && job_state_parse(name, &state) && job_state_is_end(state)) {
-		if (!is_queued(hub->points, id))
-			hub_points_job_changed(hub, id, state, job);
-	} else if (!job && err.code == ERR_NOT_FOUND) {
-		hub_points_settled(hub, id); /* forgotten */
-	}
-	json_decref(job);
-}
-
-int hub_points_catch_up(struct hub *hub, struct err *err)
+/* Before there are jobs: what ends from then on is told by itself. */
+static int find_owed(struct hub *hub, struct hub_points *points, struct err *err)
 {
 	const struct state_job_filter open = {.state = "open"};
-	struct left left = {.hub = hub, .open = json_object(), .owed = json_object()};
+	struct left left = {.open = json_object(), .owed = json_object()};
 	const char *id;
 	json_t *value;
 	int rc = left.open && left.owed ? 0 : err_errno(err, ENOMEM, "cannot look at ended jobs");
@@ -309,15 +286,40 @@ int hub_points_catch_up(struct hub *hub, struct err *err)
 		rc = state_jobs(hub->state, &open, take_open, &left, err);
 	if (rc == 0)
 		rc = state_takes(hub->state, NULL, take_owed, &left, err);
-	/* Killed before it could note that. */
-	json_object_foreach(left.open, id, value) if (!json_object_get(left.owed, id)) owe(hub, id);
-	json_object_foreach(left.owed, id, value) settle_owed(hub, id);
+	json_object_foreach(left.open, id, value)
+	{
+		/* Not there: the hub was killed before it could note that. */
+		if (json_object_del(left.owed, id) < 0)
+			owe(hub, id);
+	}
 	json_decref(left.open);
-	json_decref(left.owed);
-	WITH_LOCK(&hub->points->mutex);
-	hub->points->works = true;
-	pthread_cond_signal(&hub->points->changed);
+	points->owed = left.owed;
 	return rc;
+}
+
+/* Told as if it had ended now. */
+static void settle_owed(struct hub *hub, const char *id)
+{
+	struct err err = ERR_INIT;
+	enum job_state state;
+	json_t *job = jobs_get(hub->jobs, id, &err);
+	const char *name = json_string_value(json_object_get(job, "state"));
+	if (name && job_state_parse(name, &state) && job_state_is_end(state))
+		hub_points_job_changed(hub, id, state, job);
+	else if (!job && err.code == ERR_NOT_FOUND)
+		hub_points_settled(hub, id); /* forgotten */
+	json_decref(job);
+}
+
+void hub_points_catch_up(struct hub *hub)
+{
+	struct hub_points *points = hub->points;
+	const char *id;
+	json_t *value;
+	json_object_foreach(points->owed, id, value) settle_owed(hub, id);
+	WITH_LOCK(&points->mutex);
+	points->works = true;
+	pthread_cond_signal(&points->changed);
 }
 
 /* --- start and stop
@@ -341,9 +343,11 @@ int hub_points_start(struct hub *hub, struct err *err)
 	pthread_mutex_init(&points->mutex, NULL);
 	thread_cond_init(&points->changed);
 	hub->points = points;
-	if (thread_start(&points->thread, "points", work, hub, err) == 0)
+	if (find_owed(hub, points, err) == 0 &&
+		thread_start(&points->thread, "points", work, hub, err) == 0)
 		return 0;
 	hub->points = NULL;
+	json_decref(points->owed);
 	free(walking);
 	free(points);
 	return -1;
@@ -364,6 +368,7 @@ void hub_points_stop(struct hub *hub)
 		pthread_mutex_destroy(&points->walking[i]);
 	pthread_cond_destroy(&points->changed);
 	pthread_mutex_destroy(&points->mutex);
+	json_decref(points->owed);
 	free(points->walking);
 	free(points);
 	hub->points = NULL;

@@ -269,7 +269,9 @@ static void stop_time(struct running *r)
 /* Who is told of jobs that end is there now. */
 static int start_ends(struct running *r, struct err *err)
 {
-	return hub_points_catch_up(&r->hub, err);
+	(void)err;
+	hub_points_catch_up(&r->hub);
+	return 0;
 }
 
 static void stop_nothing(struct running *r)

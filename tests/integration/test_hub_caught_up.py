@@ -159,3 +159,21 @@ def test_killed_before_it_dealt_with_an_end(h, disk):
     wait_for(lambda: len(ends(h, job["id"])) == 2, "the job's end in the audit log")
     with contextlib.closing(sqlite3.connect(os.path.join(h.state, "state.db"))) as db:
         wait_for(lambda: db.execute("SELECT count(*) FROM take").fetchone()[0] == 0, "all to be given back")
+
+
+def test_what_ended_while_others_are_tried_again_is_told_of_once(h, disk):
+    """The hub that starts hears of the ends from its supervisor, which is busy then."""
+    slow = [h.start_backup(vm, {"2000": f"raw:{disk}"}, limit_rate=128 * 1024) for vm in "bcd"]
+    job = h.start_backup("a", {"2000": f"raw:{disk}"}, limit_rate=MIB)
+    for begun in [*slow, job]:
+        h.wait_stage(begun["id"], "copy")
+    h.kill()
+    for begun in slow:
+        for pid in hub.pids_of(f"{h.runtime}/jobs/{begun['id']}"):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: os.path.exists(f"{h.runtime}/jobs/{job['id']}/exit.json"), "the worker's end")
+    h.start()
+    for begun in slow:
+        h.post(f"jobs/{begun['id']}/cancel")
+        h.wait(begun, state="cancelled")
+    caught_up(h, job["id"], 1)
