@@ -221,7 +221,7 @@ struct findings_of_config {
 	bool quiet;
 };
 
-static void tell_finding(void *context, const struct hub_config_finding *finding)
+static void tell_finding(void *context, const struct settings_finding *finding)
 {
 	const struct findings_of_config *f = context;
 	const char *kind = finding->is_error ? "error" : "warning";

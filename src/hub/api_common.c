@@ -36,10 +36,11 @@ int hub_unavailable(struct rest_request *request, const char *repository, struct
 
 int hub_reply_new_job(struct hub *hub, struct rest_request *request, json_t *spec, struct err *err)
 {
-	char id[JOB_ID_BYTES], location[64], who[HUB_ACTOR_BYTES];
+	char id[JOB_ID_BYTES], location[64], who[ACCESS_ACTOR_BYTES];
 	int rc = hub_takes_work(hub, err);
 	if (rc == 0)
-		rc = jobs_add(hub->jobs, spec, hub_actor_text(rest_actor(request), who), id, err);
+		rc = jobs_add(
+			hub->jobs, spec, access_actor_text(rest_actor(request), who), id, err);
 	json_decref(spec);
 	if (rc < 0)
 		return -1;

@@ -279,12 +279,12 @@ static int post_cancel(void *context, struct rest_request *request, struct err *
 {
 	struct hub *hub = context;
 	const char *id = rest_param(request, "id");
-	char who[HUB_ACTOR_BYTES], why[HUB_ACTOR_BYTES + 32];
+	char who[ACCESS_ACTOR_BYTES], why[ACCESS_ACTOR_BYTES + 32];
 	json_t *job = job_of(hub, request, err);
 	if (!job)
 		return -1;
 	json_decref(job);
-	snprintf(why, sizeof why, "cancelled by %s", hub_actor_text(rest_actor(request), who));
+	snprintf(why, sizeof why, "cancelled by %s", access_actor_text(rest_actor(request), who));
 	if (jobs_cancel(hub->jobs, id, why, err) < 0)
 		return -1;
 	job = jobs_get(hub->jobs, id, err);

@@ -18,14 +18,14 @@ static int note_serve(struct hub *hub, const struct rest_request *request, const
 	char id[SERVE_ID_BYTES], struct err *err)
 {
 	uint8_t random[8];
-	char who[HUB_ACTOR_BYTES];
+	char who[ACCESS_ACTOR_BYTES];
 	if (file_random(random, sizeof random, err) < 0)
 		return -1;
 	for (size_t i = 0; i < sizeof random; i++)
 		snprintf(id + 2 * i, 3, "%02x", random[i]);
 	json_t *noted = json_pack("{s:O, s:O, s:s, s:s, s:I, s:I}", "repository",
 		json_object_get(body, "repository"), "vm", json_object_get(body, "vm"), "for",
-		hub_actor_text(rest_actor(request), who), "state", "opening", "hub",
+		access_actor_text(rest_actor(request), who), "state", "opening", "hub",
 		(json_int_t)hub->started_ns, "opened", (json_int_t)time(NULL));
 	int rc = noted ? state_put(hub->state, "serve", id, noted, 0, NULL, err)
 		       : err_errno(err, ENOMEM, "cannot serve");
@@ -38,13 +38,13 @@ static json_t *ask_service(struct hub *hub, const struct rest_request *request, 
 {
 	const struct job_repository *r =
 		hub_config_repository(hub_config(hub), hub_text(body, "repository"));
-	char who[HUB_ACTOR_BYTES];
+	char who[ACCESS_ACTOR_BYTES];
 	json_t *told = json_deep_copy(body);
 	json_object_set_new(told, "serve", json_string(id));
 	json_object_set_new(told, "repository", json_string(r->path));
 	if (r->id)
 		json_object_set_new(told, "repository_id", json_string(r->id));
-	json_object_set_new(told, "for", json_string(hub_actor_text(rest_actor(request), who)));
+	json_object_set_new(told, "for", json_string(access_actor_text(rest_actor(request), who)));
 	return hub_host_call(hub, "serve-open", told, err);
 }
 

@@ -123,10 +123,10 @@ static int64_t total_of(const json_t *disks)
 static int note_session(struct hub *hub, const struct rest_request *request, const json_t *body,
 	uint64_t free_bytes, char id[JOB_ID_BYTES], struct err *err)
 {
-	char who[HUB_ACTOR_BYTES];
+	char who[ACCESS_ACTOR_BYTES];
 	const char *repository = hub_text(body, "repository"), *vm = hub_text(body, "vm");
 	json_int_t total = total_of(json_object_get(body, "disks"));
-	hub_actor_text(rest_actor(request), who);
+	access_actor_text(rest_actor(request), who);
 	json_t *spec = json_pack("{s:s, s:s, s:s, s:O, s:O}", "kind", "push", "repository",
 		repository, "vm", vm, "disks", json_object_get(body, "disks"), "client",
 		json_object_get(body, "client"));
@@ -228,7 +228,7 @@ static int post_session(void *context, struct rest_request *request, struct err 
 {
 	struct hub *hub = context;
 	const json_t *body = rest_body(request);
-	char id[JOB_ID_BYTES], who[HUB_ACTOR_BYTES];
+	char id[JOB_ID_BYTES], who[ACCESS_ACTOR_BYTES];
 	uint64_t free_bytes = UINT64_MAX;
 	if (hub_takes_work(hub, err) < 0 || check_body(hub, request, body, err) < 0 ||
 		check_repository(hub, request, hub_text(body, "repository"), &free_bytes, err) < 0)
@@ -238,7 +238,8 @@ static int post_session(void *context, struct rest_request *request, struct err 
 			       ? rest_problem_for_now(request, err, COME_AGAIN_S)
 			       : -1;
 	rest_set_job(request, id);
-	json_t *answer = ask_service(hub, body, id, hub_actor_text(rest_actor(request), who), err);
+	json_t *answer =
+		ask_service(hub, body, id, access_actor_text(rest_actor(request), who), err);
 	if (!answer && cancel_requested(hub->calls_end))
 		/* It may be open in a moment: its note leads the next hub to it. */
 		return rest_problem(request, 503, err);

@@ -131,8 +131,8 @@ static int post_token(void *context, struct rest_request *request, struct err *e
 		return -1;
 	char token[REST_TOKEN_BYTES], location[96];
 	json_t *made = NULL;
-	if (hub_token_make(hub->state, json_string_value(json_object_get(body, "name")), scope, vms,
-		    expires, token, &made, err) < 0)
+	if (access_token_make(hub->state, json_string_value(json_object_get(body, "name")), scope,
+		    vms, expires, token, &made, err) < 0)
 		return -1;
 	const char *id = json_string_value(json_object_get(made, "id"));
 	snprintf(location, sizeof location, "/api/v1/tokens/%s", id);

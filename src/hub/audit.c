@@ -1,132 +1,46 @@
-/* Who did what, and whose token it is. */
+/* Who did what, and whose token it is: the hub's state, and who listens to the hub. */
 #include "hub_internal.h"
 
-#include "file.h"
-#include "log.h"
-
-#include <errno.h>
 #include <string.h>
-
-/* --- the audit log ---------------------------------------------------------------------- */
 
 void hub_event(struct hub *hub, const char *actor, const char *action, const char *object,
 	const json_t *detail)
 {
-	struct err err = ERR_INIT;
-	struct state_event event = {
-		.time = time(NULL),
-		.actor = actor,
-		.action = action,
-		.object = object,
-		.detail = detail,
-	};
-	if (state_event_add(hub->state, &event, &event.id, &err) < 0)
-		log_error("the audit log does not have \"%s %s %s\": %s", actor, action, object,
-			err.text);
+	struct state_event event = access_event(hub->state, actor, action, object, detail);
 	hub_time_event(hub, &event);
 }
 
-const char *hub_actor_text(const struct rest_actor *actor, char out[HUB_ACTOR_BYTES])
-{
-	if (actor && actor->id[0])
-		snprintf(
-			out, HUB_ACTOR_BYTES, "token %s", actor->name[0] ? actor->name : actor->id);
-	else
-		snprintf(out, HUB_ACTOR_BYTES, "nobody");
-	return out;
-}
+/* --- callbacks of the REST server ---------------------------------------------------------- */
 
 void hub_audit(void *context, const struct rest_actor *actor, const char *peer,
 	const char *operation, const char *path, unsigned status)
 {
-	char who[HUB_ACTOR_BYTES];
+	char who[ACCESS_ACTOR_BYTES];
 	/* Leases are renewed day and night; that changes nothing. */
 	if (status < 300 &&
 		(strcmp(operation, "renewSession") == 0 || strcmp(operation, "renewServe") == 0))
 		return;
 	json_t *detail = json_pack("{s:s, s:i}", "peer", peer, "status", (int)status);
-	hub_event(context, hub_actor_text(actor, who), operation, path, detail);
+	hub_event(context, access_actor_text(actor, who), operation, path, detail);
 	json_decref(detail);
-}
-
-/* --- tokens ------------------------------------------------------------------------------- */
-
-/* A token as it is stored: {name, hash, scope, vms?, created, expires?} with times in seconds
- * since 1970. */
-int hub_token_make(struct state *state, const char *name, enum rest_scope scope, const json_t *vms,
-	int64_t expires, char token[REST_TOKEN_BYTES], json_t **object, struct err *err)
-{
-	uint8_t random[8];
-	char id[2 * sizeof random + 1], hash[REST_TOKEN_HASH_BYTES];
-	if (file_random(random, sizeof random, err) < 0 || rest_token_make(token, err) < 0)
-		return -1;
-	for (size_t i = 0; i < sizeof random; i++)
-		snprintf(id + 2 * i, 3, "%02x", random[i]);
-	rest_token_hash(token, hash);
-	json_t *made = json_pack("{s:s, s:s, s:s, s:I}", "name", name, "hash", hash, "scope",
-		rest_scope_name(scope), "created", (json_int_t)time(NULL));
-	if (!made)
-		return err_errno(err, ENOMEM, "cannot make a token");
-	if (vms)
-		json_object_set(made, "vms", (json_t *)vms);
-	if (expires > 0)
-		json_object_set_new(made, "expires", json_integer(expires));
-	int rc = state_put(state, "token", id, made, 0, NULL, err);
-	json_object_set_new(made, "id", json_string(id));
-	if (rc < 0 || !object)
-		json_decref(made);
-	else
-		*object = made;
-	return rc < 0 ? err_context(err, "cannot make the token %s", name) : 0;
-}
-
-static int actor_of(const struct state_object *object, struct rest_actor *actor, struct err *err)
-{
-	const char *name = json_string_value(json_object_get(object->value, "name"));
-	const char *scope = json_string_value(json_object_get(object->value, "scope"));
-	json_int_t expires = json_integer_value(json_object_get(object->value, "expires"));
-	if (expires > 0 && time(NULL) >= expires) {
-		char when[CLOCK_UTC_BYTES];
-		clock_utc_text(expires, when);
-		return err_set(err, ERR_DENIED, "the token expired at %s", when);
-	}
-	if (!scope || !rest_scope_parse(scope, &actor->scope))
-		return err_set(err, ERR_DENIED, "the token has no scope");
-	snprintf(actor->id, sizeof actor->id, "%s", object->id);
-	snprintf(actor->name, sizeof actor->name, "%s", name ? name : "");
-	json_t *vms = json_object_get(object->value, "vms");
-	actor->vms = actor->scope == REST_BACKUP && vms ? json_incref(vms) : NULL;
-	return 0;
 }
 
 int hub_authenticate(void *context, const char *hash, struct rest_actor *actor, struct err *err)
 {
 	struct hub *hub = context;
-	struct state_object object = {0};
-	if (state_token(hub->state, hash, &object, err) < 0) {
-		if (err && err->code == ERR_NOT_FOUND)
-			return err_set(err, ERR_DENIED, "there is no such token");
-		return -1;
-	}
-	int rc = actor_of(&object, actor, err);
-	state_object_clear(&object);
-	return rc;
+	return access_authenticate(hub->state, hash, actor, err);
 }
-
-/* --- answers that are remembered -------------------------------------------------------------- */
 
 int hub_remembered(void *context, const struct rest_actor *actor, const char *key,
 	const char *digest, bool *found, unsigned *status, json_t **body, struct err *err)
 {
 	struct hub *hub = context;
-	return state_remembered(hub->state, actor->id, key, digest, found, status, body, err);
+	return access_remembered(hub->state, actor, key, digest, found, status, body, err);
 }
 
 void hub_remember(void *context, const struct rest_actor *actor, const char *key,
 	const char *digest, unsigned status, const json_t *body)
 {
 	struct hub *hub = context;
-	struct err err = ERR_INIT;
-	if (state_remember(hub->state, actor->id, key, digest, status, body, &err) < 0)
-		log_warning("the answer to a call is not kept for its repetition: %s", err.text);
+	access_remember(hub->state, actor, key, digest, status, body);
 }

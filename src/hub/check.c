@@ -12,12 +12,12 @@
 #define EXPIRES_SOON_S (30 * INT64_C(86400))
 
 struct checking {
-	hub_config_tell *tell;
+	settings_tell *tell;
 	void *context;
 	unsigned nr_errors;
 };
 
-static void told(void *context, const struct hub_config_finding *finding)
+static void told(void *context, const struct settings_finding *finding)
 {
 	struct checking *c = context;
 	c->nr_errors += finding->is_error;
@@ -35,7 +35,7 @@ static void say(struct checking *c, bool is_error, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(text, sizeof text, format, args);
 	va_end(args);
-	told(c, &(struct hub_config_finding){.is_error = is_error, .text = text});
+	told(c, &(struct settings_finding){.is_error = is_error, .text = text});
 }
 
 /* --- folders -----------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ static void check_others(struct checking *c, const struct hub_config *config)
 			strerror(errno));
 }
 
-unsigned hub_check_config(const char *path, hub_config_tell *tell, void *context)
+unsigned hub_check_config(const char *path, settings_tell *tell, void *context)
 {
 	struct checking c = {.tell = tell, .context = context};
 	struct err err = ERR_INIT;

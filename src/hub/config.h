@@ -1,7 +1,6 @@
 /*
- * config: the hub's file of settings (INI, read with libinih), strict: an unknown section or
- * setting, a value out of bounds, a setting given twice are errors that name their line.
- * docs/hub.md describes each setting; config.c has their table.
+ * config: the hub's file of settings, read as settings.h says.  docs/hub.md describes each
+ * setting; config.c has their table.
  *
  * What is in state.db (schedules, policies, machines, tokens) is not in here.
  *
@@ -10,19 +9,12 @@
 #ifndef SENDENSE_HUB_CONFIG_H
 #define SENDENSE_HUB_CONFIG_H
 
+#include "daemon.h"
 #include "job.h"
 
 #define HUB_CONFIG_FILE "/etc/sendense/hub.conf"
 
-/* Where to listen: numeric, "[::1]:8080" or "127.0.0.1:8080". */
-struct hub_address {
-	char host[64];
-	unsigned port; /* 0: the kernel picks */
-	bool loopback;
-};
-
 enum hub_stop { HUB_STOP_HAND_OVER, HUB_STOP_CANCEL };
-enum hub_log { HUB_LOG_AUTO, HUB_LOG_JOURNAL, HUB_LOG_JSON, HUB_LOG_TEXT };
 enum hub_clients { HUB_CLIENTS_OPTIONAL, HUB_CLIENTS_REQUIRED };
 enum hub_nbd_mode { HUB_NBD_SINGLE, HUB_NBD_RANGE };
 enum hub_nbd_tls { HUB_NBD_TLS_OFF, HUB_NBD_TLS_REQUIRED };
@@ -32,11 +24,11 @@ struct hub_config {
 
 	/* [hub] */
 	char *state_dir, *runtime_dir; /* absolute */
-	struct hub_address listen;
+	struct settings_address listen;
 	char *name; /* default: the host's */
 	enum hub_stop stop;
 	uint64_t stop_timeout_s;
-	enum hub_log log;
+	enum logging_form log;
 	unsigned log_level; /* enum log_level */
 	char *time_zone; /* NULL: the local one */
 	uint64_t keep_jobs_s; /* how long ended jobs and their logs are kept */
@@ -47,7 +39,7 @@ struct hub_config {
 	enum hub_clients clients;
 
 	/* [nbd] */
-	struct hub_address nbd_listen;
+	struct settings_address nbd_listen;
 	enum hub_nbd_mode nbd_mode;
 	unsigned nbd_port_first, nbd_port_last;
 	unsigned nbd_most_connections;
@@ -74,21 +66,13 @@ struct hub_config {
 	char **builds_warn, **builds_allow;
 };
 
-/* Called for each thing that is wrong or doubtful; line 0: not about one line. */
-struct hub_config_finding {
-	bool is_error; /* else it can start all the same */
-	unsigned line;
-	const char *text;
-};
-typedef void hub_config_tell(void *context, const struct hub_config_finding *finding);
-
 /*
  * Reads the file, and what it says by itself: no other file is looked at.  tell (may be NULL)
  * hears all errors; err has the first: ERR_USAGE "FILE:LINE: what is wrong (what to do)", or
  * that the file cannot be read.
  */
 struct hub_config *hub_config_load(
-	const char *path, hub_config_tell *tell, void *context, struct err *err);
+	const char *path, settings_tell *tell, void *context, struct err *err);
 /* The same of a text that is to become that file. */
 struct hub_config *hub_config_parse(const char *path, char *text, size_t length, struct err *err);
 /* NULL is harmless. */

@@ -39,7 +39,7 @@ int hub_run(const struct hub_run_options *options, struct err *err);
 
 /* The file, and what it names: folders, repositories, certificates, keys' modes.  Starts
  * nothing, changes nothing.  Returns the number of errors told. */
-unsigned hub_check_config(const char *path, hub_config_tell *tell, void *context);
+unsigned hub_check_config(const char *path, settings_tell *tell, void *context);
 
 /* --- init -------------------------------------------------------------------------------- */
 

@@ -2,14 +2,13 @@
  * Inside the hub.
  *
  *   run.c           starts and stops everything, signals, reload
- *   config.c, config_text.c   the file of settings          check.c   check-config
+ *   config.c        the file of settings                    check.c   check-config
  *   init.c          hub init                                archive.c, moving.c   export, import
  *   daemon.c        the NBD service's process: watched, started again
  *   sessions.c      push sessions and serves: what the NBD service tells becomes jobs' states
  *   points.c        the index, kept up to date; each change of a job, in order
  *   keeper.c        what is done once in a while: copies of the state, old jobs forgotten
- *   audit.c         who did what; whose token it is
- *   notify_ready.c  systemd's protocol
+ *   audit.c         who did what; whose token it is (see access.h)
  *   api_*.c         REST handlers, one file for each kind of object
  *   time.c, cron.c, schedule.c, policy.c, alarm.c, metrics.c, notify.c ...
  *                   what happens by the clock, and what is told to the outside
@@ -18,6 +17,7 @@
 #define SENDENSE_HUB_INTERNAL_H
 
 #include "catalogue.h"
+#include "daemon.h"
 #include "hub.h"
 #include "rest.h"
 
@@ -57,11 +57,6 @@ static inline const struct hub_config *hub_config(const struct hub *hub)
 	return atomic_load(&hub->config);
 }
 
-/* --- run.c ------------------------------------------------------------------------------ */
-
-/* ERR_DENIED where others could put there what the hub then takes for its own. */
-int hub_own_folder(const char *path, bool make, struct err *err);
-
 /* --- audit.c ---------------------------------------------------------------------------- */
 
 /* Writes the audit log and tells hub_time_event().  actor: "token NAME", "schedule NAME",
@@ -77,14 +72,6 @@ void hub_remember(void *context, const struct rest_actor *actor, const char *key
 	const char *digest, unsigned status, const json_t *body);
 void hub_audit(void *context, const struct rest_actor *actor, const char *peer,
 	const char *operation, const char *path, unsigned status);
-
-/* "token NAME", for requested_by and the audit log. */
-#define HUB_ACTOR_BYTES 300
-const char *hub_actor_text(const struct rest_actor *actor, char out[HUB_ACTOR_BYTES]);
-
-/* Makes a token: its secret into token, everything but that into *object (the caller's). */
-int hub_token_make(struct state *state, const char *name, enum rest_scope scope, const json_t *vms,
-	int64_t expires, char token[REST_TOKEN_BYTES], json_t **object, struct err *err);
 
 /* --- points.c ---------------------------------------------------------------------------- */
 
@@ -148,16 +135,6 @@ static inline const char *hub_text(const json_t *object, const char *name)
 
 int hub_keeper_start(struct hub *hub, struct err *err);
 void hub_keeper_stop(struct hub *hub);
-
-/* --- notify_ready.c, logging.c ------------------------------------------------------------- */
-
-/* Tells systemd ("READY=1"), where it listens for that (NOTIFY_SOCKET).  Never fails. */
-void hub_notify(const char *state);
-/* How often WATCHDOG=1 is due; 0: never. */
-int64_t hub_notify_watchdog_ms(void);
-
-/* Log lines go to standard error as the configuration says. */
-void hub_logging_set(enum hub_log log, enum log_level most);
 
 /* --- builds ---------------------------------------------------------------------------------- */
 

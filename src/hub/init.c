@@ -126,7 +126,7 @@ static int make_token(struct making *m, struct err *err)
 	struct state *state = state_open(path, err);
 	if (!state)
 		return -1;
-	int rc = hub_token_make(state, "admin", REST_ADMIN, NULL, 0, token, NULL, err);
+	int rc = access_token_make(state, "admin", REST_ADMIN, NULL, 0, token, NULL, err);
 	state_close(state);
 	if (rc < 0)
 		return -1;
@@ -225,7 +225,7 @@ static int make_config(const struct making *m, const char *text, size_t length, 
 /* --- all of it
  * ------------------------------------------------------------------------------------------ */
 
-static void address_text(const struct hub_address *address, char out[128])
+static void address_text(const struct settings_address *address, char out[128])
 {
 	snprintf(out, 128, strchr(address->host, ':') ? "[%s]:%u" : "%s:%u", address->host,
 		address->port);
@@ -287,7 +287,7 @@ static int tell_result(struct making *m, struct err *err)
 	struct hub_config *config = hub_config_load(m->options->config_path, NULL, NULL, err);
 	if (!config)
 		return -1;
-	const struct hub_address *a = &config->listen;
+	const struct settings_address *a = &config->listen;
 	bool all = strcmp(a->host, "0.0.0.0") == 0 || strcmp(a->host, "::") == 0;
 	const char *host = all ? config->name : a->host;
 	snprintf(m->result->url, sizeof m->result->url,
@@ -309,7 +309,7 @@ static int make_all(struct making *m, struct err *err)
 			       draft_config(m, &text, &length, err) < 0 ||
 			       make_folder(m, m->state_dir, 0700, err) < 0 ||
 			       /* What is there is kept: a CA whose key others have would be. */
-			       hub_own_folder(m->state_dir, false, err) < 0 ||
+			       folder_own(m->state_dir, false, err) < 0 ||
 			       make_certificates(m, err) < 0 || make_token(m, err) < 0 ||
 			       make_repository(m, err) < 0 || make_config(m, text, length, err) < 0
 		       ? -1

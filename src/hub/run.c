@@ -21,7 +21,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 struct running {
@@ -37,49 +36,6 @@ struct running {
 
 /* --- folders and locks ------------------------------------------------------------------- */
 
-int hub_own_folder(const char *path, bool make, struct err *err)
-{
-	struct stat st;
-	if (make && mkdir(path, 0700) < 0 && errno != EEXIST)
-		return err_errno(err, errno, "cannot make %s", path);
-	if (stat(path, &st) < 0)
-		return err_errno(err, errno, "cannot look at %s", path);
-	if (!S_ISDIR(st.st_mode))
-		return err_set(err, ERR_USAGE, "%s is no folder", path);
-	if (st.st_uid != geteuid() || (st.st_mode & 022) != 0)
-		return err_set(err, ERR_DENIED,
-			"%s belongs to uid %u and has mode %03o: others could change what is in it "
-			"(chown and chmod 700 it)",
-			path, (unsigned)st.st_uid, (unsigned)st.st_mode & 0777u);
-	return 0;
-}
-
-/* The lock is held as long as the descriptor is open; the file has the holder's pid. */
-static int take_lock(const char *folder, struct err *err)
-{
-	char path[4096 + 16], pid[32] = "";
-	snprintf(path, sizeof path, "%s/hub.lock", folder);
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return err_errno(err, errno, "cannot open %s", path);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		int error = errno;
-		ssize_t length = pread(fd, pid, sizeof pid - 1, 0);
-		pid[length > 0 ? strcspn(pid, "\n") : 0] = '\0';
-		close(fd);
-		if (error != EWOULDBLOCK)
-			return err_errno(err, error, "cannot lock %s", path);
-		return err_set(err, ERR_BUSY,
-			"another hub (pid %s) runs on %s (stop it, or give this one a folder of "
-			"its own)",
-			pid[0] ? pid : "unknown", folder);
-	}
-	int length = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
-	if (ftruncate(fd, 0) < 0 || pwrite(fd, pid, (size_t)length, 0) < 0)
-		log_warning("%s does not tell our pid: %s", path, strerror(errno));
-	return fd;
-}
-
 static int start_locks(struct running *r, struct err *err)
 {
 	const struct hub_config *c = hub_config(&r->hub);
@@ -87,13 +43,12 @@ static int start_locks(struct running *r, struct err *err)
 	if (stat(c->state_dir, &st) < 0 && errno == ENOENT)
 		return err_set(err, ERR_NOT_FOUND,
 			"there is no %s (\"sendense hub init\" makes it)", c->state_dir);
-	if (hub_own_folder(c->state_dir, false, err) < 0 ||
-		hub_own_folder(c->runtime_dir, true, err) < 0)
+	if (folder_own(c->state_dir, false, err) < 0 || folder_own(c->runtime_dir, true, err) < 0)
 		return -1;
-	r->state_lock = take_lock(c->state_dir, err);
+	r->state_lock = folder_lock(c->state_dir, "hub", err);
 	if (r->state_lock < 0)
 		return -1;
-	r->runtime_lock = take_lock(c->runtime_dir, err);
+	r->runtime_lock = folder_lock(c->runtime_dir, "hub", err);
 	return r->runtime_lock < 0 ? -1 : 0;
 }
 
@@ -377,12 +332,12 @@ static void set_logging(const struct running *r)
 {
 	const struct hub_config *c = hub_config(&r->hub);
 	const struct hub_run_options *o = r->hub.options;
-	hub_logging_set(c->log, o->quiet     ? LOG_LEVEL_ERROR
-				: o->verbose ? LOG_LEVEL_DEBUG
-					     : (enum log_level)c->log_level);
+	logging_set(c->log, o->quiet     ? LOG_LEVEL_ERROR
+			    : o->verbose ? LOG_LEVEL_DEBUG
+					 : (enum log_level)c->log_level);
 }
 
-static void tell_finding(void *context, const struct hub_config_finding *finding)
+static void tell_finding(void *context, const struct settings_finding *finding)
 {
 	const char *path = context;
 	if (finding->line > 0)
@@ -417,7 +372,7 @@ static void reload(struct running *r)
 	struct hub *hub = &r->hub;
 	struct err err = ERR_INIT;
 	char differences[1024];
-	hub_notify("RELOADING=1");
+	systemd_tell("RELOADING=1");
 	struct hub_config *new = load_anew(r, differences, sizeof differences);
 	if (new) {
 		r->retired[r->nr_retired++] = atomic_load(&hub->config);
@@ -432,12 +387,12 @@ static void reload(struct running *r)
 		log_info("the settings were read again");
 	}
 	hub_event(hub, "hub", "reload", new ? "done" : "refused", NULL);
-	hub_notify("READY=1");
+	systemd_tell("READY=1");
 }
 
 static int serve(struct running *r, struct err *err)
 {
-	int64_t watchdog_ms = hub_notify_watchdog_ms();
+	int64_t watchdog_ms = systemd_watchdog_ms();
 	struct pollfd fds[] = {
 		{.fd = cancel_fd(r->hub.options->cancel), .events = POLLIN},
 		{.fd = reload_fd, .events = POLLIN},
@@ -448,7 +403,7 @@ static int serve(struct running *r, struct err *err)
 		if (ready < 0 && errno != EINTR)
 			return err_errno(err, errno, "cannot wait for signals");
 		if (watchdog_ms > 0)
-			hub_notify("WATCHDOG=1");
+			systemd_tell("WATCHDOG=1");
 		uint64_t count_of;
 		if (ready > 0 && fds[1].revents && read(reload_fd, &count_of, sizeof count_of) > 0)
 			reload(r);
@@ -470,7 +425,7 @@ static int tell_ready(struct running *r, struct err *err)
 	log_info("ready on %s, NBD on %s (%s)", url, nbd[0] ? nbd : "ports of its range",
 		o->software);
 	hub_event(&r->hub, "hub", "start", o->software, NULL);
-	hub_notify("READY=1");
+	systemd_tell("READY=1");
 	return o->ready ? o->ready(o->context, url, nbd, err) : 0;
 }
 
@@ -489,7 +444,7 @@ static void stop_all(struct running *r, size_t nr_started)
 	struct hub *hub = &r->hub;
 	const struct hub_config *c = hub_config(hub);
 	atomic_store(&hub->stopping, true);
-	hub_notify("STOPPING=1");
+	systemd_tell("STOPPING=1");
 	r->hand_over = c->stop == HUB_STOP_HAND_OVER;
 	r->stop_until = deadline_after_ms((int64_t)c->stop_timeout_s * 1000);
 	if (r->is_ready) {

@@ -8,7 +8,7 @@
  *   alarm.c      what somebody should know, until it is over; sweep.c   looks for it
  *   capacity.c      free space of the repositories, looked at where nobody waits for it
  *   notify.c     notices kept until delivered; notify_webhook.c, notify_mail.c
- *   report.c     the week's report    metrics.c    for Prometheus    feed.c   the stream of events
+ *   report.c     the week's report    metrics.c    for Prometheus
  *   api_objects.c (what schedules and policies share), api_schedules.c, api_policies.c,
  *   api_machines.c, api_status.c    REST
  */
@@ -17,7 +17,7 @@
 
 #include "alarm.h"
 #include "capacity.h"
-#include "feed.h"
+#include "daemon.h"
 #include "hub_internal.h"
 #include "metrics.h"
 #include "notify.h"

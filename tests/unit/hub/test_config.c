@@ -13,7 +13,7 @@ struct heard {
 	char text[ERR_TEXT_BYTES];
 };
 
-static void hear(void *context, const struct hub_config_finding *finding)
+static void hear(void *context, const struct settings_finding *finding)
 {
 	struct heard *heard = context;
 	if (heard->nr++ == 0) {
@@ -258,7 +258,7 @@ static void test_reload(void **state)
 	assert_int_equal(new->nr_repositories, 2);
 	assert_string_equal(new->repositories[0].path, "/srv/a b");
 	assert_string_equal(new->allow_sources[1], "nbd://b/");
-	assert_int_equal(new->log, HUB_LOG_JSON);
+	assert_int_equal(new->log, LOGGING_JSON);
 	assert_string_equal(new->builds_allow[0], "1*");
 	hub_config_differences(old, new, differences, sizeof differences);
 	assert_string_equal(differences, "");

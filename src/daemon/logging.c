@@ -1,14 +1,15 @@
-/*
- * Where the daemon's log lines go: standard error, which is the journal's under systemd.
- * One write() a line, so that lines of several threads do not mix.
- */
-#include "hub_internal.h"
+/* One write() a line, so that lines of several threads do not mix; see logging.h. */
+#include "logging.h"
 
-#include "log.h"
+#include "clock.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+const char *const logging_forms[] = {"auto", "journal", "json", "text", NULL};
+const char *const logging_levels[] = {"error", "warning", "info", "debug", NULL};
 
 static void write_line(const char *line, size_t length)
 {
@@ -58,12 +59,12 @@ static void to_json(void *context, enum log_level level, const char *text)
 	free(out);
 }
 
-void hub_logging_set(enum hub_log log, enum log_level most)
+void logging_set(enum logging_form form, enum log_level most)
 {
-	if (log == HUB_LOG_AUTO)
-		log = getenv("JOURNAL_STREAM") ? HUB_LOG_JOURNAL : HUB_LOG_TEXT;
-	log_set_sink(log == HUB_LOG_JOURNAL ? to_journal
-		     : log == HUB_LOG_JSON  ? to_json
-					    : to_text,
+	if (form == LOGGING_AUTO)
+		form = getenv("JOURNAL_STREAM") ? LOGGING_JOURNAL : LOGGING_TEXT;
+	log_set_sink(form == LOGGING_JOURNAL ? to_journal
+		     : form == LOGGING_JSON  ? to_json
+					     : to_text,
 		NULL, most);
 }

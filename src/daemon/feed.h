@@ -6,8 +6,8 @@
  *
  * Thread rule: any thread.
  */
-#ifndef SENDENSE_HUB_FEED_H
-#define SENDENSE_HUB_FEED_H
+#ifndef SENDENSE_DAEMON_FEED_H
+#define SENDENSE_DAEMON_FEED_H
 
 #include "base.h"
 

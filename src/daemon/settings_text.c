@@ -1,92 +1,13 @@
-/* Settings: their table, and what a text means for each kind. */
-#include "config_internal.h"
+/* What a text means for each kind of setting. */
+#include "settings_internal.h"
 
 #include "locator.h"
-#include "log.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
-
-static const char *const stops[] = {"hand-over", "cancel", NULL};
-static const char *const logs[] = {"auto", "journal", "json", "text", NULL};
-static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
-static const char *const clients[] = {"optional", "required", NULL};
-static const char *const nbd_modes[] = {"single", "range", NULL};
-static const char *const nbd_tls[] = {"off", "required", NULL};
-
-#define HUB(member) .offset = offsetof(struct hub_config, member)
-#define REPOSITORY(member) .offset = offsetof(struct job_repository, member)
-#define YEAR UINT64_C(31536000)
-
-/* In the order of docs/hub.md. */
-const struct config_setting config_settings[] = {
-	{"hub", "state-dir", CONFIG_PATH, HUB(state_dir), .otherwise = "/var/lib/sendense"},
-	{"hub", "runtime-dir", CONFIG_PATH, HUB(runtime_dir), .otherwise = "/run/sendense"},
-	{"hub", "listen", CONFIG_ADDRESS, HUB(listen), .otherwise = "127.0.0.1:8080"},
-	{"hub", "name", CONFIG_TEXT, HUB(name), .most = 255},
-	{"hub", "stop", CONFIG_CHOICE, HUB(stop), .otherwise = "hand-over", .choices = stops,
-		.live = true},
-	{"hub", "stop-timeout", CONFIG_DURATION, HUB(stop_timeout_s), .otherwise = "30s",
-		.most = 3600, .live = true},
-	{"hub", "log", CONFIG_CHOICE, HUB(log), .otherwise = "auto", .choices = logs, .live = true},
-	{"hub", "log-level", CONFIG_CHOICE, HUB(log_level), .otherwise = "info", .choices = levels,
-		.live = true},
-	{"hub", "time-zone", CONFIG_TEXT, HUB(time_zone), .most = 255},
-	{"hub", "keep-jobs", CONFIG_DURATION, HUB(keep_jobs_s), .otherwise = "90d", .least = 3600,
-		.most = 100 * YEAR, .live = true},
-	{"hub", "keep-events", CONFIG_DURATION, HUB(keep_events_s), .otherwise = "1y",
-		.least = 3600, .most = 100 * YEAR, .live = true},
-
-	{"tls", "certificate", CONFIG_PATH, HUB(certificate)},
-	{"tls", "key", CONFIG_PATH, HUB(key)},
-	{"tls", "ca", CONFIG_PATH, HUB(ca)},
-	{"tls", "clients", CONFIG_CHOICE, HUB(clients), .otherwise = "optional",
-		.choices = clients},
-
-	{"nbd", "listen", CONFIG_ADDRESS, HUB(nbd_listen), .otherwise = "127.0.0.1:10809"},
-	{"nbd", "mode", CONFIG_CHOICE, HUB(nbd_mode), .otherwise = "single", .choices = nbd_modes},
-	{"nbd", "port-range", CONFIG_PORTS, HUB(nbd_port_first), .otherwise = "10100-10200"},
-	{"nbd", "max-connections", CONFIG_NUMBER, HUB(nbd_most_connections), .otherwise = "256",
-		.least = 1, .most = 65536},
-	{"nbd", "tls", CONFIG_CHOICE, HUB(nbd_tls), .choices = nbd_tls},
-	{"nbd", "address-for-clients", CONFIG_TEXT, HUB(nbd_address_for_clients), .most = 255},
-
-	{"repository", "path", CONFIG_PATH, REPOSITORY(path)},
-	{"repository", "id", CONFIG_TEXT, REPOSITORY(id), .least = 32, .most = 32},
-	{"repository", "require-mount", CONFIG_BOOL, REPOSITORY(require_mount), .otherwise = "no"},
-	{"repository", "warn-free", CONFIG_SIZE, REPOSITORY(warn_free_bytes)},
-	{"repository", "stop-free", CONFIG_SIZE, REPOSITORY(stop_free_bytes)},
-
-	{"limits", "jobs", CONFIG_NUMBER, HUB(most_jobs), .otherwise = "4", .least = 1,
-		.most = 1000},
-	{"limits", "jobs-per-source", CONFIG_NUMBER, HUB(most_jobs_per_source), .otherwise = "2",
-		.least = 1, .most = 1000},
-	{"limits", "memory-per-job", CONFIG_SIZE, HUB(memory_per_job_bytes), .otherwise = "0",
-		.least = 0, .most = UINT64_MAX},
-	{"limits", "connections", CONFIG_NUMBER, HUB(most_connections), .otherwise = "256",
-		.least = 4, .most = 65536},
-	{"limits", "connections-per-address", CONFIG_NUMBER, HUB(most_connections_per_address),
-		.otherwise = "64", .least = 1, .most = 65536},
-
-	{"allow", "source", CONFIG_LIST, HUB(allow_sources)},
-	{"allow", "target", CONFIG_LIST, HUB(allow_targets)},
-	{"allow", "webhook", CONFIG_LIST, HUB(allow_webhooks), .live = true},
-	{"allow", "credentials", CONFIG_LIST, HUB(credentials)},
-
-	{"notify", "webhook", CONFIG_TEXT, HUB(webhook), .most = 2048, .live = true},
-	{"notify", "webhook-secret-file", CONFIG_PATH, HUB(webhook_secret_file), .live = true},
-	{"notify", "mail-to", CONFIG_TEXT, HUB(mail_to), .most = 1024, .live = true},
-	{"notify", "mail-from", CONFIG_TEXT, HUB(mail_from), .most = 255, .live = true},
-	{"notify", "sendmail", CONFIG_PATH, HUB(sendmail), .otherwise = "/usr/sbin/sendmail",
-		.live = true},
-
-	{"builds", "warn", CONFIG_LIST, HUB(builds_warn), .live = true},
-	{"builds", "allow", CONFIG_LIST, HUB(builds_allow), .live = true},
-};
-const size_t config_nr_settings = ARRAY_LENGTH(config_settings);
 
 /* --- kinds ------------------------------------------------------------------------------ */
 
@@ -120,7 +41,7 @@ static bool is_loopback(const char *host)
 }
 
 /* "127.0.0.1:8080", "[::1]:8080"; numeric, so that a name service has no say in it. */
-static int parse_address(const char *text, struct hub_address *address, struct err *err)
+static int parse_address(const char *text, struct settings_address *address, struct err *err)
 {
 	const char *colon = strrchr(text, ':');
 	size_t length = colon ? (size_t)(colon - text) : 0;
@@ -130,7 +51,7 @@ static int parse_address(const char *text, struct hub_address *address, struct e
 		host++;
 		length -= 2;
 	}
-	struct hub_address found = {0};
+	struct settings_address found = {0};
 	unsigned char number[16];
 	if (colon && length < sizeof found.host)
 		memcpy(found.host, host, length);
@@ -225,67 +146,66 @@ static int append_text(char ***list, const char *text, struct err *err)
 }
 
 static int check_bounds(
-	const struct config_setting *setting, const char *text, uint64_t value, struct err *err)
+	const struct setting *setting, const char *text, uint64_t value, struct err *err)
 {
 	if ((setting->least == 0 && setting->most == 0) ||
 		(value >= setting->least && value <= setting->most))
 		return 0;
-	if (setting->kind == CONFIG_TEXT)
+	if (setting->kind == SETTING_TEXT)
 		return err_set(err, ERR_USAGE,
 			"\"%s\" has %" PRIu64 " bytes, not %" PRIu64 " to %" PRIu64, text, value,
 			setting->least, setting->most);
 	return err_set(err, ERR_USAGE, "%s is not within %" PRIu64 " to %" PRIu64 "%s", text,
-		setting->least, setting->most, setting->kind == CONFIG_DURATION ? " seconds" : "");
+		setting->least, setting->most, setting->kind == SETTING_DURATION ? " seconds" : "");
 }
 
-static int set_number(
-	const struct config_setting *setting, void *value, const char *text, struct err *err)
+static int set_number(const struct setting *setting, void *value, const char *text, struct err *err)
 {
 	uint64_t number = 0;
-	int rc = setting->kind == CONFIG_SIZE       ? locator_parse_size(text, &number, err)
-		 : setting->kind == CONFIG_DURATION ? clock_parse_duration(text, &number, err)
-						    : parse_number(text, &number, err);
+	int rc = setting->kind == SETTING_SIZE       ? locator_parse_size(text, &number, err)
+		 : setting->kind == SETTING_DURATION ? clock_parse_duration(text, &number, err)
+						     : parse_number(text, &number, err);
 	if (rc < 0 || check_bounds(setting, text, number, err) < 0)
 		return -1;
-	if (setting->kind == CONFIG_NUMBER)
+	if (setting->kind == SETTING_NUMBER)
 		*(unsigned *)value = (unsigned)number;
 	else
 		*(uint64_t *)value = number;
 	return 0;
 }
 
-int config_set(const struct config_setting *setting, void *base, const char *text, struct err *err)
+int settings_text_set(const struct setting *setting, void *base, const char *text, struct err *err)
 {
 	void *value = (char *)base + setting->offset;
 	switch (setting->kind) {
-	case CONFIG_TEXT:
+	case SETTING_TEXT:
 		return check_bounds(setting, text, strlen(text), err) < 0
 			       ? -1
 			       : copy_text(text, value, err);
-	case CONFIG_PATH:
+	case SETTING_PATH:
 		return check_path(text, err) < 0 ? -1 : copy_text(text, value, err);
-	case CONFIG_LIST:
+	case SETTING_LIST:
 		return append_text(value, text, err);
-	case CONFIG_ADDRESS:
+	case SETTING_ADDRESS:
 		return parse_address(text, value, err);
-	case CONFIG_CHOICE:
+	case SETTING_CHOICE:
 		return parse_choice(setting->choices, text, value, err);
-	case CONFIG_BOOL:
+	case SETTING_BOOL:
 		return parse_bool(text, value, err);
-	case CONFIG_PORTS:
+	case SETTING_PORTS:
 		return parse_ports(text, value, err);
 	default:
 		return set_number(setting, value, text, err);
 	}
 }
 
-void config_clear(const struct config_setting *setting, void *base)
+void settings_text_clear(const struct setting *setting, void *base)
 {
 	void *value = (char *)base + setting->offset;
-	if (setting->kind == CONFIG_TEXT || setting->kind == CONFIG_PATH) {
+	if (setting->kind == SETTING_TEXT || setting->kind == SETTING_PATH) {
 		free(*(char **)value);
 		*(char **)value = NULL;
-	} else if (setting->kind == CONFIG_LIST) {
+	} else if (setting->kind == SETTING_LIST) {
 		char **list = *(char ***)value;
 		for (size_t i = 0; list && list[i]; i++)
 			free(list[i]);
@@ -294,32 +214,32 @@ void config_clear(const struct config_setting *setting, void *base)
 	}
 }
 
-static size_t bytes_of(enum config_kind kind)
+static size_t bytes_of(enum setting_kind kind)
 {
 	switch (kind) {
-	case CONFIG_ADDRESS:
-		return sizeof(struct hub_address);
-	case CONFIG_PORTS:
+	case SETTING_ADDRESS:
+		return sizeof(struct settings_address);
+	case SETTING_PORTS:
 		return 2 * sizeof(unsigned);
-	case CONFIG_BOOL:
+	case SETTING_BOOL:
 		return sizeof(bool);
-	case CONFIG_SIZE:
-	case CONFIG_DURATION:
+	case SETTING_SIZE:
+	case SETTING_DURATION:
 		return sizeof(uint64_t);
 	default:
 		return sizeof(unsigned);
 	}
 }
 
-int config_copy(const struct config_setting *setting, void *to, const void *from, struct err *err)
+int settings_text_copy(const struct setting *setting, void *to, const void *from, struct err *err)
 {
 	void *out = (char *)to + setting->offset;
 	const void *in = (const char *)from + setting->offset;
 	int rc = 0;
-	if (setting->kind == CONFIG_TEXT || setting->kind == CONFIG_PATH) {
+	if (setting->kind == SETTING_TEXT || setting->kind == SETTING_PATH) {
 		const char *text = *(char *const *)in;
 		rc = text ? copy_text(text, out, err) : 0;
-	} else if (setting->kind == CONFIG_LIST) {
+	} else if (setting->kind == SETTING_LIST) {
 		char *const *list = *(char **const *)in;
 		for (size_t i = 0; rc == 0 && list && list[i]; i++)
 			rc = append_text(out, list[i], err);
@@ -344,25 +264,25 @@ static bool equal_lists(char *const *a, char *const *b)
 	return !a[i] && !b[i];
 }
 
-bool config_equal(const struct config_setting *setting, const void *a, const void *b)
+bool settings_text_equal(const struct setting *setting, const void *a, const void *b)
 {
 	const void *x = (const char *)a + setting->offset, *y = (const char *)b + setting->offset;
 	switch (setting->kind) {
-	case CONFIG_TEXT:
-	case CONFIG_PATH:
+	case SETTING_TEXT:
+	case SETTING_PATH:
 		return equal_texts(*(char *const *)x, *(char *const *)y);
-	case CONFIG_LIST:
+	case SETTING_LIST:
 		return equal_lists(*(char **const *)x, *(char **const *)y);
-	case CONFIG_ADDRESS: {
-		const struct hub_address *p = x, *q = y;
+	case SETTING_ADDRESS: {
+		const struct settings_address *p = x, *q = y;
 		return p->port == q->port && strcmp(p->host, q->host) == 0;
 	}
-	case CONFIG_PORTS:
+	case SETTING_PORTS:
 		return memcmp(x, y, 2 * sizeof(unsigned)) == 0;
-	case CONFIG_BOOL:
+	case SETTING_BOOL:
 		return *(const bool *)x == *(const bool *)y;
-	case CONFIG_SIZE:
-	case CONFIG_DURATION:
+	case SETTING_SIZE:
+	case SETTING_DURATION:
 		return *(const uint64_t *)x == *(const uint64_t *)y;
 	default:
 		return *(const unsigned *)x == *(const unsigned *)y;

@@ -1,5 +1,5 @@
 /* systemd's notification protocol: datagrams to the socket that NOTIFY_SOCKET names. */
-#include "hub_internal.h"
+#include "systemd.h"
 
 #include "log.h"
 
@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-void hub_notify(const char *state)
+void systemd_tell(const char *state)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -26,7 +26,7 @@ void hub_notify(const char *state)
 		log_warning("cannot tell systemd \"%s\": %s", state, strerror(errno));
 }
 
-int64_t hub_notify_watchdog_ms(void)
+int64_t systemd_watchdog_ms(void)
 {
 	const char *interval = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
 	if (!interval || (pid && strtoll(pid, NULL, 10) != getpid()))
