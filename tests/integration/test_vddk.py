@@ -17,20 +17,6 @@ SHA1 = "AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:0A:0B:0C:0D"
 SECRET = "a secret: 7&%s"
 
 
-def helpers():
-    """Helper processes of this build that live."""
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            if os.readlink(f"/proc/{name}/exe") == os.path.realpath(vddk.HELPER):
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
-
-
 def children_of(pid):
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
         direct = file.read().split()
@@ -255,7 +241,7 @@ def test_calls_that_never_return(scratch, raw, lib):
     disk.fails("timeout", "mapping", call_timeout_ms=500, allocated="yes", map="yes")
     lib.tell(hang="close")
     disk.run(read="0:1", close_timeout_ms=300)
-    assert not helpers()
+    assert not lib.helpers()
 
 
 def test_helper_crashes_or_is_killed(scratch, servers, raw, lib):
@@ -272,7 +258,7 @@ def test_helper_crashes_or_is_killed(scratch, servers, raw, lib):
     os.kill(child, signal.SIGKILL)
     assert process.wait() == 1
     assert "disconnected: " in process.err and "SIGKILL" in process.err
-    assert not helpers()
+    assert not lib.helpers()
 
 
 @pytest.mark.parametrize("stage", ["init", "connect", "open", "read", "close"])

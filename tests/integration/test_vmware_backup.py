@@ -12,7 +12,6 @@ import support
 import vcenter
 import vddk
 from support import KIB, MIB, SENDENSE, fails, need, run, sendense, wait_for
-from test_vddk import helpers
 
 SIZES = {2000: 40 * MIB, 2001: 24 * MIB + 512, 16000: 8 * MIB}
 CHUNK = 64 * KIB
@@ -82,7 +81,7 @@ class Setting:
     def check_clean(self):
         assert self.machine.snapshots() == [], "a snapshot is left"
         assert self.vc.sessions() == 0
-        assert helpers() == []
+        assert self.lib.helpers() == []
         assert os.listdir(self.state) == []
 
     def check_points(self):
@@ -439,7 +438,7 @@ def test_killed_in_each_stage(setting, servers, stage, number):
     process = start_until(setting, servers, stage)
     process.signal(number)
     status = process.wait()
-    wait_for(lambda: not helpers(), "the end of the helpers")
+    wait_for(lambda: not setting.lib.helpers(), "the end of the helpers")
     vc.heal()
     setting.tell()
     if number == signal.SIGKILL:
@@ -514,7 +513,7 @@ def test_an_increment_that_was_killed_is_gone_on_with(setting, servers, number):
     wait_for(lambda: len(setting.lib.calls("read")) > 60 or not process.running, "some reads")
     process.signal(number)
     process.wait()
-    wait_for(lambda: not helpers(), "the end of the helpers")
+    wait_for(lambda: not setting.lib.helpers(), "the end of the helpers")
     setting.tell()
     setting.guest_writes(2000, 10)
     setting.guest_writes(16000, 10)
@@ -527,7 +526,7 @@ def test_an_increment_that_was_killed_is_gone_on_with(setting, servers, number):
 
 def test_a_helper_is_killed(setting, servers):
     process = start_until(setting, servers, "reading")
-    os.kill(helpers()[0], signal.SIGKILL)
+    os.kill(setting.lib.helpers()[0], signal.SIGKILL)
     assert process.wait() == 1
     assert "was killed by signal 9" in process.err and "the unfinished job is kept" in process.err
     good_again(setting)

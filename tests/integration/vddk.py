@@ -59,6 +59,23 @@ class FakeVddk:
         reads = [line.split()[1:] for line in self.calls("read ")]
         return sorted((int(sector) * 512, int(count) * 512) for sector, count in reads)
 
+    def helpers(self):
+        """Helper processes that live, by the environment that they have of this one."""
+        wanted = f"SENDENSE_FAKE_VDDK={self.config}".encode()
+        found = []
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            try:
+                if os.readlink(f"/proc/{name}/exe") != os.path.realpath(HELPER):
+                    continue
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    if wanted in file.read().split(b"\0"):
+                        found.append(int(name))
+            except OSError:
+                continue
+        return found
+
     def forget(self):
         if os.path.exists(self.log):
             os.unlink(self.log)
