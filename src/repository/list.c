@@ -258,6 +258,13 @@ struct repository_point *repository_point_load(
 	return NULL;
 }
 
+/* Pruned meanwhile, or no manifest: another time it is not one either. */
+static bool is_damage(enum err_code code)
+{
+	return code == ERR_NOT_FOUND || code == ERR_FORMAT || code == ERR_CORRUPT ||
+	       code == ERR_UNSUPPORTED;
+}
+
 int repository_point_of_job(struct repository *repo, const char *vm, const char *hub_job,
 	char point[REPOSITORY_POINT_BYTES], struct err *err)
 {
@@ -266,19 +273,19 @@ int repository_point_of_job(struct repository *repo, const char *vm, const char 
 	if (list_points(repo, vm, &points, &why) < 0)
 		return why.code == ERR_NOT_FOUND ? 0 : err_copy(err, &why);
 	int found = 0;
-	for (size_t i = points.nr; i-- > 0 && found == 0;) {
-		struct repository_point *made = manifest_load(repo, vm, points.name[i], err);
-		if (!made)
-			found = -1;
-		else if (made->hub_job && strcmp(made->hub_job, hub_job) == 0)
+	for (size_t i = points.nr; i-- > 0 && found <= 0;) {
+		struct repository_point *made = manifest_load(repo, vm, points.name[i], &why);
+		if (made && made->hub_job && strcmp(made->hub_job, hub_job) == 0) {
 			found = 1;
-		if (found > 0)
 			memcpy(point, made->id, REPOSITORY_POINT_BYTES);
+		} else if (!made || (made->damage && !is_damage(why.code))) {
+			found = err_copy(err, &why); /* it may be the one */
+		}
 		repository_point_free(made);
 	}
 	path_names_free(&points);
-	if (found >= 0)
-		err_clear(err); /* a damaged one is none of ours to tell of */
+	if (found > 0)
+		err_clear(err);
 	return found;
 }
 

@@ -231,7 +231,8 @@ int repository_list_points(struct repository *repo, const char *vm,
 struct repository_point *repository_point_load(
 	struct repository *repo, const char *vm, const char *point, struct err *err);
 
-/* The VM's newest restore point that this job of a hub made: 1, 0 when there is none, -1. */
+/* The VM's newest restore point that this job of a hub made: 1, 0 when there is none, -1.  Damaged
+ * ones are passed over; one that cannot be read may be it. */
 int repository_point_of_job(struct repository *repo, const char *vm, const char *hub_job,
 	char point[REPOSITORY_POINT_BYTES], struct err *err);
 

@@ -248,6 +248,16 @@ static void test_point_of_job(void **state)
 	assert_int_equal(repository_point_of_job(repo, "web", "job-1", point, &err), 1);
 	assert_string_equal(point, made);
 	assert_int_equal(repository_point_of_job(repo, "web", "job-2", point, &err), 0);
+	/* What is damaged is passed over; what cannot be read may be the one. */
+	char manifest[NAME_PATH_BYTES];
+	path_point("web", made, "manifest.json", manifest);
+	assert_int_equal(close(openat(repo->dir_fd, manifest, O_WRONLY | O_TRUNC)), 0);
+	assert_int_equal(repository_point_of_job(repo, "web", "job-1", point, &err), 0);
+	assert_int_equal(err.code, ERR_NONE);
+	assert_int_equal(unlinkat(repo->dir_fd, manifest, 0), 0);
+	assert_int_equal(symlinkat("manifest.json", repo->dir_fd, manifest), 0);
+	assert_int_equal(repository_point_of_job(repo, "web", "job-1", point, &err), -1);
+	support_expect(&err, ERR_IO, "manifest.json");
 	memory_disk_free(&disk);
 	repository_close(repo);
 }
