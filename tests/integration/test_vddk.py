@@ -139,7 +139,8 @@ def test_many_threads_and_lanes_that_are_given_up(scratch, raw, lib):
     disk.run(threads=4, check=raw, nr_reads=1)
     lib.tell(read=5, read_at=8 * MIB)
     disk.fails("io", "NFC", threads=16, check=raw)
-    lib.tell(crash=40)
+    # The first read is one that is waited for; while the sanitizer reports, others go on.
+    lib.tell(crash=1)
     disk.fails("disconnected", "in flight", threads=16, check=raw)
 
 
