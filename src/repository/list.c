@@ -13,7 +13,7 @@
 static bool name_from_manifest(
 	struct repository *repo, const char *folder, char vm[REPOSITORY_VM_BYTES])
 {
-	char path[NAME_PATH_BYTES], encoded[NAME_FOLDER_BYTES];
+	char path[NAME_PATH_BYTES], encoded[REPOSITORY_FOLDER_BYTES];
 	struct path_names points;
 	bool found = false;
 	snprintf(path, sizeof path, "vms/%.200s/points", folder);
@@ -26,7 +26,7 @@ static bool name_from_manifest(
 		const char *name = json_string_value(
 			json_object_get(json_object_get(manifest, "facts"), "vm"));
 		if (name && repository_name_check_vm(name, NULL) == 0) {
-			name_folder(name, encoded);
+			repository_name_folder(name, encoded);
 			found = strcmp(encoded, folder) == 0;
 		}
 		if (found)

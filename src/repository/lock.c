@@ -52,16 +52,16 @@ struct lock {
 
 void lock_write_name(const char *vm, char name[NAME_PATH_BYTES])
 {
-	char folder[NAME_FOLDER_BYTES];
-	name_folder(vm, folder);
+	char folder[REPOSITORY_FOLDER_BYTES];
+	repository_name_folder(vm, folder);
 	snprintf(name, NAME_PATH_BYTES, ".locks/%s.write", folder);
 }
 
 static void read_name(
 	const char *vm, const char *point, const char *job, char name[NAME_PATH_BYTES])
 {
-	char folder[NAME_FOLDER_BYTES];
-	name_folder(vm, folder);
+	char folder[REPOSITORY_FOLDER_BYTES];
+	repository_name_folder(vm, folder);
 	snprintf(name, NAME_PATH_BYTES, ".locks/%s.%s.%s.read", folder, point, job);
 }
 
@@ -573,8 +573,8 @@ int lock_leases(struct repository *repo, const char *vm, lock_lease_callback *ca
 	void *context, struct err *err)
 {
 	struct path_names names;
-	char folder[NAME_FOLDER_BYTES];
-	name_folder(vm, folder);
+	char folder[REPOSITORY_FOLDER_BYTES];
+	repository_name_folder(vm, folder);
 	size_t length = strlen(folder);
 	if (path_names(repo->dir_fd, ".locks", &names, err) < 0)
 		return -1;

@@ -133,7 +133,7 @@ int repository_name_split(const char *text, char vm[REPOSITORY_VM_BYTES],
 	return repository_name_check_vm(vm, err);
 }
 
-void name_folder(const char *vm, char folder[NAME_FOLDER_BYTES])
+void repository_name_folder(const char *vm, char folder[REPOSITORY_FOLDER_BYTES])
 {
 	char encoded[3 * REPOSITORY_VM_BYTES];
 	size_t used = 0, cut = 0;
@@ -160,7 +160,7 @@ void name_folder(const char *vm, char folder[NAME_FOLDER_BYTES])
 bool name_unfolder(const char *folder, char vm[REPOSITORY_VM_BYTES])
 {
 	size_t used = 0;
-	if (strlen(folder) >= NAME_FOLDER_BYTES)
+	if (strlen(folder) >= REPOSITORY_FOLDER_BYTES)
 		return false;
 	for (const char *p = folder; *p; p++) {
 		unsigned value = (uint8_t)*p;
@@ -176,10 +176,10 @@ bool name_unfolder(const char *folder, char vm[REPOSITORY_VM_BYTES])
 	}
 	vm[used] = '\0';
 	/* Only what encodes back to the same name was written by us. */
-	char again[NAME_FOLDER_BYTES];
+	char again[REPOSITORY_FOLDER_BYTES];
 	if (strlen(vm) != used || repository_name_check_vm(vm, NULL) < 0)
 		return false;
-	name_folder(vm, again);
+	repository_name_folder(vm, again);
 	return strcmp(again, folder) == 0;
 }
 

@@ -9,22 +9,22 @@
 
 void path_vm(const char *vm, char path[NAME_PATH_BYTES])
 {
-	char folder[NAME_FOLDER_BYTES];
-	name_folder(vm, folder);
+	char folder[REPOSITORY_FOLDER_BYTES];
+	repository_name_folder(vm, folder);
 	snprintf(path, NAME_PATH_BYTES, "vms/%s", folder);
 }
 
 void path_vm_file(const char *vm, const char *file, char path[NAME_PATH_BYTES])
 {
-	char folder[NAME_FOLDER_BYTES];
-	name_folder(vm, folder);
+	char folder[REPOSITORY_FOLDER_BYTES];
+	repository_name_folder(vm, folder);
 	snprintf(path, NAME_PATH_BYTES, "vms/%s/%s", folder, file);
 }
 
 void path_point(const char *vm, const char *point, const char *file, char path[NAME_PATH_BYTES])
 {
-	char folder[NAME_FOLDER_BYTES];
-	name_folder(vm, folder);
+	char folder[REPOSITORY_FOLDER_BYTES];
+	repository_name_folder(vm, folder);
 	snprintf(path, NAME_PATH_BYTES, "vms/%s/points%s%s%s%s", folder, point[0] ? "/" : "", point,
 		file[0] ? "/" : "", file);
 }
@@ -32,8 +32,8 @@ void path_point(const char *vm, const char *point, const char *file, char path[N
 void path_disk(const char *vm, const char *key, const char *point, const char *ending,
 	char path[NAME_PATH_BYTES])
 {
-	char folder[NAME_FOLDER_BYTES];
-	name_folder(vm, folder);
+	char folder[REPOSITORY_FOLDER_BYTES];
+	repository_name_folder(vm, folder);
 	snprintf(path, NAME_PATH_BYTES, "vms/%s/disks/%s%s%s%s", folder, key, point[0] ? "/" : "",
 		point, ending);
 }

@@ -28,6 +28,7 @@
 
 #define REPOSITORY_FORMAT 1 /* the newest format that this program reads */
 #define REPOSITORY_VM_BYTES 256 /* a VM's name: 1..255 bytes and the end */
+#define REPOSITORY_FOLDER_BYTES 164 /* a VM's name as a folder's */
 #define REPOSITORY_KEY_BYTES 65 /* a disk's key: 1..64 of [A-Za-z0-9_-] */
 #define REPOSITORY_POINT_BYTES 24 /* "20261121T200000Z-7f3a9c" */
 #define REPOSITORY_JOB_BYTES 26 /* "20261121T200000Z-7f3a9c01" */
@@ -45,6 +46,8 @@ struct repository;
 int repository_name_check_vm(const char *vm, struct err *err);
 int repository_name_check_key(const char *key, struct err *err);
 bool repository_name_is_point(const char *text);
+/* The VM's name as a folder's (valid names only), another one for each. */
+void repository_name_folder(const char *vm, char folder[REPOSITORY_FOLDER_BYTES]);
 
 /*
  * Splits "VM" or "VM@POINT" at the last '@'.  What follows it must have the

@@ -9,12 +9,9 @@
 
 /* --- name.c --------------------------------------------------------------- */
 
-#define NAME_FOLDER_BYTES 164
 #define NAME_PATH_BYTES 512 /* any path below the repository */
 
-/* The VM's name as a folder's (valid names only). */
-void name_folder(const char *vm, char folder[NAME_FOLDER_BYTES]);
-/* The other way; false for shortened ones and for what we never write. */
+/* repository_name_folder() the other way; false for shortened ones and for what we never write. */
 bool name_unfolder(const char *folder, char vm[REPOSITORY_VM_BYTES]);
 /* Copies text, bad UTF-8 and control characters as '?', cut at room. */
 void name_printable(const char *text, char *out, size_t room);

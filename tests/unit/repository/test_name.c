@@ -71,26 +71,26 @@ static void test_split(void **state)
 static void test_folders(void **state)
 {
 	(void)state;
-	char folder[NAME_FOLDER_BYTES], vm[REPOSITORY_VM_BYTES], name[256];
+	char folder[REPOSITORY_FOLDER_BYTES], vm[REPOSITORY_VM_BYTES], name[256];
 	struct {
 		const char *vm, *folder;
 	} const cases[] = {{"web01", "web01"}, {"web-01_a.b", "web-01_a.b"}, {".", "%2E"},
 		{"..", "%2E."}, {"a/b", "a%2Fb"}, {"../x", "%2E.%2Fx"}, {"100%", "100%25"},
 		{"\xc3\xa9", "%C3%A9"}, {"a~b", "a%7Eb"}};
 	for (unsigned i = 0; i < ARRAY_LENGTH(cases); i++) {
-		name_folder(cases[i].vm, folder);
+		repository_name_folder(cases[i].vm, folder);
 		assert_string_equal(folder, cases[i].folder);
 		assert_true(name_unfolder(folder, vm));
 		assert_string_equal(vm, cases[i].vm);
 	}
 	/* Long names are cut, whole escapes only, and differ by their hash. */
-	char other[NAME_FOLDER_BYTES];
+	char other[REPOSITORY_FOLDER_BYTES];
 	memset(name, '/', 255);
 	name[255] = '\0';
-	name_folder(name, folder);
+	repository_name_folder(name, folder);
 	assert_int_equal(strlen(folder), 120 + 1 + 32);
 	name[254] = 'x';
-	name_folder(name, other);
+	repository_name_folder(name, other);
 	assert_string_not_equal(folder, other);
 	assert_false(name_unfolder(folder, vm));
 	/* What we never write is nobody's folder. */
