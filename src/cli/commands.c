@@ -4,6 +4,7 @@
 const struct command *const cli_commands[] = {
 	&command_backup,
 	&command_restore,
+	&command_replicate,
 	&command_ls,
 	&command_verify,
 	&command_prune,
