@@ -7,10 +7,10 @@
 extern const struct command command_backup, command_restore, command_ls, command_verify,
 	command_serve, command_export, command_copy, command_measure, command_repo_init,
 	command_repo_info, command_repo_check, command_repo_reindex, command_doctor,
-	command_version, command_completion, command_replicate, command_prune, command_protect, command_hub_init,
-	command_status, command_hub_run, command_hub_check_config, command_hub_export,
-	command_hub_import, command_tunnel_run, command_tunnel_sshd_config, command_vmware_ls,
-	command_vmware_info, command_vmware_cbt, command_vmware_debts;
+	command_version, command_completion, command_replicate, command_prune, command_protect,
+	command_hub_init, command_status, command_hub_run, command_hub_check_config,
+	command_hub_export, command_hub_import, command_tunnel_run, command_tunnel_sshd_config,
+	command_vmware_ls, command_vmware_info, command_vmware_cbt, command_vmware_debts;
 
 /* Hidden. */
 extern const struct command command_nbd_service;

@@ -322,6 +322,23 @@ def test_targets_that_others_changed(machine):
     fails(*machine.words("--verify", "read-back"), contains="disk 2000")
 
 
+def test_wrong_words(machine):
+    before = machine.digests()
+    for words, text in (
+            (["--disk", "a=raw:/a", "--target", "a=raw:/b"], "--vm NAME"),
+            (["--vm", "m", "--disk", "a=raw:/a"], "disk a has no target"),
+            (["--vm", "m", "--disk", "a=raw:/a", "--target", "raw:/b"], "of which disk?"),
+            (["--vm", "m", "--disk", "a=raw:/a", "--target", "a=qcow2:/b"], "a replica is raw"),
+            (["--vm", "m", "--disk", "a=qemu:/a", "--target", "a=raw:/b"], "qemu:/a"),
+            (["--vm", "m", "--disk", "a=vmware://u@h/m", "--target", "a=raw:/b"], "vmware://u@h/m"),
+            (["--vm", "m", "--disk", "a=raw:/a", "--nbd-targets", "a"], "KEY:URI"),
+            (["--vm", "m", "--disk", "a=raw:/a", "--nbd-targets", "a:raw:/b"], "no nbd URI"),
+            (["--vm", "m", "--disk", "a=raw:/a", "--target", "a=raw:/b", "--disk-id", "b=1"],
+             "KEY=ID of a disk")):
+        fails("replicate", *words, "--state-dir", machine.state, status=2, contains=text)
+    assert not os.path.exists(machine.state) and machine.digests() == before
+
+
 def test_other_refusals(machine, servers):
     machine.run()
     other = Machine.__new__(Machine)
