@@ -64,7 +64,7 @@ class Setting:
     def watched_backup(self, servers, *more):
         """A backup, with the disks as the snapshot froze them kept, while the guest writes."""
         self.vc.held()
-        self.vc.fail("QueryChangedDiskAreas", calls=1, slow=2)
+        self.vc.fail("QueryChangedDiskAreas", calls=1, slow=50)
         process = self.start(servers, "--json", *more)
         wait_for(lambda: self.vc.held() or not process.running, "the snapshot")
         ref = self.machine.state()["snapshots"][0]["ref"]
@@ -73,6 +73,7 @@ class Setting:
             kept[key] = os.path.join(self.folder, f"{ref}-{key}.raw")
             shutil.copyfile(self.machine.frozen(ref, key), kept[key])
             self.guest_writes(key, 2)
+        self.vc.release()
         assert process.wait() == 0, process.err
         report = support.Result([], 0, process.out, "").json
         self.frozen[report["point"]] = kept

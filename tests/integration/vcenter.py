@@ -242,6 +242,10 @@ class FakeVcenter:
         """Methods of calls that slow= makes or made wait, since this was asked last."""
         return self.tell("held") or []
 
+    def release(self):
+        """Those that wait now wait no longer."""
+        self.tell("release")
+
     def calls(self):
         """What was called since this was asked last: [{method, this, status, at}]."""
         return self.tell("calls") or []

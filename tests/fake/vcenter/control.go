@@ -86,6 +86,10 @@ func (f *fake) control(asked *request) (interface{}, error) {
 		calls := f.calls
 		f.calls = nil
 		return calls, nil
+	case "release":
+		close(f.release)
+		f.release = make(chan struct{})
+		return nil, nil
 	case "held":
 		held := f.held
 		f.held = nil

@@ -57,6 +57,7 @@ type fake struct {
 	rules    []*rule
 	calls    []callRecord
 	held     []string                                       // methods of calls that were made to wait
+	release  chan struct{}                                  // closed: they wait no longer
 	running  map[types.ManagedObjectReference]chan struct{} // tasks that can be cancelled
 }
 
@@ -73,6 +74,7 @@ func newFake(folder, user, password string, service *simulator.Service,
 		copies:   map[string]map[int32]*frozenDisk{},
 		sessions: map[string]*session{}, pages: map[string][]string{},
 		running: map[types.ManagedObjectReference]chan struct{}{},
+		release: make(chan struct{}),
 	}
 	return f, os.Mkdir(f.frozen, 0700)
 }

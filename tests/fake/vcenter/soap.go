@@ -127,9 +127,11 @@ func (f *fake) answer(w http.ResponseWriter, c *call) {
 	if applied.Slow > 0 {
 		f.mutex.Lock()
 		f.held = append(f.held, c.method)
+		release := f.release
 		f.mutex.Unlock()
 		select {
 		case <-time.After(time.Duration(applied.Slow * float64(time.Second))):
+		case <-release:
 		case <-c.http.Context().Done():
 			return
 		}
