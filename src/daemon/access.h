@@ -39,4 +39,15 @@ const char *access_actor_text(const struct rest_actor *actor, char out[ACCESS_AC
 struct state_event access_event(struct state *state, const char *actor, const char *action,
 	const char *object, const json_t *detail);
 
+/* --- over REST ------------------------------------------------------------------------------ */
+
+/* Each is a handler (rest.h) once the daemon has put its own state in front. */
+int access_rest_tokens(struct state *state, struct rest_request *request, struct err *err);
+/* Its answer holds the token, this once (REST_SECRET). */
+int access_rest_token_make(struct state *state, struct rest_request *request, struct err *err);
+/* {id}; ERR_REFUSED for the last one of the scope admin that does not expire. */
+int access_rest_token_revoke(struct state *state, struct rest_request *request, struct err *err);
+/* A page of the audit log: "?object&actor&since&limit&after". */
+int access_rest_events(struct state *state, struct rest_request *request, struct err *err);
+
 #endif

@@ -36,20 +36,13 @@ int hub_unavailable(struct rest_request *request, const char *repository, struct
 
 int hub_reply_new_job(struct hub *hub, struct rest_request *request, json_t *spec, struct err *err)
 {
-	char id[JOB_ID_BYTES], location[64], who[ACCESS_ACTOR_BYTES];
+	char id[JOB_ID_BYTES], who[ACCESS_ACTOR_BYTES];
 	int rc = hub_takes_work(hub, err);
 	if (rc == 0)
 		rc = jobs_add(
 			hub->jobs, spec, access_actor_text(rest_actor(request), who), id, err);
 	json_decref(spec);
-	if (rc < 0)
-		return -1;
-	json_t *job = jobs_get(hub->jobs, id, err);
-	if (!job)
-		return -1;
-	rest_set_job(request, id);
-	snprintf(location, sizeof location, "/api/v1/jobs/%s", id);
-	return rest_reply_made(request, 202, location, job, err);
+	return rc < 0 ? -1 : jobs_rest_made(hub->jobs, request, id, err);
 }
 
 /* --- builds -------------------------------------------------------------------------------- */

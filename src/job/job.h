@@ -152,6 +152,7 @@ unsigned jobs_count_unreaped(struct jobs *jobs);
 #include "allow.h"
 #include "credentials.h"
 #include "host.h"
+#include "jobs_rest.h"
 #include "reindex.h"
 #include "worker.h"
 
