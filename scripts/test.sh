@@ -32,9 +32,10 @@ if [ $# -eq 0 ] || [ "$1" = --unit ]; then
 fi
 
 printf '==> integration tests\n'
-# All of them: a file on each processor; some only, and soaks, which want the machine: in turn.
+# All of them: two files on each processor, as they mostly wait; some only, and soaks, which want
+# the machine: in turn.
 parallel=
-[ $# -gt 0 ] || [ -n "${SENDENSE_SOAK:-}" ] || parallel="-n $(nproc) --dist loadfile"
+[ $# -gt 0 ] || [ -n "${SENDENSE_SOAK:-}" ] || parallel="-n $((2 * $(nproc))) --dist loadfile"
 /usr/bin/python3 -m pytest -p no:cacheprovider -q --basetemp="$scratch/pytest" $parallel \
 	${SENDENSE_PYTEST:-} "${@:-tests/integration}" || status=1
 

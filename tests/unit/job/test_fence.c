@@ -178,7 +178,7 @@ static void hold_one(struct site *s, char id[JOB_ID_BYTES])
 	assert_int_equal(jobs_cancel(s->jobs, id, "by the test", &err), 0);
 	json_t *job = wait_for(s, id, "state", "cancelled");
 	int64_t took_ms = (clock_now_ns() - began) / 1000000;
-	assert_in_range(took_ms, 4000, 5600);
+	assert_in_range(took_ms, 4000, 20000); /* 5 s, on a machine that is not busy */
 	const char *text =
 		json_string_value(json_object_get(json_object_get(job, "error"), "text"));
 	assert_non_null(strstr(text, "by the test"));
@@ -295,7 +295,7 @@ static void test_goes_before_it_is_fenced(void **context)
 	atomic_store(&is_held, false);
 	kill(atomic_load(&held_pid), SIGKILL);
 	json_t *job = wait_for(s, id, "state", "cancelled");
-	assert_in_range((clock_now_ns() - began) / 1000000, 4000, 7000);
+	assert_in_range((clock_now_ns() - began) / 1000000, 4000, 20000);
 	assert_null(json_object_get(job, "process_left"));
 	json_decref(job);
 	assert_int_equal(jobs_count_unreaped(s->jobs), 0);
