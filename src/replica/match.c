@@ -31,6 +31,23 @@ static int check_pair(const struct replica_disk *a, const struct replica_disk *b
 	return 0;
 }
 
+/* The record is JSON. */
+static int check_names(const struct replica_disk *disk, struct err *err)
+{
+	const char *const names[] = {disk->target, disk->target_id, disk->source_id};
+	for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
+		json_t *text = json_string(names[i]);
+		bool good = text != NULL;
+		json_decref(text);
+		if (!good)
+			return err_set(err, ERR_USAGE,
+				"disk %s: its %s has a name that is not UTF-8, and cannot be "
+				"recorded",
+				disk->key, i < 2 ? "target" : "source");
+	}
+	return 0;
+}
+
 static int check_sizes(const struct replica_disk *disk, struct err *err)
 {
 	uint64_t from = block_info(disk->source)->size_bytes;
@@ -164,7 +181,8 @@ int match_record(struct replica *r, struct err *err)
 		for (size_t k = 0; k < i; k++)
 			if (check_pair(r->disks[k].given, r->disks[i].given, err) < 0)
 				return -1;
-		if (check_sizes(r->disks[i].given, err) < 0)
+		if (check_names(r->disks[i].given, err) < 0 ||
+			check_sizes(r->disks[i].given, err) < 0)
 			return -1;
 	}
 	if (check_missing(r, err) < 0)

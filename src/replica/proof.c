@@ -211,6 +211,7 @@ static int choose_place(const struct replica *r, size_t i, struct place *place, 
 {
 	size_t unit = unit_of(r);
 	uint64_t before, random, alike = nr_alike(r, i, &before);
+	assert(alike > 0); /* itself */
 	uint64_t part = block_info(place->block)->size_bytes / unit / alike;
 	if (file_random(&random, sizeof random, err) < 0)
 		return -1;

@@ -363,6 +363,12 @@ def test_other_refusals(machine, servers):
     fails(*machine.words(targets=[*[t for t in machine.targets.items() if t[0] != key],
                                   (key, f"raw:{machine.scratch}/none")]), contains="truncate -s",
           case="a target that is not there")
+    odd = os.path.join(os.fsencode(machine.scratch), b"a\xff.raw")
+    os.symlink(machine.files[key], odd)
+    words = machine.words(targets=[t for t in machine.targets.items() if t[0] != key])
+    done = subprocess.run([SENDENSE, *words, "--target", key.encode() + b"=raw:" + odd],
+                          capture_output=True, check=False)
+    assert done.returncode == 2 and b"not UTF-8" in done.stderr, done
     path = f"{machine.state}/web%2001.replica.json"
     write(path, 0, b"[")
     fails(*machine.words(), contains="is damaged", case="a damaged record of a replica")
