@@ -300,6 +300,24 @@ static int get_point(void *context, struct rest_request *request, struct err *er
 	return value ? rest_reply(request, 200, value, err) : -1;
 }
 
+/* Of who may read the disks: it tells how the machine was made. */
+static int get_config(void *context, struct rest_request *request, struct err *err)
+{
+	const struct job_repository *r = repository_of(context, request, err);
+	const char *point = rest_param(request, "point");
+	struct repository *repo = r ? hub_repository_open(context, r->name, false, err) : NULL;
+	char *AUTO_FREE bytes = NULL;
+	size_t length;
+	if (!repo)
+		return r ? hub_unavailable(request, r->name, err) : -1;
+	int rc = repository_config_load(repo, rest_param(request, "vm"),
+		strcmp(point, "latest") == 0 ? NULL : point, rest_param(request, "name"), &bytes,
+		&length, err);
+	repository_close(repo);
+	return rc < 0 ? -1
+		      : rest_reply_octets(request, "application/octet-stream", bytes, length, err);
+}
+
 /* --- protection
  * ---------------------------------------------------------------------------------------- */
 
@@ -402,6 +420,7 @@ const struct rest_route hub_repository_routes[] = {
 	{"GET", REPO "/vms?vm&limit&after", "listRepositoryVms", REST_READ, REST_VMS, get_vms, 0},
 	{"GET", REPO "/vms/{vm}/points?limit&after", "listPoints", REST_READ, 0, get_points, 0},
 	{"GET", POINT, "getPoint", REST_READ, 0, get_point, 0},
+	{"GET", POINT "/config/{name}", "getPointConfig", REST_OPERATE, 0, get_config, 0},
 	{"PUT", POINT "/protection", "protectPoint", REST_OPERATE, 0, put_protection, 0},
 	{"DELETE", POINT "/protection", "unprotectPoint", REST_OPERATE, 0, delete_protection, 0},
 	{"GET", "/api/v1/vms/{vm}/latest?repository&key", "getLatestDisk", REST_BACKUP, 0,

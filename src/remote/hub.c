@@ -388,6 +388,26 @@ struct repository_point *hub_point_load(
 	return NULL;
 }
 
+int hub_point_config(struct store *store, const char *vm, const char *point, const char *name,
+	char **bytes, size_t *length, struct err *err)
+{
+	char path[REMOTE_PATH_BYTES];
+	void *octets = NULL;
+	if (HUB_PATH(path, err, "/api/v1/repositories/", store->repository, "/vms/", vm, "/points/",
+		    point && point[0] ? point : "latest", "/config/", name) < 0 ||
+		rest_call_octets(store->client, "GET", path, NULL, 0, &octets, length,
+			REPOSITORY_CONFIG_BYTES_MOST, err) < 0)
+		return -1;
+	/* With the zero byte behind it that a file's bytes have. */
+	*bytes = realloc(octets, *length + 1);
+	if (!*bytes) {
+		free(octets);
+		return err_errno(err, ENOMEM, "cannot take the file %s of the hub", name);
+	}
+	(*bytes)[*length] = 0;
+	return 0;
+}
+
 int hub_protect(struct store *store, const char *vm, const char *point, bool off, int64_t until,
 	struct err *err)
 {

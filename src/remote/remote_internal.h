@@ -74,6 +74,8 @@ int hub_list_points(struct store *store, const char *vm, repository_point_callba
 	void *context, struct err *err);
 struct repository_point *hub_point_load(
 	struct store *store, const char *vm, const char *point, struct err *err);
+int hub_point_config(struct store *store, const char *vm, const char *point, const char *name,
+	char **bytes, size_t *length, struct err *err);
 int hub_protect(struct store *store, const char *vm, const char *point, bool off, int64_t until,
 	struct err *err);
 

@@ -132,6 +132,14 @@ struct repository_point *store_point_load(
 			   : hub_point_load(store, vm, point, err);
 }
 
+int store_config_load(struct store *store, const char *vm, const char *point, const char *name,
+	char **bytes, size_t *length, struct err *err)
+{
+	return store->repo
+		       ? repository_config_load(store->repo, vm, point, name, bytes, length, err)
+		       : hub_point_config(store, vm, point, name, bytes, length, err);
+}
+
 struct repository_point *store_latest(struct store *store, const char *vm, const char *key,
 	const struct repository_disk_info **disk, struct err *err)
 {

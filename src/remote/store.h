@@ -63,6 +63,9 @@ int store_list_points(struct store *store, const char *vm, repository_point_call
 	void *context, struct err *err);
 struct repository_point *store_point_load(
 	struct store *store, const char *vm, const char *point, struct err *err);
+/* See repository_config_load(). */
+int store_config_load(struct store *store, const char *vm, const char *point, const char *name,
+	char **bytes, size_t *length, struct err *err);
 struct repository_point *store_latest(struct store *store, const char *vm, const char *key,
 	const struct repository_disk_info **disk, struct err *err);
 int store_protect(struct store *store, const char *vm, const char *point, bool off, int64_t until,

@@ -10,20 +10,10 @@ static void check_file(struct check_run *run, const char *path, const json_t *en
 {
 	char *AUTO_FREE bytes = NULL;
 	size_t length;
-	char hex[DIGEST_ROOT_HEX_BYTES];
-	uint8_t digest[DIGEST_ROOT_BYTES];
-	const char *sha256 = json_string_value(json_object_get(entry, "sha256"));
 	*kind = REPOSITORY_FINDING_DAMAGE;
-	if (file_load(run->repo->dir_fd, path, REPOSITORY_CONFIG_BYTES_MOST, &bytes, &length, err) <
-		0) {
-		if (err->code == ERR_NOT_FOUND)
-			*kind = REPOSITORY_FINDING_MISSING;
-		return;
-	}
-	digest_sha256(bytes, length, digest);
-	digest_hex(digest, sizeof digest, hex);
-	if (!sha256 || strcmp(hex, sha256) != 0)
-		err_set(err, ERR_CORRUPT, "its content is not what was backed up");
+	if (kept_read(run->repo, path, entry, &bytes, &length, err) < 0 &&
+		err->code == ERR_NOT_FOUND)
+		*kind = REPOSITORY_FINDING_MISSING;
 }
 
 bool check_config(struct check_run *run, const struct repository_point *point)
@@ -60,13 +50,5 @@ bool check_config(struct check_run *run, const struct repository_point *point)
 
 bool check_config_knows(const struct repository_point *point, const char *name)
 {
-	const json_t *facts = json_object_get(manifest_json(point), "facts"), *entry;
-	size_t i;
-	json_array_foreach(json_object_get(facts, "config"), i, entry)
-	{
-		const char *known = json_string_value(json_object_get(entry, "name"));
-		if (known && strcmp(known, name) == 0)
-			return true;
-	}
-	return false;
+	return kept_entry(point, name);
 }

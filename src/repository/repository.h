@@ -484,6 +484,14 @@ int repository_backup_config(struct repository_backup *backup, const char *name,
 	size_t length, struct err *err);
 
 /*
+ * Such a file of a restore point (NULL or "": the latest), into memory that the caller frees; one
+ * zero byte follows the content.  ERR_NOT_FOUND: the point has none of that name; ERR_CORRUPT: it is
+ * not what was backed up.
+ */
+int repository_config_load(struct repository *repo, const char *vm, const char *point,
+	const char *name, char **bytes, size_t *length, struct err *err);
+
+/*
  * Makes it a restore point (invariant 1).  On success the backup is gone.  On
  * failure it still exists: abort or leave it.  ERR_BUSY when the lock was taken
  * away meanwhile (the job had been declared dead).

@@ -248,6 +248,14 @@ json_t *manifest_seal(
 int manifest_update_state(struct repository *repo, const char *vm, const char *point,
 	json_t *change, struct err *err);
 
+/* --- kept.c -------------------------------------------------------------- */
+
+/* path: the file; entry: what the manifest tells of it.  ERR_CORRUPT when it is another. */
+int kept_read(struct repository *repo, const char *path, const json_t *entry, char **bytes,
+	size_t *length, struct err *err);
+/* NULL: the manifest tells of none with that name. */
+const json_t *kept_entry(const struct repository_point *point, const char *name);
+
 /* --- list.c --------------------------------------------------------------- */
 
 /* False when nothing tells its name: a foreign folder, or a VM with a shortened name all of
