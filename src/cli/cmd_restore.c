@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "disks.h"
 #include "figures.h"
+#include "machine_config.h"
 #include "progress.h"
 #include "target.h"
 
@@ -20,6 +21,7 @@ struct values {
 	struct target_options target;
 	struct tls_options tls;
 	struct option_number rate, parallel;
+	struct machine_values machine;
 };
 
 static const struct option_spec option_table[] = {
@@ -46,6 +48,7 @@ static const struct option_spec option_table[] = {
 		.maximum = 16,
 		.help = "copy that many disks at once (default: 2)"},
 	TLS_OPTION_ROWS(struct values),
+	MACHINE_OPTION_ROWS(struct values),
 };
 
 struct disk {
@@ -65,12 +68,14 @@ struct restore {
 	struct disks_copy *copies;
 	size_t nr_disks;
 	struct progress *progress;
+	struct machine_config config;
 };
 
 static int read_arguments(struct restore *r, struct err *err)
 {
 	const struct values *v = r->values;
-	if (repository_name_split(r->cli->arguments.items[0], r->vm, r->point, err) < 0)
+	if (repository_name_split(r->cli->arguments.items[0], r->vm, r->point, err) < 0 ||
+		machine_config_check(&v->machine, err) < 0)
 		return -1;
 	if (v->to.nr == 0)
 		return err_set(err, ERR_USAGE,
@@ -143,10 +148,26 @@ static int open_targets(struct restore *r, struct err *err)
 	return 0;
 }
 
+static int make_config(struct restore *r, struct err *err)
+{
+	struct machine_disk *AUTO_FREE disks = calloc(r->nr_disks, sizeof *disks);
+	if (!disks)
+		return err_errno(err, ENOMEM, "cannot describe the machine");
+	for (size_t i = 0; i < r->nr_disks; i++)
+		disks[i] = (struct machine_disk){r->disks[i].key, r->disks[i].name,
+			store_disk_info(r->disks[i].source)->size_bytes};
+	return machine_config_make(&r->config, &r->values->machine, r->store, r->vm, r->point,
+		disks, r->nr_disks, r->values->target.force, err);
+}
+
 static int restore(struct restore *r, struct err *err)
 {
 	progress_stage(r->progress, "open");
-	if (open_sources(r, err) < 0 || open_targets(r, err) < 0)
+	if (open_sources(r, err) < 0 || make_config(r, err) < 0)
+		return -1;
+	if (r->values->machine.only)
+		return 0;
+	if (open_targets(r, err) < 0)
 		return -1;
 	progress_stage(r->progress, "copy");
 	unsigned parallel =
@@ -178,9 +199,10 @@ static int restore(struct restore *r, struct err *err)
 
 static int print_report(const struct restore *r, int64_t took_ns, struct err *err)
 {
+	bool only = r->values->machine.only;
 	if (r->cli->common.json) {
 		json_t *disks = json_array();
-		for (size_t i = 0; i < r->nr_disks; i++) {
+		for (size_t i = 0; i < r->nr_disks && !only; i++) {
 			const struct repository_disk_info *info =
 				store_disk_info(r->disks[i].source);
 			json_t *disk = json_pack("{s:s, s:s, s:s, s:b}", "key", info->key, "target",
@@ -188,13 +210,17 @@ static int print_report(const struct restore *r, int64_t took_ns, struct err *er
 			cli_json_figures(disk, info->size_bytes, &r->copies[i].figures);
 			json_array_append_new(disks, disk);
 		}
-		return cli_print_json(
-			json_pack("{s:s, s:s, s:f, s:o}", "vm", r->vm, "point", r->point, "seconds",
-				(double)took_ns / 1e9, "disks", disks),
+		return cli_print_json(json_pack("{s:s, s:s, s:f, s:o, s:s?}", "vm", r->vm, "point",
+					      r->point, "seconds", (double)took_ns / 1e9, "disks",
+					      disks, "config", r->config.path),
 			err);
 	}
 	if (r->cli->common.quiet)
 		return 0;
+	if (r->config.path)
+		printf("The machine's configuration is in %s.\n", r->config.path);
+	if (only)
+		return cli_flush(err);
 	char took[SIZE_TEXT_BYTES];
 	printf("Restored %s@%s in %s; every chunk has the digest it had when it was backed up.\n",
 		r->vm, r->point, cli_duration_text(took_ns, took));
@@ -226,6 +252,9 @@ static int run_restore(struct restore *r, struct err *err)
 			target_discard(&r->disks[i].target, err);
 	}
 	progress_end(r->progress, err);
+	/* Behind the disks, which stay if it fails. */
+	if (rc == 0)
+		rc = machine_config_write(&r->config, err);
 	return rc == 0 ? print_report(r, clock_now_ns() - began_ns, err) : -1;
 }
 
@@ -236,6 +265,7 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	for (size_t i = 0; i < r.nr_disks; i++)
 		store_disk_close(r.disks[i].source);
 	store_close(r.store);
+	machine_config_free(&r.config);
 	free(r.copies);
 	free(r.disks);
 	if (rc < 0 && err->code == ERR_CORRUPT) {
@@ -257,7 +287,12 @@ const struct command command_restore = {
 		"chunk\n"
 		"whose digest is wrong fails the restore, and the files that were made are "
 		"removed,\n"
-		"those too that --force overwrote. New files can be read by their owner alone.",
+		"those too that --force overwrote. New files can be read by their owner alone.\n"
+		"Option --config writes a machine of the kept configuration and the restored "
+		"disks; "
+		"points\n"
+		"of other sources than VMware have none, and need --cpus, --memory and "
+		"--firmware.",
 	COMMAND_OPTIONS(option_table),
 	.common = COMMON_JSON | COMMON_PROGRESS,
 	.min_arguments = 1,
