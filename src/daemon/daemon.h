@@ -6,6 +6,7 @@
  *   settings   a file of settings by a table         folder    folders that are one daemon's alone
  *   access     tokens, the audit log, in state.db    logging   where log lines go
  *   feed       the last events, for listeners        systemd   ready, stopping, the watchdog
+ *   life       started in order, signals, stopped in reverse
  */
 #ifndef SENDENSE_DAEMON_H
 #define SENDENSE_DAEMON_H
@@ -13,6 +14,7 @@
 #include "access.h"
 #include "feed.h"
 #include "folder.h"
+#include "life.h"
 #include "logging.h"
 #include "settings.h"
 #include "systemd.h"

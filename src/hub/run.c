@@ -4,8 +4,7 @@
  *   configuration ─► locks ─► state, index ─► NBD service ─► points ─► jobs ─► schedule
  *        ─► ends ─► sessions ─► keeper ─► REST ─► ready ─► (signals) ─► the same backwards
  *
- * Each step has a stop in steps[]; what was started is stopped in reverse, also when a later
- * one fails.
+ * Steps have a stop in steps[]; see life.h.
  */
 #include "hub_internal.h"
 
@@ -17,10 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 
 struct running {
@@ -36,8 +32,9 @@ struct running {
 
 /* --- folders and locks ------------------------------------------------------------------- */
 
-static int start_locks(struct running *r, struct err *err)
+static int start_locks(void *context, struct err *err)
 {
+	struct running *r = context;
 	const struct hub_config *c = hub_config(&r->hub);
 	struct stat st;
 	if (stat(c->state_dir, &st) < 0 && errno == ENOENT)
@@ -52,8 +49,9 @@ static int start_locks(struct running *r, struct err *err)
 	return r->runtime_lock < 0 ? -1 : 0;
 }
 
-static void stop_locks(struct running *r)
+static void stop_locks(void *context)
 {
+	struct running *r = context;
 	if (r->runtime_lock >= 0)
 		close(r->runtime_lock);
 	if (r->state_lock >= 0)
@@ -69,8 +67,9 @@ static int count(void *context, const struct state_object *object)
 	return 0;
 }
 
-static int start_state(struct running *r, struct err *err)
+static int start_state(void *context, struct err *err)
 {
+	struct running *r = context;
 	struct hub *hub = &r->hub;
 	const struct hub_config *c = hub_config(hub);
 	char path[4096 + 16];
@@ -93,8 +92,9 @@ static int start_state(struct running *r, struct err *err)
 	return hub->index ? 0 : -1;
 }
 
-static void stop_state(struct running *r)
+static void stop_state(void *context)
 {
+	struct running *r = context;
 	if (r->hub.index)
 		index_close(r->hub.index);
 	if (r->hub.state)
@@ -104,23 +104,27 @@ static void stop_state(struct running *r)
 /* --- the other parts
  * ------------------------------------------------------------------------------ */
 
-static int start_daemon(struct running *r, struct err *err)
+static int start_daemon(void *context, struct err *err)
 {
+	struct running *r = context;
 	return hub_daemon_start(&r->hub, err);
 }
 
-static void stop_daemon(struct running *r)
+static void stop_daemon(void *context)
 {
+	struct running *r = context;
 	hub_daemon_stop(&r->hub, r->hand_over, r->stop_until);
 }
 
-static int start_points(struct running *r, struct err *err)
+static int start_points(void *context, struct err *err)
 {
+	struct running *r = context;
 	return hub_points_start(&r->hub, err);
 }
 
-static void stop_points(struct running *r)
+static void stop_points(void *context)
 {
+	struct running *r = context;
 	hub_points_stop(&r->hub);
 }
 
@@ -163,8 +167,9 @@ static char **make_rules(const struct hub_config *c, char *const *allowed, struc
 	return NULL;
 }
 
-static int start_jobs(struct running *r, struct err *err)
+static int start_jobs(void *context, struct err *err)
 {
+	struct running *r = context;
 	const struct hub_config *c = hub_config(&r->hub);
 	r->sources = make_rules(c, c->allow_sources, err);
 	r->targets = r->sources ? make_rules(c, c->allow_targets, err) : NULL;
@@ -191,8 +196,9 @@ static int start_jobs(struct running *r, struct err *err)
 	return r->hub.jobs ? 0 : -1;
 }
 
-static void stop_jobs(struct running *r)
+static void stop_jobs(void *context)
 {
+	struct running *r = context;
 	if (r->hub.jobs)
 		jobs_stop(r->hub.jobs, r->hand_over, r->stop_until);
 	r->hub.jobs = NULL;
@@ -201,46 +207,48 @@ static void stop_jobs(struct running *r)
 	r->targets = r->sources = NULL;
 }
 
-static int start_sessions(struct running *r, struct err *err)
+static int start_sessions(void *context, struct err *err)
 {
+	struct running *r = context;
 	return hub_sessions_start(&r->hub, err);
 }
 
-static void stop_sessions(struct running *r)
+static void stop_sessions(void *context)
 {
+	struct running *r = context;
 	hub_sessions_stop(&r->hub);
 }
 
-static int start_time(struct running *r, struct err *err)
+static int start_time(void *context, struct err *err)
 {
+	struct running *r = context;
 	return hub_time_start(&r->hub, err);
 }
 
-static void stop_time(struct running *r)
+static void stop_time(void *context)
 {
+	struct running *r = context;
 	hub_time_stop(&r->hub);
 }
 
 /* Who is told of jobs that end is there now. */
-static int start_ends(struct running *r, struct err *err)
+static int start_ends(void *context, struct err *err)
 {
+	struct running *r = context;
 	(void)err;
 	hub_points_catch_up(&r->hub);
 	return 0;
 }
 
-static void stop_nothing(struct running *r)
+static int start_keeper(void *context, struct err *err)
 {
-	(void)r;
-}
-
-static int start_keeper(struct running *r, struct err *err)
-{
+	struct running *r = context;
 	return hub_keeper_start(&r->hub, err);
 }
 
-static void stop_keeper(struct running *r)
+static void stop_keeper(void *context)
 {
+	struct running *r = context;
 	hub_keeper_stop(&r->hub);
 }
 
@@ -257,8 +265,9 @@ const struct rest_route *const hub_route_tables[] = {
 	NULL,
 };
 
-static int start_rest(struct running *r, struct err *err)
+static int start_rest(void *context, struct err *err)
 {
+	struct running *r = context;
 	const struct hub_config *c = hub_config(&r->hub);
 	const struct rest_server_options options = {
 		.address = c->listen.host,
@@ -279,8 +288,9 @@ static int start_rest(struct running *r, struct err *err)
 	return r->hub.rest ? 0 : err_context(err, "REST on %s:%u", c->listen.host, c->listen.port);
 }
 
-static void stop_rest(struct running *r)
+static void stop_rest(void *context)
 {
+	struct running *r = context;
 	if (r->hub.sessions)
 		hub_sessions_hurry(&r->hub);
 	cancel_request(r->hub.calls_end); /* its handlers may wait for the NBD service */
@@ -290,43 +300,21 @@ static void stop_rest(struct running *r)
 
 /* In this order; stopped in reverse, also where start failed.  REST goes before everything that
  * its handlers use. */
-static const struct {
-	const char *name;
-	int (*start)(struct running *r, struct err *err);
-	void (*stop)(struct running *r);
-} steps[] = {
+static const struct life_step steps[] = {
 	{"locks", start_locks, stop_locks},
 	{"state", start_state, stop_state},
 	{"NBD service", start_daemon, stop_daemon},
 	{"points", start_points, stop_points},
 	{"jobs", start_jobs, stop_jobs},
 	{"schedule", start_time, stop_time},
-	{"ended jobs", start_ends, stop_nothing},
+	{"ended jobs", start_ends, NULL},
 	{"sessions", start_sessions, stop_sessions},
 	{"keeper", start_keeper, stop_keeper},
 	{"REST", start_rest, stop_rest},
 };
 
-static void stop_steps(struct running *r, size_t nr_started)
-{
-	while (nr_started > 0)
-		steps[--nr_started].stop(r);
-}
-
-/* --- signals, reload
+/* --- reload
  * -------------------------------------------------------------------------------- */
-
-static int reload_fd = -1;
-
-static void on_reload(int number)
-{
-	int saved = errno;
-	uint64_t one = 1;
-	(void)number;
-	ssize_t done = write(reload_fd, &one, sizeof one);
-	(void)done;
-	errno = saved;
-}
 
 static void set_logging(const struct running *r)
 {
@@ -367,12 +355,12 @@ static struct hub_config *load_anew(struct running *r, char *differences, size_t
 }
 
 /* A file that is wrong changes nothing. */
-static void reload(struct running *r)
+static void reload(void *context)
 {
+	struct running *r = context;
 	struct hub *hub = &r->hub;
 	struct err err = ERR_INIT;
 	char differences[1024];
-	systemd_tell("RELOADING=1");
 	struct hub_config *new = load_anew(r, differences, sizeof differences);
 	if (new) {
 		r->retired[r->nr_retired++] = atomic_load(&hub->config);
@@ -387,35 +375,14 @@ static void reload(struct running *r)
 		log_info("the settings were read again");
 	}
 	hub_event(hub, "hub", "reload", new ? "done" : "refused", NULL);
-	systemd_tell("READY=1");
-}
-
-static int serve(struct running *r, struct err *err)
-{
-	int64_t watchdog_ms = systemd_watchdog_ms();
-	struct pollfd fds[] = {
-		{.fd = cancel_fd(r->hub.options->cancel), .events = POLLIN},
-		{.fd = reload_fd, .events = POLLIN},
-	};
-	while (!cancel_requested(r->hub.options->cancel)) {
-		int ready = poll(fds, ARRAY_LENGTH(fds),
-			watchdog_ms > 0 ? (int)min_u64((uint64_t)watchdog_ms, 60000) : -1);
-		if (ready < 0 && errno != EINTR)
-			return err_errno(err, errno, "cannot wait for signals");
-		if (watchdog_ms > 0)
-			systemd_tell("WATCHDOG=1");
-		uint64_t count_of;
-		if (ready > 0 && fds[1].revents && read(reload_fd, &count_of, sizeof count_of) > 0)
-			reload(r);
-	}
-	return 0;
 }
 
 /* --- all of it
  * -------------------------------------------------------------------------------------------- */
 
-static int tell_ready(struct running *r, struct err *err)
+static int tell_ready(void *context, struct err *err)
 {
+	struct running *r = context;
 	const struct hub_config *c = hub_config(&r->hub);
 	const struct hub_run_options *o = r->hub.options;
 	char url[128], nbd[96];
@@ -425,26 +392,16 @@ static int tell_ready(struct running *r, struct err *err)
 	log_info("ready on %s, NBD on %s (%s)", url, nbd[0] ? nbd : "ports of its range",
 		o->software);
 	hub_event(&r->hub, "hub", "start", o->software, NULL);
-	systemd_tell("READY=1");
+	r->is_ready = true;
 	return o->ready ? o->ready(o->context, url, nbd, err) : 0;
 }
 
-static int catch_reload(struct err *err)
+static void begin_stop(void *context)
 {
-	struct sigaction action = {.sa_handler = on_reload, .sa_flags = SA_RESTART};
-	sigemptyset(&action.sa_mask);
-	reload_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (reload_fd < 0 || sigaction(SIGHUP, &action, NULL) < 0)
-		return err_errno(err, errno, "cannot catch signals");
-	return 0;
-}
-
-static void stop_all(struct running *r, size_t nr_started)
-{
+	struct running *r = context;
 	struct hub *hub = &r->hub;
 	const struct hub_config *c = hub_config(hub);
 	atomic_store(&hub->stopping, true);
-	systemd_tell("STOPPING=1");
 	r->hand_over = c->stop == HUB_STOP_HAND_OVER;
 	r->stop_until = deadline_after_ms((int64_t)c->stop_timeout_s * 1000);
 	if (r->is_ready) {
@@ -453,7 +410,6 @@ static void stop_all(struct running *r, size_t nr_started)
 			c->stop_timeout_s);
 		hub_event(hub, "hub", "stop", r->hand_over ? "hand-over" : "cancel", NULL);
 	}
-	stop_steps(r, nr_started);
 }
 
 int hub_run(const struct hub_run_options *options, struct err *err)
@@ -469,23 +425,16 @@ int hub_run(const struct hub_run_options *options, struct err *err)
 	atomic_store(&hub->config, config);
 	set_logging(&r);
 	hub->calls_end = cancel_new(err);
-	int rc = hub->calls_end ? catch_reload(err) : -1;
-	size_t nr_started = 0;
-	while (rc == 0 && nr_started < ARRAY_LENGTH(steps)) {
-		log_debug("starting: %s", steps[nr_started].name);
-		rc = steps[nr_started].start(&r, err);
-		nr_started++; /* a stop copes with a start that failed half-way */
-	}
-	r.is_ready = rc == 0;
-	if (rc == 0)
-		rc = tell_ready(&r, err);
-	if (rc == 0)
-		rc = serve(&r, err);
-	stop_all(&r, nr_started);
-	signal(SIGHUP, SIG_IGN);
-	if (reload_fd >= 0)
-		close(reload_fd);
-	reload_fd = -1;
+	const struct life life = {
+		.steps = steps,
+		.nr_steps = ARRAY_LENGTH(steps),
+		.context = &r,
+		.cancel = options->cancel,
+		.ready = tell_ready,
+		.reload = reload,
+		.stopping = begin_stop,
+	};
+	int rc = hub->calls_end ? life_run(&life, err) : -1;
 	cancel_free(hub->calls_end);
 	hub_config_free(atomic_load(&hub->config));
 	for (size_t i = 0; i < r.nr_retired; i++)
