@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -40,9 +41,14 @@ static char *absolute(const char *path, struct err *err)
 {
 	const char *slash = strrchr(path, '/');
 	const char *name = slash ? slash + 1 : path;
-	char *AUTO_FREE given = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-	char *AUTO_FREE folder = given ? realpath(given, NULL) : NULL;
-	char *whole = NULL;
+	char given[PATH_MAX], *whole = NULL;
+	int length = snprintf(given, sizeof given, "%.*s", slash ? (int)(slash - path) + 1 : 1,
+		slash ? path : ".");
+	if (length >= (int)sizeof given) {
+		err_errno(err, ENAMETOOLONG, "%s", path);
+		return NULL;
+	}
+	char *AUTO_FREE folder = realpath(given, NULL);
 	if (!folder) {
 		err_errno(err, errno, "%s", path);
 		return NULL;

@@ -167,9 +167,9 @@ static int write_disks(struct markup *x, const struct rebuild_machine *machine,
 	const struct rebuild_target *targets, size_t nr, struct err *err)
 {
 	struct placed *AUTO_FREE placed = slots_place(machine, targets, nr, err);
-	struct slot *AUTO_FREE slots = calloc(nr, sizeof *slots);
 	if (!placed)
 		return -1;
+	struct slot *AUTO_FREE slots = calloc(nr, sizeof *slots);
 	if (!slots)
 		return err_errno(err, ENOMEM, "cannot describe the machine's disks");
 	slots_assign(placed, nr, !is_efi(machine), slots);
