@@ -485,8 +485,8 @@ int repository_backup_config(struct repository_backup *backup, const char *name,
 
 /*
  * Such a file of a restore point (NULL or "": the latest), into memory that the caller frees; one
- * zero byte follows the content.  ERR_NOT_FOUND: the point has none of that name; ERR_CORRUPT: it is
- * not what was backed up.
+ * zero byte follows the content.  ERR_NOT_FOUND: the point has none of that name; ERR_CORRUPT: it
+ * is not what was backed up.
  */
 int repository_config_load(struct repository *repo, const char *vm, const char *point,
 	const char *name, char **bytes, size_t *length, struct err *err);
