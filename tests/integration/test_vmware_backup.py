@@ -336,7 +336,7 @@ def test_disks_that_change(setting):
 
 
 @pytest.mark.parametrize("how, contains", [
-    ({"read": 5}, "disk 2000"), ({"crash": 3}, "was killed by signal"), ({"open": 1}, "disk 2000"),
+    ({"read": 5}, "NFC error 5"), ({"crash": 3}, "was killed by signal"), ({"open": 1}, "disk 2000"),
     ({"thumbprint": "00" * 20}, "disk 2000")])
 def test_the_library_fails(setting, how, contains):
     setting.tell()
