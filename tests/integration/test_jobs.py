@@ -412,7 +412,8 @@ def test_cancel_in_each_stage(site, stage):
     assert took < 5.5, f"{took:.1f} s"
     made = site.points()
     if end["state"] == "done":
-        assert stage in STAGES[8:] and len(made) == 1, end
+        # The word may come when the last look for it was taken already.
+        assert stage in STAGES[7:] and len(made) == 1, end
     else:
         assert end["state"] == "cancelled" and "the test asked" in end["error"]["text"], end
         assert len(made) <= (stage in STAGES[11:]), (stage, made)
