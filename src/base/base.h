@@ -17,6 +17,7 @@
 #include "proc.h"
 #include "rangelock.h"
 #include "redact.h"
+#include "statedir.h"
 #include "thread.h"
 #include "zone.h"
 

@@ -189,7 +189,7 @@ static int gather(struct replicate *r, struct err *err)
 
 /* --- the flow -------------------------------------------------------------------------------- */
 
-static int open_replica(struct replicate *r, char folder[REPLICA_PATH_BYTES], struct err *err)
+static int open_replica(struct replicate *r, char folder[STATEDIR_BYTES], struct err *err)
 {
 	const struct replicate_values *v = r->values;
 	if (replica_folder(v->state_dir, folder, err) < 0)
@@ -331,7 +331,7 @@ static int print_report(const struct replicate *r, int64_t took_ns, struct err *
 
 static int run_replicate(struct replicate *r, struct err *err)
 {
-	char folder[REPLICA_PATH_BYTES];
+	char folder[STATEDIR_BYTES];
 	if (backup_args_read(&r->sources, err) < 0 || check_disk_ids(r, err) < 0 ||
 		replicate_targets_read(r, err) < 0)
 		return -1;

@@ -7,55 +7,10 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 
-/* --- the folder --------------------------------------------------------------------------- */
-
-static const char *variable(const char *name)
+int replica_folder(const char *given, char path[STATEDIR_BYTES], struct err *err)
 {
-	const char *value = getenv(name);
-	return value && value[0] == '/' ? value : NULL;
-}
-
-static int make_folders(const char *folder, struct err *err)
-{
-	char path[REPLICA_PATH_BYTES];
-	snprintf(path, sizeof path, "%s", folder);
-	for (char *at = path + 1; *at; at++) {
-		struct stat st;
-		if (*at != '/')
-			continue;
-		*at = '\0';
-		if (stat(path, &st) < 0 && file_make_dir(AT_FDCWD, path, 0700, err) < 0)
-			return -1;
-		*at = '/';
-	}
-	return file_make_dir(AT_FDCWD, path, 0700, err);
-}
-
-int replica_folder(const char *given, char path[REPLICA_PATH_BYTES], struct err *err)
-{
-	const char *state = variable("XDG_STATE_HOME"), *home = variable("HOME");
-	int length;
-	if (!given)
-		given = getenv("SENDENSE_STATE_DIR");
-	if (given && given[0])
-		length = snprintf(path, REPLICA_PATH_BYTES, "%s", given);
-	else if (geteuid() == 0)
-		length = snprintf(path, REPLICA_PATH_BYTES, "/var/lib/sendense/replica");
-	else if (state)
-		length = snprintf(path, REPLICA_PATH_BYTES, "%s/sendense/replica", state);
-	else if (home)
-		length = snprintf(
-			path, REPLICA_PATH_BYTES, "%s/.local/state/sendense/replica", home);
-	else
-		return err_set(err, ERR_USAGE,
-			"which folder keeps the records of replicas? (--state-dir DIR)");
-	if (length < 0 || length >= REPLICA_PATH_BYTES)
-		return err_set(err, ERR_USAGE, "the name of the state folder is too long");
-	if (make_folders(path, err) < 0)
-		return err_context(err, "the state folder %s", path);
-	return 0;
+	return statedir_find(given, "replica", path, err) < 0 ? -1 : statedir_make(path, err);
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */

@@ -21,11 +21,8 @@
 #include "copy.h"
 #include "repository.h"
 
-#define REPLICA_PATH_BYTES 3072
-
-/* Where records are: given, else SENDENSE_STATE_DIR, else /var/lib/sendense/replica (root), else
- * $XDG_STATE_HOME/sendense/replica, else ~/.local/state/sendense/replica.  It is made. */
-int replica_folder(const char *given, char path[REPLICA_PATH_BYTES], struct err *err);
+/* Where records are: statedir_find() of "replica".  It is made. */
+int replica_folder(const char *given, char path[STATEDIR_BYTES], struct err *err);
 
 /* One disk; all lent until close. */
 struct replica_disk {

@@ -23,7 +23,7 @@ static int open_spool(struct spool *spool, const char *folder, struct err *err)
 	*spool = (struct spool){.file = NULL};
 	int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
-		char path[VMWARE_PATH_BYTES + 16];
+		char path[STATEDIR_BYTES + 16];
 		snprintf(path, sizeof path, "%s/areas-XXXXXX", folder);
 		fd = mkostemp(path, O_CLOEXEC);
 		if (fd >= 0)

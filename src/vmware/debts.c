@@ -19,52 +19,9 @@
 /* --- folders and names -------------------------------------------------------------------------
  */
 
-static const char *variable(const char *name)
+int vmware_state_folder(const char *given, char path[STATEDIR_BYTES], struct err *err)
 {
-	const char *value = getenv(name);
-	return value && value[0] == '/' ? value : NULL;
-}
-
-int vmware_state_folder(const char *given, char path[VMWARE_PATH_BYTES], struct err *err)
-{
-	const char *home = variable("HOME");
-	int length;
-	if (!given)
-		given = getenv("SENDENSE_STATE_DIR");
-	if (given && given[0])
-		length = snprintf(path, VMWARE_PATH_BYTES, "%s", given);
-	else if (geteuid() == 0)
-		length = snprintf(path, VMWARE_PATH_BYTES, "/var/lib/sendense/vmware");
-	else if (variable("XDG_STATE_HOME"))
-		length = snprintf(
-			path, VMWARE_PATH_BYTES, "%s/sendense/vmware", variable("XDG_STATE_HOME"));
-	else if (home)
-		length = snprintf(path, VMWARE_PATH_BYTES, "%s/.local/state/sendense/vmware", home);
-	else
-		return err_set(err, ERR_USAGE,
-			"which folder keeps the state of backups? (SENDENSE_STATE_DIR, or HOME)");
-	if (length < 0 || length > VMWARE_PATH_BYTES - 64)
-		return err_set(err, ERR_USAGE, "the name of the state folder is too long");
-	return 0;
-}
-
-int debts_folder_make(const char *folder, struct err *err)
-{
-	char path[VMWARE_PATH_BYTES];
-	snprintf(path, sizeof path, "%s", folder);
-	for (char *at = path + 1; *at; at++) {
-		if (*at != '/')
-			continue;
-		*at = '\0';
-		/* What cannot be made, because it lies in what others own, may be there. */
-		struct stat st;
-		if (stat(path, &st) < 0 && file_make_dir(AT_FDCWD, path, 0700, err) < 0)
-			return err_context(err, "the state folder %s", folder);
-		*at = '/';
-	}
-	if (file_make_dir(AT_FDCWD, path, 0700, err) < 0)
-		return err_context(err, "the state folder");
-	return 0;
+	return statedir_find(given, "vmware", path, err);
 }
 
 int debts_name(char name[DEBTS_NAME_BYTES], struct err *err)
@@ -76,18 +33,18 @@ int debts_name(char name[DEBTS_NAME_BYTES], struct err *err)
 	return 0;
 }
 
-void debts_file(const char *folder, const char *snapshot, char path[VMWARE_PATH_BYTES])
+void debts_file(const char *folder, const char *snapshot, char path[DEBTS_PATH_BYTES])
 {
 	/* Checked when the folder was chosen: there is room. */
-	int length = snprintf(path, VMWARE_PATH_BYTES, "%s/" PREFIX "%s" SUFFIX, folder, snapshot);
-	if (length >= VMWARE_PATH_BYTES)
+	int length = snprintf(path, DEBTS_PATH_BYTES, "%s/" PREFIX "%s" SUFFIX, folder, snapshot);
+	if (length >= DEBTS_PATH_BYTES)
 		path[0] = '\0';
 }
 
 /* --- the lock ----------------------------------------------------------------------------------
  */
 
-static void lock_name(const struct debts_place *place, char path[VMWARE_PATH_BYTES])
+static void lock_name(const struct debts_place *place, char path[DEBTS_PATH_BYTES])
 {
 	const char *server = place->vcenter_uuid[0] ? place->vcenter_uuid : place->host;
 	uint8_t digest[DIGEST_ROOT_BYTES];
@@ -95,8 +52,8 @@ static void lock_name(const struct debts_place *place, char path[VMWARE_PATH_BYT
 	int length = snprintf(text, sizeof text, "%s %s", server, place->vm_uuid);
 	digest_sha256(text, min_size((size_t)length, sizeof text - 1), digest);
 	digest_hex(digest, sizeof digest, hex);
-	length = snprintf(path, VMWARE_PATH_BYTES, "%s/vm-%.16s.lock", place->folder, hex);
-	if (length >= VMWARE_PATH_BYTES)
+	length = snprintf(path, DEBTS_PATH_BYTES, "%s/vm-%.16s.lock", place->folder, hex);
+	if (length >= DEBTS_PATH_BYTES)
 		path[0] = '\0';
 }
 
@@ -134,7 +91,7 @@ static int lock_once(const struct debts_place *place, const char *path, struct e
 
 int debts_lock(const struct debts_place *place, struct err *err)
 {
-	char path[VMWARE_PATH_BYTES], text[32];
+	char path[DEBTS_PATH_BYTES], text[32];
 	struct err why = ERR_INIT;
 	int fd = -1;
 	lock_name(place, path);
@@ -155,7 +112,7 @@ int debts_lock(const struct debts_place *place, struct err *err)
 
 void debts_unlock(const struct debts_place *place, int fd)
 {
-	char path[VMWARE_PATH_BYTES];
+	char path[DEBTS_PATH_BYTES];
 	if (fd < 0)
 		return;
 	lock_name(place, path);
@@ -170,7 +127,7 @@ void debts_unlock(const struct debts_place *place, int fd)
 int debts_write(
 	const struct debts_place *place, const char *snapshot, const char *moref, struct err *err)
 {
-	char path[VMWARE_PATH_BYTES], created[CLOCK_UTC_BYTES], boot[PROC_BOOT_BYTES];
+	char path[DEBTS_PATH_BYTES], created[CLOCK_UTC_BYTES], boot[PROC_BOOT_BYTES];
 	struct proc_stat stat = {.start = 0};
 	debts_file(place->folder, snapshot, path);
 	clock_utc_text(time(NULL), created);
@@ -190,7 +147,7 @@ int debts_write(
 
 int debts_drop(const char *folder, const char *snapshot, struct err *err)
 {
-	char path[VMWARE_PATH_BYTES];
+	char path[DEBTS_PATH_BYTES];
 	debts_file(folder, snapshot, path);
 	if (unlink(path) < 0 && errno != ENOENT)
 		return err_errno(err, errno, "cannot remove %s", path);
@@ -266,7 +223,7 @@ static int is_debt(const struct dirent *entry)
 
 int vmware_debts(const char *state_folder, vmware_take_debt *take, void *context, struct err *err)
 {
-	char folder[VMWARE_PATH_BYTES], path[VMWARE_PATH_BYTES];
+	char folder[STATEDIR_BYTES], path[DEBTS_PATH_BYTES];
 	struct dirent **entries = NULL;
 	if (vmware_state_folder(state_folder, folder, err) < 0)
 		return -1;

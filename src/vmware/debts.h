@@ -16,6 +16,7 @@
 
 #include "vmware.h"
 
+#define DEBTS_PATH_BYTES 4096 /* a file in the state folder */
 #define DEBTS_NAME_BYTES 32 /* "sendense-" and 16 hex digits */
 
 /* "sendense-0123456789abcdef", never used before. */
@@ -28,8 +29,6 @@ struct debts_place {
 	const char *vm_uuid, *vm, *path;
 };
 
-/* Makes the folder, with those above it, for this user alone. */
-int debts_folder_make(const char *folder, struct err *err);
 
 /* Gives a descriptor that holds the machine.  ERR_BUSY names the process that has it. */
 int debts_lock(const struct debts_place *place, struct err *err);
@@ -41,6 +40,6 @@ int debts_write(
 	const struct debts_place *place, const char *snapshot, const char *moref, struct err *err);
 int debts_drop(const char *folder, const char *snapshot, struct err *err);
 /* The file's name, for messages. */
-void debts_file(const char *folder, const char *snapshot, char path[VMWARE_PATH_BYTES]);
+void debts_file(const char *folder, const char *snapshot, char path[DEBTS_PATH_BYTES]);
 
 #endif

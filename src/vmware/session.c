@@ -70,7 +70,7 @@ static int pay(
 
 static int hint_debt(struct vmware_session *session, const char *snapshot, struct err *err)
 {
-	char file[VMWARE_PATH_BYTES];
+	char file[DEBTS_PATH_BYTES];
 	debts_file(session->folder, snapshot, file);
 	err_context(err, "the snapshot %s of %s is still there", snapshot, session->vm->path);
 	return err_hint(err,
@@ -127,7 +127,7 @@ static int take_options(
 		options->remove_timeout_ms ? options->remove_timeout_ms : REMOVE_MS;
 	if (vmware_state_folder(options->state_folder, session->folder, err) < 0)
 		return -1;
-	return debts_folder_make(session->folder, err);
+	return statedir_make(session->folder, err);
 }
 
 static int take_vm(struct vmware_session *session, struct vsphere_vm *vm)

@@ -134,10 +134,8 @@ int vmware_end(struct vmware_session *session, struct err *err);
 
 /* --- debts ------------------------------------------------------------------------------------ */
 
-#define VMWARE_PATH_BYTES 4096
-/* given, else SENDENSE_STATE_DIR, else /var/lib/sendense/vmware (root), else
- * $XDG_STATE_HOME/sendense/vmware, else ~/.local/state/sendense/vmware.  It need not exist. */
-int vmware_state_folder(const char *given, char path[VMWARE_PATH_BYTES], struct err *err);
+/* statedir_find() of "vmware". */
+int vmware_state_folder(const char *given, char path[STATEDIR_BYTES], struct err *err);
 
 /* A snapshot that may be there, and must not stay.  Lent to the call. */
 struct vmware_debt {

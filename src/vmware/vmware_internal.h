@@ -47,7 +47,7 @@ struct vmware_session {
 	size_t nr_disks;
 	struct vmware_skipped *skipped;
 	size_t nr_skipped;
-	char folder[VMWARE_PATH_BYTES];
+	char folder[STATEDIR_BYTES];
 	struct debts_place place;
 	int lock_fd;
 	char snapshot[DEBTS_NAME_BYTES]; /* its name */

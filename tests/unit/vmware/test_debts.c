@@ -52,7 +52,7 @@ static int end(void **state)
 
 struct seen {
 	unsigned nr;
-	char snapshot[DEBTS_NAME_BYTES], moref[64], path[64], file[VMWARE_PATH_BYTES];
+	char snapshot[DEBTS_NAME_BYTES], moref[64], path[64], file[DEBTS_PATH_BYTES];
 	bool alive;
 	int64_t pid;
 };
@@ -88,11 +88,11 @@ static void test_written_listed_dropped(void **state)
 {
 	struct scene *s = *state;
 	struct err err = ERR_INIT;
-	char name[DEBTS_NAME_BYTES], other[DEBTS_NAME_BYTES], file[VMWARE_PATH_BYTES];
+	char name[DEBTS_NAME_BYTES], other[DEBTS_NAME_BYTES], file[DEBTS_PATH_BYTES];
 	struct stat st;
 	assert_int_equal(list(s).nr, 0); /* no folder, no debts */
-	assert_int_equal(debts_folder_make(s->state, &err), 0);
-	assert_int_equal(debts_folder_make(s->state, &err), 0);
+	assert_int_equal(statedir_make(s->state, &err), 0);
+	assert_int_equal(statedir_make(s->state, &err), 0);
 	assert_true(stat(s->state, &st) == 0 && (st.st_mode & 0777) == 0700);
 	assert_int_equal(debts_name(name, &err), 0);
 	assert_int_equal(debts_name(other, &err), 0);
@@ -120,7 +120,7 @@ static void test_of_the_dead(void **state)
 {
 	struct scene *s = *state;
 	struct err err = ERR_INIT;
-	assert_int_equal(debts_folder_make(s->state, &err), 0);
+	assert_int_equal(statedir_make(s->state, &err), 0);
 	pid_t pid = fork();
 	if (pid == 0)
 		_exit(debts_write(&s->place, "sendense-x", "", NULL) == 0 ? 0 : 1);
@@ -141,8 +141,8 @@ static void test_damaged(void **state)
 		"\"pid\":1,\"start\":1,\"boot\":\"\"}"};
 	struct scene *s = *state;
 	struct err err = ERR_INIT;
-	char file[VMWARE_PATH_BYTES];
-	assert_int_equal(debts_folder_make(s->state, &err), 0);
+	char file[DEBTS_PATH_BYTES];
+	assert_int_equal(statedir_make(s->state, &err), 0);
 	debts_file(s->state, "sendense-damaged", file);
 	for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
 		assert_int_equal(
@@ -159,7 +159,7 @@ static void test_lock(void **state)
 	struct debts_place another = s->place;
 	char text[64];
 	another.vm_uuid = "5032a1c1";
-	assert_int_equal(debts_folder_make(s->state, &err), 0);
+	assert_int_equal(statedir_make(s->state, &err), 0);
 	int fd = debts_lock(&s->place, &err);
 	assert_true(fd >= 0);
 	assert_int_equal(debts_lock(&s->place, &err), -1);
@@ -178,7 +178,7 @@ static void test_lock(void **state)
 
 static void test_folder(void **state)
 {
-	char path[VMWARE_PATH_BYTES];
+	char path[DEBTS_PATH_BYTES];
 	struct err err = ERR_INIT;
 	(void)state;
 	unsetenv("SENDENSE_STATE_DIR");
