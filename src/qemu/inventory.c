@@ -29,9 +29,7 @@ static void device_name(
 	const char *qdev, const char *device, const char *node, char *name, size_t name_bytes)
 {
 	static const char named[] = "/machine/peripheral/";
-	const char *id = qdev ? qdev : "";
-	if (starts_with(id, named))
-		id += strlen(named);
+	const char *id = !qdev ? "" : starts_with(qdev, named) ? qdev + strlen(named) : qdev;
 	if (*id && *id != '/')
 		snprintf(name, name_bytes, "%.*s", (int)strcspn(id, "/"), id);
 	else if (device && *device)

@@ -210,7 +210,7 @@ static uint64_t nr_alike(const struct replica *r, size_t i, uint64_t *before)
 static int choose_place(const struct replica *r, size_t i, struct place *place, struct err *err)
 {
 	size_t unit = unit_of(r);
-	uint64_t before, random, alike = nr_alike(r, i, &before);
+	uint64_t before = 0, random, alike = nr_alike(r, i, &before);
 	assert(alike > 0); /* itself */
 	uint64_t part = block_info(place->block)->size_bytes / unit / alike;
 	if (file_random(&random, sizeof random, err) < 0)

@@ -138,7 +138,7 @@ static void test_tokens(void **context)
 	struct state *state = support_state("s.db");
 	struct state_object object;
 	for (int i = 0; i < 5; i++) {
-		char id[8], hash[16];
+		char id[16], hash[24];
 		snprintf(id, sizeof id, "t%d", i);
 		snprintf(hash, sizeof hash, "00c0ffee%d", i);
 		json_t *value = json_pack("{s:s, s:i}", "hash", hash, "nr", i);
