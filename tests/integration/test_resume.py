@@ -52,6 +52,7 @@ class Site:
 
         def end():
             if meanwhile:
+                process.signal(signal.SIGSTOP)  # so that it gets no further until it is killed
                 meanwhile()
             process.signal(number)
 
