@@ -29,7 +29,6 @@ struct debts_place {
 	const char *vm_uuid, *vm, *path;
 };
 
-
 /* Gives a descriptor that holds the machine.  ERR_BUSY names the process that has it. */
 int debts_lock(const struct debts_place *place, struct err *err);
 /* -1 is harmless. */
