@@ -16,6 +16,7 @@
 #include "progress.h"
 #include "qemu_source.h"
 #include "remote.h"
+#include "source.h"
 #include "tls_options.h"
 #include "vmware_source.h"
 
@@ -30,6 +31,52 @@ struct backup_values {
 	struct vmware_wishes machine;
 	bool resume, no_resume, no_freeze;
 };
+
+/* What commands that read a machine's disks take of them; their values begin with backup's. */
+#define BACKUP_SOURCE_ROWS                                                                        \
+	{.name = "disk",                                                                          \
+		.kind = OPTION_LIST,                                                              \
+		.offset = offsetof(struct backup_values, disks),                                  \
+		.argument = "KEY=SOURCE",                                                         \
+		.words = WORDS_DISK,                                                              \
+		.help = "a disk and the key it is known by; give it once for each disk"},         \
+		{.name = "changed-by",                                                            \
+			.kind = OPTION_LIST,                                                      \
+			.offset = offsetof(struct backup_values, changed_by),                     \
+			.argument = "[KEY=]compare|bitmap:NAME|extents:FILE",                     \
+			.help = "what tells what changed since the disk was read last: a dirty "  \
+				"bitmap of an NBD export, a list of areas, or comparing all of "  \
+				"the disk with the digests that are kept (default); without KEY " \
+				"it is of all disks"},                                            \
+		{.name = "change-id",                                                             \
+			.kind = OPTION_LIST,                                                      \
+			.offset = offsetof(struct backup_values, change_ids),                     \
+			.argument = "[KEY=]ID",                                                   \
+			.help = "names the state of the disk that is read: a later list of "      \
+				"changes begins at it"},                                          \
+		{.name = "bitmap",                                                                \
+			.kind = OPTION_LIST,                                                      \
+			.offset = offsetof(struct backup_values, bitmaps),                        \
+			.argument = "[KEY=]NAME",                                                 \
+			.help = "the dirty bitmap that was started at the state that is read; "   \
+				"the next run may use this one and no other"},                    \
+		{.name = "limit-rate",                                                            \
+			.kind = OPTION_RATE,                                                      \
+			.offset = offsetof(struct backup_values, rate),                           \
+			.argument = "RATE",                                                       \
+			.minimum = 1,                                                             \
+			.maximum = UINT64_MAX,                                                    \
+			.help = "read no more bytes a second than that, one disk after the "      \
+				"other"},                                                         \
+		{.name = "parallel",                                                              \
+			.kind = OPTION_NUMBER,                                                    \
+			.offset = offsetof(struct backup_values, parallel),                       \
+			.argument = "N",                                                          \
+			.minimum = 1,                                                             \
+			.maximum = 16,                                                            \
+			.help = "copy that many disks at once (default: 2)"},                     \
+		ALLOW_BACKING_ROW(struct backup_values, allow_backing),                           \
+		TLS_OPTION_ROWS(struct backup_values)
 
 struct backup_disk {
 	char key[REPOSITORY_KEY_BYTES];
@@ -79,8 +126,9 @@ struct backup {
 	unsigned nr_losses; /* how often a source was lost and all of it begun again */
 };
 
-/* Reads all of the command line; allocates the arrays. */
+/* Reads all of the command line; allocates the arrays, which free gives back. */
 int backup_args_read(struct backup *b, struct err *err);
+void backup_args_free(struct backup *b);
 
 /* Opens every disk with what tells of its changes. */
 int backup_sources_open(struct backup *b, struct err *err);

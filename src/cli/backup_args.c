@@ -327,3 +327,11 @@ int backup_args_read(struct backup *b, struct err *err)
 			return -1;
 	return 0;
 }
+
+void backup_args_free(struct backup *b)
+{
+	free(b->copies);
+	free(b->decisions);
+	free(b->offers);
+	free(b->disks);
+}

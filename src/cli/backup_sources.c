@@ -1,7 +1,6 @@
 /* The disks of "sendense backup" and what is decided about them; see backup.h. */
 #include "backup.h"
 
-#include "source.h"
 
 #include <inttypes.h>
 #include <string.h>

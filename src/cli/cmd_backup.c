@@ -15,7 +15,6 @@
  */
 #include "backup.h"
 #include "commands.h"
-#include "source.h"
 
 #include <assert.h>
 #include <signal.h>
@@ -38,12 +37,7 @@ static const struct option_spec option_table[] = {
 		.argument = "NAME",
 		.help = "the virtual machine's name in the repository (required, save for a "
 			"machine of a vCenter)"},
-	{.name = "disk",
-		.kind = OPTION_LIST,
-		.offset = offsetof(struct backup_values, disks),
-		.argument = "KEY=SOURCE",
-		.words = WORDS_DISK,
-		.help = "a disk and the key it is known by; give it once for each disk"},
+	BACKUP_SOURCE_ROWS,
 	{.name = "mode",
 		.kind = OPTION_CHOICE,
 		.offset = offsetof(struct backup_values, mode),
@@ -51,25 +45,6 @@ static const struct option_spec option_table[] = {
 		.choices = modes,
 		.help = "auto: incremental where that is possible, for each disk by itself; "
 			"incremental: fail where it is not (default: auto)"},
-	{.name = "changed-by",
-		.kind = OPTION_LIST,
-		.offset = offsetof(struct backup_values, changed_by),
-		.argument = "[KEY=]compare|bitmap:NAME|extents:FILE",
-		.help = "what tells what changed since the latest restore point: a dirty bitmap of "
-			"an NBD export, a list of areas, or comparing all of the disk with its "
-			"checksums (default); without KEY it is of all disks"},
-	{.name = "change-id",
-		.kind = OPTION_LIST,
-		.offset = offsetof(struct backup_values, change_ids),
-		.argument = "[KEY=]ID",
-		.help = "names the state of the disk that is read: a later list of changes begins "
-			"at it"},
-	{.name = "bitmap",
-		.kind = OPTION_LIST,
-		.offset = offsetof(struct backup_values, bitmaps),
-		.argument = "[KEY=]NAME",
-		.help = "the dirty bitmap that was started at the state that is read; the next "
-			"backup may use this one and no other"},
 	{.name = "source-id",
 		.kind = OPTION_LIST,
 		.offset = offsetof(struct backup_values, source_ids),
@@ -117,22 +92,6 @@ static const struct option_spec option_table[] = {
 		.maximum = 604800,
 		.help = "wait so long for a prune of this machine to end, at a hub for the commit "
 			"of an earlier backup and for a place too (default: 10m)"},
-	{.name = "limit-rate",
-		.kind = OPTION_RATE,
-		.offset = offsetof(struct backup_values, rate),
-		.argument = "RATE",
-		.minimum = 1,
-		.maximum = UINT64_MAX,
-		.help = "read no more bytes a second than that, one disk after the other"},
-	{.name = "parallel",
-		.kind = OPTION_NUMBER,
-		.offset = offsetof(struct backup_values, parallel),
-		.argument = "N",
-		.minimum = 1,
-		.maximum = 16,
-		.help = "copy that many disks at once (default: 2)"},
-	ALLOW_BACKING_ROW(struct backup_values, allow_backing),
-	TLS_OPTION_ROWS(struct backup_values),
 	VMWARE_ACCESS_ROWS(struct backup_values, "vcenter-ca-file"),
 	VMWARE_SOURCE_ROWS(struct backup_values),
 };
@@ -437,10 +396,7 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	backup_sources_close(&b);
 	store_close(b.store);
 	json_decref(b.missing_disks);
-	free(b.copies);
-	free(b.decisions);
-	free(b.offers);
-	free(b.disks);
+	backup_args_free(&b);
 	return rc;
 }
 

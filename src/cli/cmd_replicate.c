@@ -7,7 +7,6 @@
 #include "commands.h"
 #include "figures.h"
 #include "replicate.h"
-#include "source.h"
 
 #include "version.h"
 
@@ -26,12 +25,7 @@ static const struct option_spec option_table[] = {
 		.offset = offsetof(struct replicate_values, source.vm),
 		.argument = "NAME",
 		.help = "the virtual machine's name: its record is kept by it (required)"},
-	{.name = "disk",
-		.kind = OPTION_LIST,
-		.offset = offsetof(struct replicate_values, source.disks),
-		.argument = "KEY=SOURCE",
-		.words = WORDS_DISK,
-		.help = "a disk and the key it is known by; give it once for each disk"},
+	BACKUP_SOURCE_ROWS,
 	{.name = "target",
 		.kind = OPTION_LIST,
 		.offset = offsetof(struct replicate_values, targets),
@@ -50,25 +44,6 @@ static const struct option_spec option_table[] = {
 		.argument = "KEY=ID",
 		.help = "what the disk is known by where its source has another name each time "
 			"(default: that name)"},
-	{.name = "changed-by",
-		.kind = OPTION_LIST,
-		.offset = offsetof(struct replicate_values, source.changed_by),
-		.argument = "[KEY=]compare|bitmap:NAME|extents:FILE",
-		.help = "what tells what changed since the latest run: a dirty bitmap of an NBD "
-			"export, a list of areas, or comparing all of the disk with its digests "
-			"(default); without KEY it is of all disks"},
-	{.name = "change-id",
-		.kind = OPTION_LIST,
-		.offset = offsetof(struct replicate_values, source.change_ids),
-		.argument = "[KEY=]ID",
-		.help = "names the state of the disk that is read: a later list of changes begins "
-			"at it"},
-	{.name = "bitmap",
-		.kind = OPTION_LIST,
-		.offset = offsetof(struct replicate_values, source.bitmaps),
-		.argument = "[KEY=]NAME",
-		.help = "the dirty bitmap that was started at the state that is read; the next run "
-			"may use this one and no other"},
 	{.name = "cutover",
 		.kind = OPTION_FLAG,
 		.offset = offsetof(struct replicate_values, cutover),
@@ -98,22 +73,6 @@ static const struct option_spec option_table[] = {
 		.words = WORDS_FOLDER,
 		.help = "where the records are (default: $SENDENSE_STATE_DIR, "
 			"/var/lib/sendense/replica, or ~/.local/state/sendense/replica)"},
-	{.name = "limit-rate",
-		.kind = OPTION_RATE,
-		.offset = offsetof(struct replicate_values, source.rate),
-		.argument = "RATE",
-		.minimum = 1,
-		.maximum = UINT64_MAX,
-		.help = "read no more bytes a second than that, one disk after the other"},
-	{.name = "parallel",
-		.kind = OPTION_NUMBER,
-		.offset = offsetof(struct replicate_values, source.parallel),
-		.argument = "N",
-		.minimum = 1,
-		.maximum = 16,
-		.help = "copy that many disks at once (default: 2)"},
-	ALLOW_BACKING_ROW(struct replicate_values, source.allow_backing),
-	TLS_OPTION_ROWS(struct backup_values),
 };
 
 /* --- the disks --------------------------------------------------------------------------- */
@@ -365,10 +324,7 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	free(r.source_ids);
 	free(r.disks);
 	backup_sources_close(&r.sources);
-	free(r.sources.copies);
-	free(r.sources.decisions);
-	free(r.sources.offers);
-	free(r.sources.disks);
+	backup_args_free(&r.sources);
 	if (rc < 0 && r.found_damage) {
 		cli_report_error(cli->common.json, command_replicate.name, err);
 		return EXIT_DAMAGE;
