@@ -29,11 +29,12 @@ struct prover {
 };
 
 struct setup {
-	struct tunnel_config config;
+	struct tunnel_config *config;
 	struct tunnel_forward *forwards;
 	size_t nr_forwards;
 	char (*texts)[2][TUNNEL_ENDPOINT_BYTES + 16];
-	struct prover provers[TUNNEL_SECTIONS_MOST];
+	struct prover *provers; /* one a section */
+	size_t nr_provers;
 };
 
 /* --- proving ------------------------------------------------------------------------------- */
@@ -120,10 +121,10 @@ static int pick_port(struct tunnel_endpoint *out, struct err *err)
 	return 0;
 }
 
-static int fill_section(struct setup *s, struct cli *cli, size_t index, struct err *err)
+static int fill_section(
+	struct setup *s, struct cli *cli, const struct tunnel_section *section, struct err *err)
 {
-	const struct tunnel_section *section = &s->config.sections[index];
-	struct prover *p = &s->provers[index];
+	struct prover *p = &s->provers[s->nr_provers++];
 	struct tunnel_forward *last;
 	struct tunnel_endpoint here = section->listen;
 	unsigned i = 0;
@@ -145,20 +146,37 @@ static int fill_section(struct setup *s, struct cli *cli, size_t index, struct e
 	return 0;
 }
 
-static int fill(struct setup *s, struct cli *cli, struct err *err)
+static size_t count_ports(const struct tunnel_section *sections, size_t nr_sections)
 {
 	size_t nr = 0;
-	for (size_t i = 0; i < s->config.nr_sections; i++)
-		nr += nr_ports(&s->config.sections[i]) + 1;
+	for (size_t i = 0; i < nr_sections; i++)
+		nr += nr_ports(&sections[i]) + 1;
+	return nr;
+}
+
+static int fill_sections(struct setup *s, struct cli *cli, const struct tunnel_section *sections,
+	size_t nr, struct err *err)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (fill_section(s, cli, &sections[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+static int fill(struct setup *s, struct cli *cli, struct err *err)
+{
+	const struct tunnel_config *c = s->config;
+	size_t nr =
+		count_ports(c->forwards, c->nr_forwards) + count_ports(c->reverses, c->nr_reverses);
 	assert(nr > 0);
 	s->forwards = calloc(nr, sizeof *s->forwards);
 	s->texts = calloc(nr, sizeof *s->texts);
-	if (!s->forwards || !s->texts)
+	s->provers = calloc(c->nr_forwards + c->nr_reverses, sizeof *s->provers);
+	if (!s->forwards || !s->texts || !s->provers)
 		return err_set(err, ERR_NO_MEMORY, "cannot make a tunnel: out of memory");
-	for (size_t i = 0; i < s->config.nr_sections; i++)
-		if (fill_section(s, cli, i, err) < 0)
-			return -1;
-	return 0;
+	if (fill_sections(s, cli, c->forwards, c->nr_forwards, err) < 0)
+		return -1;
+	return fill_sections(s, cli, c->reverses, c->nr_reverses, err);
 }
 
 /* clear() is the caller's, also when it fails. */
@@ -166,14 +184,16 @@ static int set_up(struct setup *s, struct cli *cli, const struct tunnel_values *
 {
 	if (!v->config)
 		return err_set(err, ERR_USAGE, "which tunnel? (--config FILE)");
-	return tunnel_config_load(&s->config, v->config, err) < 0 ? -1 : fill(s, cli, err);
+	s->config = tunnel_config_load(v->config, err);
+	return s->config ? fill(s, cli, err) : -1;
 }
 
 static void clear(struct setup *s)
 {
 	free(s->forwards);
 	free(s->texts);
-	tunnel_config_clear(&s->config);
+	free(s->provers);
+	tunnel_config_free(s->config);
 }
 
 /* --- run ------------------------------------------------------------------------------------- */
@@ -197,15 +217,15 @@ static void tell_change(void *context, bool up, const char *text)
 static int run_tunnel(struct setup *s, struct cli *cli, struct err *err)
 {
 	struct tunnel_options options = {
-		.host = s->config.host,
-		.user = s->config.user,
-		.port = s->config.port,
-		.identity_file = s->config.identity,
-		.known_hosts_file = s->config.known_hosts,
+		.host = s->config->host,
+		.user = s->config->user,
+		.port = s->config->port,
+		.identity_file = s->config->identity,
+		.known_hosts_file = s->config->known_hosts,
 		.forwards = s->forwards,
 		.nr_forwards = s->nr_forwards,
-		.look_ms = 1000 * s->config.look_s,
-		.pause_most_ms = 1000 * s->config.pause_most_s,
+		.look_ms = 1000 * (unsigned)s->config->look_s,
+		.pause_most_ms = 1000 * (unsigned)s->config->pause_most_s,
 		.changed = tell_change,
 		.context = cli,
 		.cancel = cli->cancel,
@@ -269,7 +289,7 @@ static void print_user(const struct setup *s)
 	printf("useradd --system --no-create-home --home-dir /nonexistent "
 	       "--shell /usr/sbin/nologin --password '*' %s\n"
 	       "install -d -m 755 /etc/ssh/authorized_keys\n",
-		s->config.user);
+		s->config->user);
 }
 
 static void print_match(const struct setup *s)
@@ -287,7 +307,7 @@ static void print_match(const struct setup *s)
 	       "\tClientAliveInterval 15\n"
 	       "\tClientAliveCountMax 3\n"
 	       "\tAllowTcpForwarding yes\n",
-		s->config.user);
+		s->config->user);
 	printf("\tPermitOpen");
 	each_place(s, false, put_word, NULL);
 	printf("\n\tPermitListen");
@@ -303,11 +323,11 @@ static int print_key(const struct setup *s, struct err *err)
 	char path[4200];
 	char *AUTO_FREE key = NULL;
 	size_t length;
-	snprintf(path, sizeof path, "%s.pub", s->config.identity);
+	snprintf(path, sizeof path, "%s.pub", s->config->identity);
 	if (file_load(AT_FDCWD, path, 16384, &key, &length, err) < 0)
 		return err_hint(err,
 			"the node's public key; ssh-keygen -t ed25519 -f %s makes both",
-			s->config.identity);
+			s->config->identity);
 	key[strcspn(key, "\r\n")] = '\0';
 	/* A private key has no business in a line that is copied about. */
 	if (strncmp(key, "ssh-", 4) != 0 && strncmp(key, "ecdsa-", 6) != 0 &&
@@ -329,12 +349,12 @@ static int print_parts(const struct setup *s, const char *part, struct err *err)
 	if (all || strcmp(part, "user") == 0)
 		print_user(s);
 	if (all)
-		printf("\n# 2. /etc/ssh/sshd_config.d/sendense-%s.conf:\n", s->config.user);
+		printf("\n# 2. /etc/ssh/sshd_config.d/sendense-%s.conf:\n", s->config->user);
 	if (all || strcmp(part, "match") == 0)
 		print_match(s);
 	if (all)
 		printf("\n# 3. A line of /etc/ssh/authorized_keys/%s (owned by root, 0644):\n",
-			s->config.user);
+			s->config->user);
 	if ((all || strcmp(part, "key") == 0) && print_key(s, err) < 0)
 		return -1;
 	if (all)

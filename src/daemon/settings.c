@@ -489,7 +489,8 @@ void *settings_load(const struct settings *settings, const char *path, settings_
 	if (absolute)
 		return read_whole(&r, absolute, text, length);
 	err_context(&why, "the %s's settings", settings->owner);
-	err_hint(&why, "\"sendense %s init\" makes them", settings->owner);
+	if (settings->made_by)
+		err_hint(&why, "\"%s\" makes them", settings->made_by);
 	if (tell)
 		tell(context, &(struct settings_finding){.is_error = true, .text = why.text});
 	err_copy(err, &why);

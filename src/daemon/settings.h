@@ -61,7 +61,8 @@ struct settings_named {
 struct settings_reading;
 
 struct settings {
-	const char *owner; /* "hub": whose settings they are; "sendense hub init" makes them */
+	const char *owner; /* "hub": whose settings they are */
+	const char *made_by; /* "sendense hub init"; NULL: they are written by hand */
 	size_t bytes; /* of the struct */
 	size_t path; /* offset in it: of a char *, the file's absolute path, owned */
 	const struct setting *table; /* nr_table */

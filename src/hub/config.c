@@ -205,6 +205,7 @@ static const struct settings_named named[] = {
 
 static const struct settings settings = {
 	.owner = "hub",
+	.made_by = "sendense hub init",
 	.bytes = sizeof(struct hub_config),
 	.path = offsetof(struct hub_config, path),
 	.table = table,
