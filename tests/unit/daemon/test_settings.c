@@ -63,6 +63,7 @@ static int derive(struct settings_reading *reading, void *values, struct err *er
 
 static const struct settings houses = {
 	.owner = "house",
+	.made_by = "sendense house init",
 	.bytes = sizeof(struct house),
 	.path = offsetof(struct house, path),
 	.table = table,
