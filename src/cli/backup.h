@@ -78,6 +78,29 @@ struct backup_values {
 		ALLOW_BACKING_ROW(struct backup_values, allow_backing),                           \
 		TLS_OPTION_ROWS(struct backup_values)
 
+/* The same of machines; see VMWARE_SOURCE_ROWS(). */
+#define BACKUP_MACHINE_ROWS(state_name)                                                           \
+	{.name = "agent",                                                                         \
+		.kind = OPTION_TEXT,                                                              \
+		.offset = offsetof(struct backup_values, agent),                                  \
+		.argument = "SOCKET",                                                             \
+		.words = WORDS_FILE,                                                              \
+		.help = "of a machine in QEMU: the guest agent's socket (default: QEMU is asked " \
+			"for it)"},                                                               \
+		{.name = "no-freeze",                                                             \
+			.kind = OPTION_FLAG,                                                      \
+			.offset = offsetof(struct backup_values, no_freeze),                      \
+			.help = "of a machine in QEMU: do not freeze the guest's file systems"},  \
+		{.name = "scratch",                                                               \
+			.kind = OPTION_TEXT,                                                      \
+			.offset = offsetof(struct backup_values, scratch),                        \
+			.argument = "DIR",                                                        \
+			.words = WORDS_FOLDER,                                                    \
+			.help = "of a machine in QEMU: where what the guest overwrites while it " \
+				"is read is kept (default: /var/tmp)"},                           \
+		VMWARE_ACCESS_ROWS(struct backup_values, "vcenter-ca-file"),                      \
+		VMWARE_SOURCE_ROWS(struct backup_values, state_name)
+
 struct backup_disk {
 	char key[REPOSITORY_KEY_BYTES];
 	char label[REPOSITORY_KEY_BYTES + 8]; /* "disk KEY" */
@@ -99,6 +122,8 @@ struct backup_disk {
 	/* Both NULL: the source is opened by its name. */
 	const struct qemu_source_disk *qemu;
 	const struct vmware_disk *vmware;
+	char *since; /* of a machine's: the bitmap or change id that began at the parent's state;
+			NULL: nothing is known */
 
 	/* What became of it. */
 	enum repository_resumed resumed;
@@ -108,6 +133,7 @@ struct backup_disk {
 struct backup {
 	struct cli *cli;
 	const struct backup_values *values;
+	bool is_replica; /* of "sendense replicate", which has no store */
 	unsigned audit_per_mille; /* 0: none */
 	char vm[REPOSITORY_VM_BYTES]; /* the machine's name in the store */
 	struct store *store;
@@ -130,8 +156,15 @@ struct backup {
 int backup_args_read(struct backup *b, struct err *err);
 void backup_args_free(struct backup *b);
 
-/* Opens every disk with what tells of its changes. */
+/* What each disk of a machine is known by: that is so before they are open. */
+void backup_sources_identify(struct backup *b);
+/* Opens every disk with what tells of its changes; of a machine since what each disk says. */
 int backup_sources_open(struct backup *b, struct err *err);
+/* A machine's disks must still be what they were at its moment; if they are not, that is the
+ * reason, whatever came of it (rc, err). */
+int backup_sources_check(struct backup *b, int rc, struct err *err);
+/* What was read is recorded: from now on a machine's changes count since then. */
+void backup_sources_commit(const struct backup *b);
 /* See store_backup_options; context is the struct backup. */
 uint64_t backup_sources_estimate(void *context, size_t disk,
 	const struct repository_decision *decision, const struct repository_settings *settings);

@@ -26,10 +26,9 @@ static int add_disk(struct backup *b, const char *key, const char *name, struct 
 	}
 	if (!b->qemu && !b->vmware && (qemu_source_is(name) || vmware_source_is(name)))
 		return err_set(err, ERR_USAGE,
-			"%s: a machine's disks have keys of their own (sendense backup ... %s, "
-			"without "
+			"%s: a machine's disks have keys of their own (sendense %s ... %s, without "
 			"--disk)",
-			name, name);
+			name, b->is_replica ? "replicate" : "backup", name);
 	struct backup_disk *disk = &b->disks[b->nr_disks++];
 	snprintf(disk->key, sizeof disk->key, "%s", key);
 	snprintf(disk->label, sizeof disk->label, "disk %s", key);
@@ -55,8 +54,11 @@ static int open_machine(struct backup *b, struct err *err)
 	const struct backup_values *v = b->values;
 	const char *name = b->cli->arguments.items[0];
 	if (vmware_source_is(name)) {
-		b->vmware = vmware_source_open(
-			b->cli, name, &v->vmware, &v->machine, v->store.repo, err);
+		const char *repo = v->store.repo ? v->store.repo : "";
+		char purpose[512] = "a replica";
+		if (!b->is_replica)
+			snprintf(purpose, sizeof purpose, "repository %s", repo);
+		b->vmware = vmware_source_open(b->cli, name, &v->vmware, &v->machine, purpose, err);
 		return b->vmware ? 0 : -1;
 	}
 	struct qemu_source_options options = {
@@ -98,7 +100,8 @@ static int add_machine_disks(struct backup *b, struct err *err)
 static int check_kind(const struct backup *b, const char *source, struct err *err)
 {
 	const struct backup_values *v = b->values;
-	const char *given = vmware_source_given(&v->vmware, &v->machine);
+	const char *given = vmware_source_given(
+		&v->vmware, &v->machine, b->is_replica ? "vmware-state-dir" : "state-dir");
 	bool is_vmware = source && vmware_source_is(source);
 	if (!(source && qemu_source_is(source)) && (v->agent || v->scratch || v->no_freeze))
 		return err_set(err, ERR_USAGE,
@@ -330,6 +333,8 @@ int backup_args_read(struct backup *b, struct err *err)
 
 void backup_args_free(struct backup *b)
 {
+	for (size_t i = 0; i < b->nr_disks; i++)
+		free(b->disks[i].since);
 	free(b->copies);
 	free(b->decisions);
 	free(b->offers);

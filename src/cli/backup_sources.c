@@ -1,7 +1,6 @@
 /* The disks of "sendense backup" and what is decided about them; see backup.h. */
 #include "backup.h"
 
-
 #include <inttypes.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -101,10 +100,10 @@ static int take_machine_facts(struct backup_disk *disk, struct err *err)
 			"--bitmap %s: bitmaps of a machine in QEMU are named by themselves",
 			disk->bitmap);
 	disk->bitmap = disk->qemu->bitmap;
-	if (disk->change != REPOSITORY_CHANGE_NONE || !disk->qemu->since)
+	if (disk->change != REPOSITORY_CHANGE_NONE || !disk->since)
 		return 0;
 	disk->change = REPOSITORY_CHANGE_BITMAP;
-	disk->change_argument = disk->qemu->since;
+	disk->change_argument = disk->since;
 	if (disk->qemu->unusable)
 		snprintf(disk->unusable, sizeof disk->unusable, "%s", disk->qemu->unusable);
 	return 0;
@@ -125,6 +124,7 @@ static void find_vmware_identity(const struct backup *b, struct backup_disk *dis
 static void find_identity(const struct backup *b, struct backup_disk *disk)
 {
 	struct repository_pair *identity = disk->identity;
+	disk->nr_identity = 0;
 	if (disk->vmware) {
 		find_vmware_identity(b, disk);
 		return;
@@ -140,6 +140,13 @@ static void find_identity(const struct backup *b, struct backup_disk *disk)
 	else
 		identity[disk->nr_identity++] =
 			(struct repository_pair){"uri", block_label(disk->opened)};
+}
+
+void backup_sources_identify(struct backup *b)
+{
+	for (size_t i = 0; i < b->nr_disks; i++)
+		if (is_machines(&b->disks[i]))
+			find_identity(b, &b->disks[i]);
 }
 
 /* For all we know. */
@@ -175,7 +182,6 @@ static const char *from_of(const struct backup_disk *disk)
 
 static int open_disk(struct backup *b, struct backup_disk *disk, struct err *err)
 {
-	disk->nr_identity = 0;
 	disk->unusable[0] = '\0';
 	if (disk->vmware) {
 		take_vmware_disk(b, disk);
@@ -231,14 +237,25 @@ static struct repository_offer offer_of(const struct backup_disk *disk)
 	};
 }
 
+static int begin_machine(struct backup *b, struct err *err)
+{
+	for (size_t i = 0; i < b->nr_disks; i++) {
+		const char *since = b->disks[i].since;
+		if ((b->vmware && vmware_plan(b->vmware, i, since, err) < 0) ||
+			(b->qemu && qemu_source_plan(b->qemu, i, since, err) < 0))
+			return -1;
+	}
+	if (b->qemu)
+		return qemu_source_begin(b->qemu, err);
+	if (!b->vmware)
+		return 0;
+	progress_stage(b->progress, "snapshot");
+	return vmware_begin(b->vmware, err);
+}
+
 int backup_sources_open(struct backup *b, struct err *err)
 {
-	bool full = b->values->mode && strcmp(b->values->mode, "full") == 0;
-	if (b->vmware)
-		progress_stage(b->progress, "snapshot");
-	if (b->vmware && vmware_source_begin(b->vmware, b->store, b->vm, full, err) < 0)
-		return -1;
-	if (b->qemu && qemu_source_begin(b->qemu, b->store, b->vm, err) < 0)
+	if (begin_machine(b, err) < 0)
 		return -1;
 	for (size_t i = 0; i < b->nr_disks; i++) {
 		struct backup_disk *disk = &b->disks[i];
@@ -260,6 +277,24 @@ bool backup_sources_may_change(const struct backup *b)
 		if (may_change(&b->disks[i]))
 			return true;
 	return false;
+}
+
+int backup_sources_check(struct backup *b, int rc, struct err *err)
+{
+	struct err why = ERR_INIT;
+	if (cancel_requested(b->cli->cancel) ||
+		((!b->qemu || qemu_source_check(b->qemu, &why) == 0) &&
+			(!b->vmware || vmware_check(b->vmware, &why) == 0)))
+		return rc;
+	return err_copy(err, &why);
+}
+
+void backup_sources_commit(const struct backup *b)
+{
+	if (b->qemu)
+		qemu_source_commit(b->qemu);
+	if (b->vmware)
+		vmware_commit(b->vmware);
 }
 
 void backup_sources_close(struct backup *b)

@@ -17,6 +17,7 @@
 #include "commands.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
 
@@ -57,25 +58,6 @@ static const struct option_spec option_table[] = {
 		.argument = "PERCENT",
 		.help = "read so much of each disk where it is reported as unchanged, and compare; "
 			"0.1% to 100%"},
-	{.name = "agent",
-		.kind = OPTION_TEXT,
-		.offset = offsetof(struct backup_values, agent),
-		.argument = "SOCKET",
-		.words = WORDS_FILE,
-		.help = "of a machine in QEMU: the guest agent's socket (default: QEMU is asked "
-			"for "
-			"it)"},
-	{.name = "no-freeze",
-		.kind = OPTION_FLAG,
-		.offset = offsetof(struct backup_values, no_freeze),
-		.help = "of a machine in QEMU: do not freeze the guest's file systems"},
-	{.name = "scratch",
-		.kind = OPTION_TEXT,
-		.offset = offsetof(struct backup_values, scratch),
-		.argument = "DIR",
-		.words = WORDS_FOLDER,
-		.help = "of a machine in QEMU: where what the guest overwrites during the backup "
-			"is kept (default: /var/tmp)"},
 	{.name = "resume",
 		.kind = OPTION_FLAG,
 		.offset = offsetof(struct backup_values, resume),
@@ -92,9 +74,35 @@ static const struct option_spec option_table[] = {
 		.maximum = 604800,
 		.help = "wait so long for a prune of this machine to end, at a hub for the commit "
 			"of an earlier backup and for a place too (default: 10m)"},
-	VMWARE_ACCESS_ROWS(struct backup_values, "vcenter-ca-file"),
-	VMWARE_SOURCE_ROWS(struct backup_values),
+	BACKUP_MACHINE_ROWS("state-dir"),
 };
+
+/* --- what changes are asked since ---------------------------------------------------------- */
+
+/* What the latest restore point recorded of a machine's disk.  A point that is damaged cannot be a
+ * parent, so what it recorded is of no more use; any other error is one. */
+static int find_since(struct backup *b, struct backup_disk *disk, struct err *err)
+{
+	struct err why = ERR_INIT;
+	const struct repository_disk_info *parent;
+	struct repository_point *latest = store_latest(b->store, b->vm, disk->key, &parent, &why);
+	if (!latest && why.code != ERR_NONE && why.code != ERR_CORRUPT)
+		return err_copy(err, &why);
+	const char *since = !latest ? NULL : b->qemu ? parent->bitmap : parent->change_id;
+	disk->since = since ? strdup(since) : NULL;
+	repository_point_free(latest);
+	return since && !disk->since ? err_errno(err, ENOMEM, "cannot plan the backup") : 0;
+}
+
+static int plan(struct backup *b, struct err *err)
+{
+	bool full = b->values->mode && strcmp(b->values->mode, "full") == 0;
+	/* Bitmaps of QEMU are put in order for a full, too. */
+	for (size_t i = 0; (b->qemu || (b->vmware && !full)) && i < b->nr_disks; i++)
+		if (find_since(b, &b->disks[i], err) < 0)
+			return -1;
+	return 0;
+}
 
 /* --- beginning --------------------------------------------------------------------- */
 
@@ -240,18 +248,6 @@ static int give_up(struct backup *b, struct store_backup *backup, struct err *er
 	return err_hint(err, "no restore point was made, what was written is deleted");
 }
 
-/* A machine's disks must still be what they were at its moment; if they are not, that is the
- * reason, whatever came of it. */
-static int check_machine(struct backup *b, int rc, struct err *err)
-{
-	struct err why = ERR_INIT;
-	if (cancel_requested(b->cli->cancel) ||
-		((!b->qemu || qemu_source_check(b->qemu, &why) == 0) &&
-			(!b->vmware || vmware_check(b->vmware, &why) == 0)))
-		return rc;
-	return err_copy(err, &why);
-}
-
 /* What was lost on the way, so that this is tried anew. */
 enum loss { LOSS_NONE, LOSS_SOURCE, LOSS_HUB };
 
@@ -269,20 +265,12 @@ static enum loss find_loss(
 	return backup_sources_may_change(b) ? LOSS_SOURCE : LOSS_HUB;
 }
 
-static void commit_machine(const struct backup *b)
-{
-	if (b->qemu)
-		qemu_source_commit(b->qemu);
-	if (b->vmware)
-		vmware_commit(b->vmware);
-}
-
 static int made_all_the_same(const struct backup *b, struct store_backup *backup, struct err *err)
 {
 	log_warning("the restore point was made, although: %s", err->text);
 	err_clear(err);
 	store_backup_abort(backup); /* removes nothing */
-	commit_machine(b);
+	backup_sources_commit(b);
 	return 0;
 }
 
@@ -303,7 +291,7 @@ static int try_point(struct backup *b, enum loss *loss, struct err *err)
 		rc = audit(b, backup, err);
 	if (rc == 0)
 		rc = copy(b, backup, err);
-	rc = check_machine(b, rc, err);
+	rc = backup_sources_check(b, rc, err);
 	*loss = rc < 0 ? find_loss(b, backup, err) : LOSS_NONE;
 	if (rc == 0) {
 		rc = store_backup_commit(backup, err);
@@ -317,7 +305,7 @@ static int try_point(struct backup *b, enum loss *loss, struct err *err)
 		return -1;
 	}
 	if (rc == 0 || store_backup_is_committed(backup))
-		commit_machine(b);
+		backup_sources_commit(b);
 	return rc == 0 ? 0 : give_up(b, backup, err);
 }
 
@@ -375,6 +363,8 @@ static int back_up(struct backup *b, struct err *err)
 	if (!b->progress)
 		return -1;
 	int rc = b->vm[0] ? 0 : vmware_source_name(b->vmware, b->store, b->vm, err);
+	if (rc == 0)
+		rc = plan(b, err);
 	if (rc == 0)
 		rc = backup_sources_open(b, err);
 	if (rc == 0)

@@ -13,7 +13,7 @@ struct qemu_source {
 	struct qemu_session *session;
 	struct qemu_source_disk *disks;
 	size_t nr_disks;
-	char **names, **since; /* nr_disks each; NULL where there is none */
+	char **names; /* nr_disks */
 	char bitmap[64];
 };
 
@@ -53,8 +53,7 @@ static int note_disks(struct qemu_source *source, const char *socket, struct err
 	size_t nr = qemu_nr_disks(source->session);
 	source->disks = calloc(nr, sizeof *source->disks);
 	source->names = calloc(nr, sizeof *source->names);
-	source->since = calloc(nr, sizeof *source->since);
-	if (!source->disks || !source->names || !source->since)
+	if (!source->disks || !source->names)
 		return err_errno(err, ENOMEM, "cannot note the machine's disks");
 	source->nr_disks = nr;
 	for (size_t i = 0; i < nr; i++) {
@@ -136,33 +135,13 @@ const char *qemu_source_uuid(const struct qemu_source *source)
 
 /* --- the moment -------------------------------------------------------------------------- */
 
-/* The bitmap that the latest restore point recorded for the disk.  A point that is damaged
- * cannot be a parent, so its bitmap is of no more use; any other error is one. */
-static int find_since(
-	struct qemu_source *source, size_t i, struct store *store, const char *vm, struct err *err)
+int qemu_source_plan(struct qemu_source *source, size_t i, const char *since, struct err *err)
 {
-	struct err why = ERR_INIT;
-	const struct repository_disk_info *disk;
-	struct repository_point *latest =
-		store_latest(store, vm, source->disks[i].key, &disk, &why);
-	if (!latest && why.code != ERR_NONE && why.code != ERR_CORRUPT)
-		return err_copy(err, &why);
-	bool has_bitmap = latest && disk->bitmap;
-	source->since[i] = has_bitmap ? strdup(disk->bitmap) : NULL;
-	repository_point_free(latest);
-	if (has_bitmap && !source->since[i])
-		return err_errno(err, ENOMEM, "cannot note the machine's disks");
-	source->disks[i].since = source->since[i];
-	return 0;
+	return qemu_plan_bitmap(source->session, i, since, err);
 }
 
-int qemu_source_begin(
-	struct qemu_source *source, struct store *store, const char *vm, struct err *err)
+int qemu_source_begin(struct qemu_source *source, struct err *err)
 {
-	for (size_t i = 0; i < source->nr_disks; i++)
-		if (find_since(source, i, store, vm, err) < 0 ||
-			qemu_plan_bitmap(source->session, i, source->since[i], err) < 0)
-			return -1;
 	if (qemu_begin(source->session, source->bitmap, err) < 0)
 		return -1;
 	for (size_t i = 0; i < source->nr_disks; i++) {
@@ -202,12 +181,9 @@ void qemu_source_end(struct qemu_source *source)
 		log_debug("nothing is given back: %s", err.text);
 	else if (err.code != ERR_NONE)
 		log_warning("not all could be given back to QEMU: %s", err.text);
-	for (size_t i = 0; i < source->nr_disks; i++) {
+	for (size_t i = 0; i < source->nr_disks; i++)
 		free(source->names[i]);
-		free(source->since[i]);
-	}
 	free(source->names);
-	free(source->since);
 	free(source->disks);
 	free(source);
 }

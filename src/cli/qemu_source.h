@@ -2,10 +2,8 @@
  * qemu_source: "qemu:SOCKET" and "qemu:SOCKET/DISK" as the disks of a backup: a running
  * machine, all of whose disks are read as they were at one moment.
  *
- *   open ─► (keys are known) ─► begin (exports are there) ─► reading ─► check
+ *   open ─► (keys are known) ─► plan, begin (exports are there) ─► reading ─► check
  *     ─► the restore point is committed ─► commit ─► end
- *
- * Which bitmap counts is taken from the records of the latest restore point.
  */
 #ifndef SENDENSE_CLI_QEMU_SOURCE_H
 #define SENDENSE_CLI_QEMU_SOURCE_H
@@ -29,9 +27,7 @@ struct qemu_source_disk {
 	const char *identity; /* for people */
 	/* After begin: */
 	const char *uri; /* its export */
-	const char *since; /* the bitmap that began at the latest restore point; NULL: it recorded
-			      none */
-	const char *unusable; /* why that one tells nothing; NULL: it does */
+	const char *unusable; /* why the planned bitmap tells nothing; NULL: it does */
 	const char *bitmap; /* that begins at the moment that is read */
 };
 
@@ -47,9 +43,11 @@ const struct qemu_source_disk *qemu_source_disk(const struct qemu_source *source
 /* Of the machine; "" when it has none. */
 const char *qemu_source_uuid(const struct qemu_source *source);
 
-/* Puts the bitmaps in order by vm's latest restore point, and takes the moment. */
-int qemu_source_begin(
-	struct qemu_source *source, struct store *store, const char *vm, struct err *err);
+/* Puts the disk's bitmaps in order: since is the one that began at the parent's state (NULL: there
+ * is none).  Before begin, for each disk. */
+int qemu_source_plan(struct qemu_source *source, size_t i, const char *since, struct err *err);
+/* Takes the moment. */
+int qemu_source_begin(struct qemu_source *source, struct err *err);
 
 /* "application" or "crash", and why it is no better (NULL: it is). */
 const char *qemu_source_consistency(const struct qemu_source *source);

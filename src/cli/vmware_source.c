@@ -11,8 +11,8 @@ bool vmware_source_is(const char *name)
 	return strncmp(name, "vmware://", strlen("vmware://")) == 0;
 }
 
-const char *vmware_source_given(
-	const struct vmware_access *access, const struct vmware_wishes *wishes)
+const char *vmware_source_given(const struct vmware_access *access,
+	const struct vmware_wishes *wishes, const char *state_name)
 {
 	const struct {
 		const char *name;
@@ -27,7 +27,7 @@ const char *vmware_source_given(
 		{"no-enable-cbt", wishes->no_cbt},
 		{"skip-disk", wishes->skip.nr > 0},
 		{"skip-unsupported", wishes->skip_unsupported},
-		{"state-dir", wishes->state_folder},
+		{state_name, wishes->state_folder},
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(options); i++)
 		if (options[i].given)
@@ -36,22 +36,21 @@ const char *vmware_source_given(
 }
 
 struct vmware_session *vmware_source_open(struct cli *cli, const char *url,
-	const struct vmware_access *access, const struct vmware_wishes *wishes, const char *repo,
+	const struct vmware_access *access, const struct vmware_wishes *wishes, const char *purpose,
 	struct err *err)
 {
 	struct vmware_login login;
-	char purpose[512];
+	char text[512];
 	if (vmware_options_login(cli, url, access, &login, err) < 0)
 		return NULL;
-	snprintf(purpose, sizeof purpose, "sendense %s, repository %s", version_text(),
-		repo ? repo : "");
-	redact_uris(purpose);
+	snprintf(text, sizeof text, "sendense %s, %s", version_text(), purpose);
+	redact_uris(text);
 	const struct vmware_options options = {
 		.server = login.session,
 		.cancel = cli->cancel,
 		.what = login.url.path,
 		.state_folder = wishes->state_folder,
-		.purpose = purpose,
+		.purpose = text,
 		.skip = wishes->skip.items,
 		.nr_skip = wishes->skip.nr,
 		.skip_unsupported = wishes->skip_unsupported,
@@ -63,7 +62,7 @@ struct vmware_session *vmware_source_open(struct cli *cli, const char *url,
 	struct vmware_session *session = vmware_open(&options, err);
 	vmware_options_forget(&login);
 	if (!session)
-		err_context(err, "cannot back up %s", url);
+		err_context(err, "cannot open %s", url);
 	for (size_t i = 0; session && i < vmware_nr_skipped(session); i++) {
 		const struct vmware_skipped *skipped = vmware_skipped(session, i);
 		log_warning(
@@ -108,12 +107,21 @@ static int look_at_vm(void *context, const char *vm)
 	return 0;
 }
 
+int vmware_source_own_name(
+	const struct vmware_session *session, char vm[REPOSITORY_VM_BYTES], struct err *err)
+{
+	const char *name = vmware_vm_name(session);
+	if (repository_name_check_vm(name, err) < 0)
+		return err_hint(err, "--vm NAME");
+	snprintf(vm, REPOSITORY_VM_BYTES, "%s", name);
+	return 0;
+}
+
 int vmware_source_name(const struct vmware_session *session, struct store *store,
 	char vm[REPOSITORY_VM_BYTES], struct err *err)
 {
 	struct search search = {
 		.store = store, .uuid = vmware_vm_uuid(session), .vm = vm, .err = ERR_INIT};
-	const char *name = vmware_vm_name(session);
 	if (store_list_vms(store, look_at_vm, &search, err) < 0)
 		return -1;
 	if (search.err.code != ERR_NONE)
@@ -121,41 +129,11 @@ int vmware_source_name(const struct vmware_session *session, struct store *store
 	if (search.nr > 1)
 		return err_set(err, ERR_USAGE,
 			"%s has restore points under more than one name: which one? (--vm NAME)",
-			name);
-	if (search.nr == 0) {
-		if (repository_name_check_vm(name, err) < 0)
-			return err_hint(err, "--vm NAME");
-		snprintf(vm, REPOSITORY_VM_BYTES, "%s", name);
-	}
-	return 0;
+			vmware_vm_name(session));
+	return search.nr == 0 ? vmware_source_own_name(session, vm, err) : 0;
 }
 
-/* --- the moment -------------------------------------------------------------------------- */
-
-/* The change id that the latest restore point recorded for the disk.  A point that is damaged
- * cannot be a parent, so its change id is of no more use; any other error is one. */
-static int plan_disk(struct vmware_session *session, size_t i, struct store *store, const char *vm,
-	struct err *err)
-{
-	struct err why = ERR_INIT;
-	const struct repository_disk_info *disk;
-	struct repository_point *latest =
-		store_latest(store, vm, vmware_disk(session, i)->key, &disk, &why);
-	if (!latest && why.code != ERR_NONE && why.code != ERR_CORRUPT)
-		return err_copy(err, &why);
-	int rc = vmware_plan(session, i, latest ? disk->change_id : NULL, err);
-	repository_point_free(latest);
-	return rc;
-}
-
-int vmware_source_begin(struct vmware_session *session, struct store *store, const char *vm,
-	bool full, struct err *err)
-{
-	for (size_t i = 0; !full && i < vmware_nr_disks(session); i++)
-		if (plan_disk(session, i, store, vm, err) < 0)
-			return -1;
-	return vmware_begin(session, err);
-}
+/* --- what is kept, and the end ------------------------------------------------------------ */
 
 static int keep_file(
 	void *context, const char *name, const void *bytes, size_t length, struct err *err)

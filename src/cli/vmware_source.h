@@ -2,10 +2,10 @@
  * vmware_source: "vmware://USER@HOST/VM" as the disks of a backup: a machine of a vCenter, all of
  * whose disks are read as one snapshot has them.
  *
- *   open ─► (keys are known) ─► name ─► begin (disks can be read) ─► keep ─► reading ─► check
- *     ─► the restore point is committed ─► commit ─► end
+ *   open ─► (keys are known) ─► name ─► plan, begin (disks can be read) ─► keep ─► reading
+ *     ─► check ─► the restore point is committed ─► commit ─► end
  *
- * It is the session of vmware.h, with the change ids of the latest restore point's records.
+ * It is the session of vmware.h, opened by what the command line says.
  */
 #ifndef SENDENSE_CLI_VMWARE_SOURCE_H
 #define SENDENSE_CLI_VMWARE_SOURCE_H
@@ -23,7 +23,8 @@ struct vmware_wishes {
 	bool skip_unsupported, no_quiesce, no_cbt;
 };
 
-#define VMWARE_SOURCE_ROWS(values)                                                                \
+/* state_name: of the option for the state folder, where "state-dir" is another one's. */
+#define VMWARE_SOURCE_ROWS(values, state_name)                                                    \
 	{.name = "vddk",                                                                          \
 		.kind = OPTION_TEXT,                                                              \
 		.offset = offsetof(values, machine.vddk_folder),                                  \
@@ -58,7 +59,7 @@ struct vmware_wishes {
 				"(independent, raw devices, shared); otherwise they are an "      \
 				"error"},                                                         \
 	{                                                                                         \
-		.name = "state-dir", .kind = OPTION_TEXT,                                         \
+		.name = (state_name), .kind = OPTION_TEXT,                                        \
 		.offset = offsetof(values, machine.state_folder), .argument = "DIR",              \
 		.words = WORDS_FOLDER,                                                            \
 		.help = "of a vCenter: where it is kept which snapshots must be removed "         \
@@ -69,22 +70,21 @@ struct vmware_wishes {
 /* Whether the name has this scheme. */
 bool vmware_source_is(const char *name);
 /* The first of these options that was given, NULL: none. */
-const char *vmware_source_given(
-	const struct vmware_access *access, const struct vmware_wishes *wishes);
+const char *vmware_source_given(const struct vmware_access *access,
+	const struct vmware_wishes *wishes, const char *state_name);
 
-/* repo: for people who find the snapshot.  Borrows cli's cancel, and wishes until begin. */
+/* purpose: for people who find the snapshot.  Borrows cli's cancel, and wishes until begin. */
 struct vmware_session *vmware_source_open(struct cli *cli, const char *url,
-	const struct vmware_access *access, const struct vmware_wishes *wishes, const char *repo,
+	const struct vmware_access *access, const struct vmware_wishes *wishes, const char *purpose,
 	struct err *err);
 
+/* The machine's name; ERR_USAGE when a VM of a store or a replica cannot be called so. */
+int vmware_source_own_name(
+	const struct vmware_session *session, char vm[REPOSITORY_VM_BYTES], struct err *err);
 /* What it is called in the store: the VM whose latest restore point is of this machine, else the
  * machine's name.  ERR_USAGE when there are several, or the name cannot be one. */
 int vmware_source_name(const struct vmware_session *session, struct store *store,
 	char vm[REPOSITORY_VM_BYTES], struct err *err);
-
-/* Plans by vm's latest restore point (full: without it), and takes the snapshot. */
-int vmware_source_begin(struct vmware_session *session, struct store *store, const char *vm,
-	bool full, struct err *err);
 
 /* Puts what a rebuild needs into the restore point. */
 int vmware_source_keep(

@@ -48,8 +48,8 @@ int locator_parse(const char *name, enum locator_kind *kind, const char **rest, 
 	}
 	if (starts_with(name, "vmware://"))
 		return err_set(err, ERR_UNSUPPORTED,
-			"%s is a machine of a vCenter, not one disk (sendense backup reads from "
-			"it)",
+			"%s is a machine of a vCenter, not one disk (sendense backup and "
+			"replicate read from it)",
 			name);
 	for (size_t i = 0; i < ARRAY_LENGTH(later); i++)
 		if (starts_with(name, later[i]))
