@@ -40,6 +40,31 @@ int access_token_make(struct state *state, const char *name, enum rest_scope sco
 	return rc < 0 ? err_context(err, "cannot make the token %s", name) : 0;
 }
 
+static int count(void *context, const struct state_object *object)
+{
+	(void)object;
+	++*(unsigned *)context;
+	return 0;
+}
+
+int access_check(struct state *state, const char *kind, const struct settings_address *listen,
+	struct err *err)
+{
+	unsigned nr_tokens = 0;
+	if (state_list(state, "token", NULL, count, &nr_tokens, err) < 0)
+		return -1;
+	if (nr_tokens == 0 && !listen->loopback)
+		return err_set(err, ERR_DENIED,
+			"there are no tokens, and [%s] listen = %s:%u is beyond loopback "
+			"(\"sendense %s init\" makes the first one)",
+			kind, listen->host, listen->port, kind);
+	if (nr_tokens == 0)
+		log_warning("there are no tokens: nobody can use the API (\"sendense %s init\" "
+			    "makes the first one)",
+			kind);
+	return 0;
+}
+
 static int actor_of(const struct state_object *object, struct rest_actor *actor, struct err *err)
 {
 	const char *name = json_string_value(json_object_get(object->value, "name"));

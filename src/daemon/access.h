@@ -9,6 +9,7 @@
 
 #include "catalogue.h"
 #include "rest.h"
+#include "settings.h"
 
 /* --- tokens ----------------------------------------------------------------------------- */
 
@@ -17,6 +18,11 @@
  * 1970; 0: never. */
 int access_token_make(struct state *state, const char *name, enum rest_scope scope,
 	const json_t *vms, int64_t expires, char token[REST_TOKEN_BYTES], json_t **object,
+	struct err *err);
+
+/* Whether anybody can use the API: a warning that there are no tokens; beyond loopback ERR_DENIED.
+ * kind: "hub". */
+int access_check(struct state *state, const char *kind, const struct settings_address *listen,
 	struct err *err);
 
 /* For rest_server_options. */

@@ -7,6 +7,7 @@
  *   access     tokens, the audit log, in state.db    logging   where log lines go
  *   feed       the last events, for listeners        systemd   ready, stopping, the watchdog
  *   life       started in order, signals, stopped in reverse
+ *   setup      what "init" makes                    inspect   what "check-config" looks at
  */
 #ifndef SENDENSE_DAEMON_H
 #define SENDENSE_DAEMON_H
@@ -14,9 +15,11 @@
 #include "access.h"
 #include "feed.h"
 #include "folder.h"
+#include "inspect.h"
 #include "life.h"
 #include "logging.h"
 #include "settings.h"
+#include "setup.h"
 #include "systemd.h"
 
 #endif

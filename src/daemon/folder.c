@@ -52,3 +52,26 @@ int folder_lock(const char *folder, const char *kind, struct err *err)
 		log_warning("%s does not tell our pid: %s", path, strerror(errno));
 	return fd;
 }
+
+int folder_take(const char *state_dir, const char *runtime_dir, const char *kind, int locks[2],
+	struct err *err)
+{
+	struct stat st;
+	if (stat(state_dir, &st) < 0 && errno == ENOENT)
+		return err_set(err, ERR_NOT_FOUND, "there is no %s (\"sendense %s init\" makes it)",
+			state_dir, kind);
+	if (folder_own(state_dir, false, err) < 0 || folder_own(runtime_dir, true, err) < 0)
+		return -1;
+	locks[0] = folder_lock(state_dir, kind, err);
+	if (locks[0] < 0)
+		return -1;
+	locks[1] = folder_lock(runtime_dir, kind, err);
+	return locks[1] < 0 ? -1 : 0;
+}
+
+void folder_give(int locks[2])
+{
+	for (unsigned i = 2; i-- > 0; locks[i] = -1)
+		if (locks[i] >= 0)
+			close(locks[i]);
+}

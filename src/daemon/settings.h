@@ -24,6 +24,15 @@ struct settings_address {
 	bool loopback;
 };
 
+#define SETTINGS_ADDRESS_BYTES 80
+/* As it would be written; out. */
+const char *settings_address_text(
+	const struct settings_address *address, char out[SETTINGS_ADDRESS_BYTES]);
+#define SETTINGS_URL_BYTES 300
+/* Of who listens there; where that is all addresses, by its name (NULL: as it is). */
+void settings_address_url(const struct settings_address *address, bool tls, const char *name,
+	unsigned port, char out[SETTINGS_URL_BYTES]);
+
 enum setting_kind {
 	SETTING_TEXT, /* char * */
 	SETTING_PATH, /* char *, absolute */

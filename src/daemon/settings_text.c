@@ -288,3 +288,22 @@ bool settings_text_equal(const struct setting *setting, const void *a, const voi
 		return *(const unsigned *)x == *(const unsigned *)y;
 	}
 }
+
+/* --- addresses as text ------------------------------------------------------------------ */
+
+const char *settings_address_text(
+	const struct settings_address *address, char out[SETTINGS_ADDRESS_BYTES])
+{
+	snprintf(out, SETTINGS_ADDRESS_BYTES, strchr(address->host, ':') ? "[%s]:%u" : "%s:%u",
+		address->host, address->port);
+	return out;
+}
+
+void settings_address_url(const struct settings_address *address, bool tls, const char *name,
+	unsigned port, char out[SETTINGS_URL_BYTES])
+{
+	bool all = strcmp(address->host, "0.0.0.0") == 0 || strcmp(address->host, "::") == 0;
+	const char *host = all && name ? name : address->host;
+	snprintf(out, SETTINGS_URL_BYTES, strchr(host, ':') ? "%s://[%s]:%u" : "%s://%s:%u",
+		tls ? "https" : "http", host, port);
+}

@@ -58,8 +58,8 @@ struct hub_init_options {
 };
 
 struct hub_init_result {
-	char url[128]; /* where it will listen */
-	char token_file[4096], ca_file[4096];
+	char url[SETTINGS_URL_BYTES]; /* where it will listen */
+	char token_file[SETUP_PATH_BYTES], ca_file[SETUP_PATH_BYTES];
 };
 
 /*

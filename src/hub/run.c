@@ -14,14 +14,12 @@
 #include "log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/stat.h>
 
 struct running {
 	struct hub hub;
-	int state_lock, runtime_lock;
+	int locks[2]; /* of the folders */
 	struct hub_config **retired; /* configurations that were replaced */
 	size_t nr_retired;
 	char **sources, **targets; /* what jobs may name, and what never */
@@ -36,36 +34,16 @@ static int start_locks(void *context, struct err *err)
 {
 	struct running *r = context;
 	const struct hub_config *c = hub_config(&r->hub);
-	struct stat st;
-	if (stat(c->state_dir, &st) < 0 && errno == ENOENT)
-		return err_set(err, ERR_NOT_FOUND,
-			"there is no %s (\"sendense hub init\" makes it)", c->state_dir);
-	if (folder_own(c->state_dir, false, err) < 0 || folder_own(c->runtime_dir, true, err) < 0)
-		return -1;
-	r->state_lock = folder_lock(c->state_dir, "hub", err);
-	if (r->state_lock < 0)
-		return -1;
-	r->runtime_lock = folder_lock(c->runtime_dir, "hub", err);
-	return r->runtime_lock < 0 ? -1 : 0;
+	return folder_take(c->state_dir, c->runtime_dir, "hub", r->locks, err);
 }
 
 static void stop_locks(void *context)
 {
 	struct running *r = context;
-	if (r->runtime_lock >= 0)
-		close(r->runtime_lock);
-	if (r->state_lock >= 0)
-		close(r->state_lock);
+	folder_give(r->locks);
 }
 
 /* --- state and index -------------------------------------------------------------------------- */
-
-static int count(void *context, const struct state_object *object)
-{
-	(void)object;
-	++*(unsigned *)context;
-	return 0;
-}
 
 static int start_state(void *context, struct err *err)
 {
@@ -73,20 +51,10 @@ static int start_state(void *context, struct err *err)
 	struct hub *hub = &r->hub;
 	const struct hub_config *c = hub_config(hub);
 	char path[4096 + 16];
-	unsigned nr_tokens = 0;
 	snprintf(path, sizeof path, "%s/state.db", c->state_dir);
 	hub->state = state_open(path, err);
-	if (!hub->state || state_list(hub->state, "token", NULL, count, &nr_tokens, err) < 0)
+	if (!hub->state || access_check(hub->state, "hub", &c->listen, err) < 0)
 		return -1;
-	if (nr_tokens == 0 && !c->listen.loopback)
-		return err_set(err, ERR_DENIED,
-			"there are no tokens, and [hub] listen = %s:%u is beyond loopback "
-			"(\"sendense "
-			"hub init\" makes the first one)",
-			c->listen.host, c->listen.port);
-	if (nr_tokens == 0)
-		log_warning("there are no tokens: nobody can use the API (\"sendense hub init\" "
-			    "makes the first one)");
 	snprintf(path, sizeof path, "%s/index.db", c->state_dir);
 	hub->index = index_open(path, NULL, err);
 	return hub->index ? 0 : -1;
@@ -385,9 +353,9 @@ static int tell_ready(void *context, struct err *err)
 	struct running *r = context;
 	const struct hub_config *c = hub_config(&r->hub);
 	const struct hub_run_options *o = r->hub.options;
-	char url[128], nbd[96];
-	snprintf(url, sizeof url, strchr(c->listen.host, ':') ? "%s://[%s]:%u" : "%s://%s:%u",
-		c->certificate ? "https" : "http", c->listen.host, rest_server_port(r->hub.rest));
+	char url[SETTINGS_URL_BYTES], nbd[96];
+	settings_address_url(
+		&c->listen, c->certificate != NULL, NULL, rest_server_port(r->hub.rest), url);
 	hub_daemon_address(&r->hub, nbd);
 	log_info("ready on %s, NBD on %s (%s)", url, nbd[0] ? nbd : "ports of its range",
 		o->software);
@@ -414,7 +382,7 @@ static void begin_stop(void *context)
 
 int hub_run(const struct hub_run_options *options, struct err *err)
 {
-	struct running r = {.state_lock = -1, .runtime_lock = -1};
+	struct running r = {.locks = {-1, -1}};
 	struct hub *hub = &r.hub;
 	hub->options = options;
 	hub->started = time(NULL);
