@@ -5,6 +5,8 @@
  */
 #include "job_internal.h"
 
+#include "jobplan.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -59,7 +61,7 @@ static int launch(struct jobs *jobs, struct job *job, const json_t *plan, struct
 static void start(struct jobs *jobs, struct job *job)
 {
 	struct err why = ERR_INIT;
-	const struct job_repository *r = queue_repository(jobs, job->repository);
+	const struct job_repository *r = jobplan_repository(&jobs->options, job->repository);
 	if (!job->held && job->process.pid > 0)
 		job->held = process_to_json(&job->process);
 	job->fence_at = deadline_after_ms(AGAIN_MS);

@@ -38,6 +38,9 @@ enum job_state job_state_of_stage(const char *stage);
 /* A repository that jobs may name. */
 struct job_repository {
 	const char *name, *path;
+	/* Behind a hub, as store.h says: then path is NULL, and of what follows only id counts, as
+	 * the rest is that hub's business.  The files may be NULL. */
+	const char *url, *token_file, *ca_file;
 	const char *id; /* that it must have; NULL: any.  Looked at before every job */
 	bool require_mount; /* path must be on a file system of its own */
 	const char *mount; /* as job_mount_text() says it; NULL: any */
@@ -62,17 +65,32 @@ int job_repository_check(
 int job_repository_check_noted(struct state *state, const struct job_repository *repository,
 	uint64_t reserved_bytes, uint64_t *free_bytes, struct err *err);
 
+/* A vCenter, or an ESXi host, that jobs may name.  Their words name it, and nothing else that one
+ * could connect to. */
+struct job_vcenter {
+	const char *name;
+	const char *url; /* vmware://USER@HOST[:PORT] */
+	const char *password_file;
+	const char *ca_file, *fingerprint; /* either may be NULL; see vsphere_options */
+};
+
 struct jobs_options {
 	struct state *state; /* lent */
 	const char *runtime_dir, *state_dir;
 	const char *program; /* path of this binary; NULL: /proc/self/exe */
 	const struct job_repository *repositories; /* nr_repositories, lent */
 	size_t nr_repositories;
+	const struct job_vcenter *vcenters; /* nr_vcenters, lent */
+	size_t nr_vcenters;
+	/* Lent; NULL: as the commands choose them (vmware_options, vddk_options, replica_folder()).
+	 */
+	const char *vmware_state_dir, *replica_state_dir, *vddk_dir, *vddk_modes;
 	const char *const *allow_sources, *const *allow_targets; /* ended by NULL, see allow.h;
 								    lent. NULL: nothing */
 	const char *const
 		*credentials; /* lines of credentials.h, ended by NULL; lent.  NULL: none */
-	unsigned most, most_per_source; /* at once; 0: 4 and 2 */
+	/* At once; 0: 4 and 2.  A source is a host that disks are on, or a vCenter. */
+	unsigned most, most_per_source;
 	uint64_t memory_bytes; /* of a worker; 0: no limit */
 	/* The last word of each change: for events, metrics, notices, the index.  Called without
 	 * locks, from the supervisor's thread.  May be NULL. */
@@ -102,6 +120,17 @@ void jobs_stop(struct jobs *jobs, bool hand_over, struct deadline until);
  * Checks spec against allow lists and its kind's fields (ERR_USAGE names the field, ERR_DENIED what
  * is not allowed), stores and queues it.  spec: {"kind":"backup", "repository":NAME, "vm":…, …} as
  * in docs/rest-api.md.  requested_by: "token NAME", "schedule NAME".
+ *
+ * With a vCenter ("?": may be left out; "machine": its inventory path, uuid or name):
+ *   {"kind":"backup", "repository":NAME, "vcenter":NAME, "machine":TEXT, "vm"?:NAME, "mode"?,
+ *    "audit"?, "resume"?, "reserve_bytes"?, HOW}
+ *   {"kind":"replicate", "vcenter":NAME, "machine":TEXT, "vm"?:NAME,
+ *    "targets":[{"key", "target"}], "cutover"?:BOOL, "verify"?:"sample" or "read-back",
+ *    "force"?:BOOL, HOW}
+ *   {"kind":"cleanup", "vcenter":NAME, "machine"?:TEXT}   snapshots of dead sessions are removed
+ *   HOW: "skip_disks"?:[KEY], "skip_unsupported"?:BOOL, "quiesce"?:BOOL, "enable_cbt"?:BOOL,
+ *        "limit_rate"?, "parallel"?
+ * Each may have "hub_job": what it is called by a hub that asked for it.
  */
 int jobs_add(struct jobs *jobs, const json_t *spec, const char *requested_by, char id[JOB_ID_BYTES],
 	struct err *err);

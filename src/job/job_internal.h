@@ -57,7 +57,7 @@ struct job {
 	bool asked_to_cancel; /* by somebody; stop_why.code is ERR_CANCELLED */
 	bool told_to_cancel; /* a foreign one's owner was */
 
-	char host[256]; /* of its disks; "" here */
+	char host[256]; /* of its disks, or the vCenter's name; "" here */
 	uint64_t reserved_bytes; /* that it is going to store, by what is known */
 
 	struct process process;
@@ -141,11 +141,9 @@ void jobrecord_tell(struct jobs *jobs, struct job *job);
 /* --- queue.c --- */
 /* The next one that may start, or NULL; what the others wait for is put into them. */
 struct job *queue_next(struct jobs *jobs);
-/* The open job that writes the same machine's restore points, or NULL. */
-const struct job *queue_writer(
-	const struct jobs *jobs, const char *repository, const char *vm, const struct job *but);
+/* The open job that writes the same machine's restore points (replica, snapshots), or NULL. */
+const struct job *queue_writer(const struct jobs *jobs, const struct job *job);
 uint64_t queue_reserved(const struct jobs *jobs, const char *repository, const struct job *but);
-const struct job_repository *queue_repository(const struct jobs *jobs, const char *name);
 bool queue_is_running(const struct job *job);
 /* A push that goes on: it has no worker, and takes a place all the same. */
 bool queue_is_push(const struct job *job);

@@ -4,7 +4,8 @@
  *   {"job": ID, "argv": ["backup", "--repo=/srv/r", "--vm=web1",
  *                        {"text": "--disk=2000=", "use": "source", "name": "raw:/srv/vm/a"}, ...],
  *    "repository": {"name", "path", "id", "require_mount", "mount", "stop_free",
- *                   "reserved"},
+ *                   "reserved"}, or {"name", "url", "token_file", "ca_file", "id"}; of a job that
+ *                   has none it is not there
  *    "allow": {"source": [...], "target": [...]},
  *    "credentials": [credentials_parse()'s],
  *    "look": {"vm"},                  whether this job's restore point is there: then that is all
@@ -21,7 +22,17 @@
 
 /* The argv of a spec, without looking at any disk; ERR_USAGE names the field, ERR_UNSUPPORTED:
  * a kind that this build has not.  Gives a new array. */
-json_t *jobplan_argv(const json_t *spec, const char *repository_path, struct err *err);
+json_t *jobplan_argv(const struct jobs_options *options, const json_t *spec, struct err *err);
+
+/* The one of this name, or NULL. */
+const struct job_repository *jobplan_repository(
+	const struct jobs_options *options, const char *name);
+/* Its folder or URL, as commands name it. */
+const char *jobplan_place(const struct job_repository *repository);
+/* The words for it. */
+void jobplan_add_repository(json_t *argv, const struct job_repository *repository);
+/* Sets the error of a spec that names none of them: -1. */
+int jobplan_no_repository(const json_t *spec, struct err *err);
 
 /* The words, with the disks as allow_check() found them; ended by NULL, free with jobplan_free().
  */
@@ -31,7 +42,10 @@ void jobplan_free(char **words);
 /* A guard_check (guard.h) by the rules in the plan, which is the context. */
 int jobplan_may_open(void *plan, int fd, const char *path, const char *above, struct err *err);
 
-/* Whether it changes restore points of one machine. */
+/* Whether it changes restore points, a replica or the snapshots of one machine. */
 bool jobplan_writes(const json_t *spec);
+/* Whether both name one machine: of a repository, or of a vCenter.  Two names of a vCenter's
+ * machine are two here; its lock tells (vmware.h). */
+bool jobplan_same_machine(const json_t *a, const json_t *b);
 
 #endif

@@ -20,12 +20,15 @@ static void copy_text(char *out, size_t bytes, const json_t *object, const char 
 	snprintf(out, bytes, "%s", text ? text : "");
 }
 
-/* Of the first disk that is not on this machine. */
+/* A vCenter, or that of the first disk that is not on this machine. */
 static void find_host(struct job *job)
 {
 	static const struct {
 		const char *list, *name;
 	} places[] = {{"disks", "source"}, {"targets", "target"}};
+	const char *vcenter = text_in(job->spec, "vcenter");
+	if (vcenter)
+		snprintf(job->host, sizeof job->host, "%s", vcenter);
 	for (size_t i = 0; i < ARRAY_LENGTH(places); i++) {
 		size_t k;
 		const json_t *disk;

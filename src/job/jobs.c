@@ -220,7 +220,7 @@ static int check_place(
 	const struct jobs *jobs, const struct job *push, uint64_t free_bytes, struct err *err)
 {
 	unsigned most = queue_most(jobs), nr = queue_nr_places(jobs);
-	const struct job_repository *r = queue_repository(jobs, push->repository);
+	const struct job_repository *r = jobplan_repository(&jobs->options, push->repository);
 	int rc = 0;
 	if (nr >= most)
 		rc = err_set(
@@ -258,9 +258,7 @@ static int put_in(struct jobs *jobs, struct job *job, uint64_t free_bytes, struc
 		return err_set(err, ERR_BUSY, "no job is taken any more: the hub is being stopped");
 	if (check_room(jobs, job, err) < 0)
 		return -1;
-	const struct job *writer = job->is_foreign && jobplan_writes(job->spec)
-					   ? queue_writer(jobs, job->repository, job->vm, NULL)
-					   : NULL;
+	const struct job *writer = job->is_foreign ? queue_writer(jobs, job) : NULL;
 	if (writer)
 		return err_set(err, ERR_BUSY, "%s: job %s (%s) writes its restore points, since %s",
 			job->vm, writer->id, writer->kind, writer->stage_since);
@@ -296,33 +294,26 @@ static int add(struct jobs *jobs, const json_t *spec, const char *requested_by, 
 	return rc;
 }
 
-/* Its fields, its repository, its disks. */
+/* Its fields, its places, its disks. */
 int jobs_check(const struct jobs *jobs, const json_t *spec, struct err *err)
 {
-	const char *name = json_string_value(json_object_get(spec, "repository"));
 	if (!json_is_object(spec))
 		return err_set(err, ERR_USAGE, "it is no object");
-	json_t *argv = jobplan_argv(spec, "", err);
+	json_t *argv = jobplan_argv(&jobs->options, spec, err);
 	if (!argv)
 		return -1;
-	int rc = -1;
-	if (!name || !queue_repository(jobs, name)) {
-		err_set(err, ERR_USAGE, "repository: there is none of the name %.64s",
-			name ? name : "");
-	} else {
-		rc = 0;
-		size_t i;
-		const json_t *word;
-		json_array_foreach(argv, i, word)
-		{
-			const char *use = json_string_value(json_object_get(word, "use"));
-			const char *disk = json_string_value(json_object_get(word, "name"));
-			bool is_source = use && strcmp(use, "source") == 0;
-			if (rc == 0 && disk)
-				rc = allow_check(is_source ? jobs->options.allow_sources
-							   : jobs->options.allow_targets,
-					is_source ? ALLOW_SOURCE : ALLOW_TARGET, disk, NULL, err);
-		}
+	int rc = 0;
+	size_t i;
+	const json_t *word;
+	json_array_foreach(argv, i, word)
+	{
+		const char *use = json_string_value(json_object_get(word, "use"));
+		const char *disk = json_string_value(json_object_get(word, "name"));
+		bool is_source = use && strcmp(use, "source") == 0;
+		if (rc == 0 && disk)
+			rc = allow_check(is_source ? jobs->options.allow_sources
+						   : jobs->options.allow_targets,
+				is_source ? ALLOW_SOURCE : ALLOW_TARGET, disk, NULL, err);
 	}
 	json_decref(argv);
 	return rc;

@@ -41,27 +41,19 @@ const char *queue_figure(const struct job *job)
 	return job->is_foreign ? "sent" : "stored";
 }
 
-const struct job_repository *queue_repository(const struct jobs *jobs, const char *name)
-{
-	for (size_t i = 0; name && i < jobs->options.nr_repositories; i++)
-		if (strcmp(jobs->options.repositories[i].name, name) == 0)
-			return &jobs->options.repositories[i];
-	return NULL;
-}
-
 static bool same(const char *a, const char *b)
 {
 	return a && b && strcmp(a, b) == 0;
 }
 
-const struct job *queue_writer(
-	const struct jobs *jobs, const char *repository, const char *vm, const struct job *but)
+const struct job *queue_writer(const struct jobs *jobs, const struct job *job)
 {
-	for (const struct job *job = jobs->open; job; job = job->next)
-		if (job != but && (job->is_foreign || job->state != JOB_QUEUED) &&
-			jobplan_writes(job->spec) && same(job->vm, vm) &&
-			same(job->repository, repository))
-			return job;
+	if (!jobplan_writes(job->spec))
+		return NULL;
+	for (const struct job *other = jobs->open; other; other = other->next)
+		if (other != job && (other->is_foreign || other->state != JOB_QUEUED) &&
+			jobplan_writes(other->spec) && jobplan_same_machine(other->spec, job->spec))
+			return other;
 	return NULL;
 }
 
@@ -107,10 +99,8 @@ static void look(const struct jobs *jobs, struct job *job, unsigned nr_running)
 	}
 	for (const struct job *other = jobs->open; other; other = other->next)
 		here += queue_is_running(other) && strcmp(other->host, job->host) == 0;
-	bool writes = jobplan_writes(job->spec);
-	const struct job *writer =
-		writes ? queue_writer(jobs, job->repository, job->vm, job) : NULL;
-	const struct job *held = writes ? fenced(jobs, job) : NULL;
+	const struct job *writer = queue_writer(jobs, job);
+	const struct job *held = jobplan_writes(job->spec) ? fenced(jobs, job) : NULL;
 	if (held)
 		snprintf(job->waits_for, sizeof job->waits_for,
 			"the lock of job %s, whose process does not end, to be taken away",

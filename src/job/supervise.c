@@ -65,16 +65,11 @@ static json_t *list_of(const char *const *texts)
 	return list;
 }
 
-json_t *supervise_repository(
-	const struct jobs *jobs, const struct job *job, bool stores, struct err *err)
+/* One that lies here, with what is noted of it. */
+static json_t *local_repository(const struct jobs *jobs, const struct job *job,
+	const struct job_repository *r, bool stores, struct err *err)
 {
-	const struct job_repository *r = queue_repository(jobs, job->repository);
 	json_t *note;
-	if (!r) {
-		err_set(err, ERR_NOT_FOUND, "there is no repository %s in the configuration",
-			job->repository);
-		return NULL;
-	}
 	struct job_repository noted = *r;
 	if (job_mount_noted(jobs->options.state, r, &note, err) < 0)
 		return NULL;
@@ -85,6 +80,21 @@ json_t *supervise_repository(
 		(json_int_t)(queue_reserved(jobs, job->repository, job) & INT64_MAX));
 	json_decref(note);
 	return repository;
+}
+
+json_t *supervise_repository(
+	const struct jobs *jobs, const struct job *job, bool stores, struct err *err)
+{
+	const struct job_repository *r = jobplan_repository(&jobs->options, job->repository);
+	if (!r) {
+		err_set(err, ERR_NOT_FOUND, "there is no repository %s in the configuration",
+			job->repository);
+		return NULL;
+	}
+	if (!r->url)
+		return local_repository(jobs, job, r, stores, err);
+	return json_pack("{s:s, s:s, s:s?, s:s?, s:s?}", "name", r->name, "url", r->url,
+		"token_file", r->token_file, "ca_file", r->ca_file, "id", r->id);
 }
 
 /* Paths, no secrets; the worker finds out which disk they are for. */
@@ -100,16 +110,14 @@ static json_t *credentials_of(const struct jobs *jobs)
 static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct err *err)
 {
 	bool stores = strcmp(job->kind, "backup") == 0;
-	json_t *repository = supervise_repository(jobs, job, stores, err);
-	json_t *argv =
-		repository ? jobplan_argv(job->spec,
-				     json_string_value(json_object_get(repository, "path")), err)
-			   : NULL;
+	json_t *repository = job->repository ? supervise_repository(jobs, job, stores, err) : NULL;
+	json_t *argv = repository || !job->repository ? jobplan_argv(&jobs->options, job->spec, err)
+						      : NULL;
 	if (!argv) {
 		json_decref(repository);
 		return NULL;
 	}
-	return json_pack("{s:s, s:o, s:o, s:{s:o, s:o}, s:o, s:o*}", "job", job->id, "argv", argv,
+	return json_pack("{s:s, s:o, s:o*, s:{s:o, s:o}, s:o, s:o*}", "job", job->id, "argv", argv,
 		"repository", repository, "allow", "source", list_of(jobs->options.allow_sources),
 		"target", list_of(jobs->options.allow_targets), "credentials", credentials_of(jobs),
 		"look", job->unsure ? look_plan(job) : NULL);

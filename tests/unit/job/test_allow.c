@@ -100,6 +100,8 @@ static void test_webhooks(void **state)
 	assert_int_equal(ask("nbd://h/", ALLOW_WEBHOOK, "nbd://h/x"), ERR_USAGE);
 	assert_int_equal(ask("https://h/", ALLOW_SOURCE, "https://h/x"), ERR_USAGE);
 	assert_int_equal(ask("qemu:/run/", ALLOW_TARGET, "qemu:/run/x"), ERR_USAGE);
+	/* Machines of vCenters are no disks that a rule could allow: see jobplan_vmware. */
+	assert_int_equal(ask("vmware://u@h/", ALLOW_SOURCE, "vmware://u@h/x"), ERR_USAGE);
 }
 
 static void test_rules(void **state)
