@@ -54,23 +54,9 @@ static int take_listed(void *context, const struct vsphere_listed *vm, struct er
 	if (!listing->vms)
 		print_listed(vm, listing->nr == 0);
 	else
-		json_array_append_new(listing->vms,
-			json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:i, s:I, s:s}", "path",
-				vm->path, "name", vm->name, "id", vm->moref, "instance_uuid",
-				vm->instance_uuid, "bios_uuid", vm->bios_uuid, "power",
-				vsphere_power_name(vm->power), "template", vm->template, "cbt",
-				vm->cbt_enabled, "disks", (int)vm->nr_disks, "used_bytes",
-				(json_int_t)vm->used_bytes, "guest", vm->guest_name));
+		json_array_append_new(listing->vms, vsphere_listed_json(vm));
 	listing->nr++;
 	return 0;
-}
-
-static json_t *server_json(const struct vsphere *vsphere)
-{
-	const struct vsphere_about *about = vsphere_about(vsphere);
-	return json_pack("{s:s, s:s, s:s, s:s}", "name", about->full_name, "api_version",
-		about->api_version, "instance_uuid", about->instance_uuid, "fingerprint",
-		about->sha256);
 }
 
 static int list(struct cli *cli, struct vsphere *vsphere, const char *below, struct err *err)
@@ -84,8 +70,8 @@ static int list(struct cli *cli, struct vsphere *vsphere, const char *below, str
 		return -1;
 	}
 	if (listing.vms)
-		return cli_print_json(
-			json_pack("{s:o, s:o}", "server", server_json(vsphere), "vms", listing.vms),
+		return cli_print_json(json_pack("{s:o, s:o}", "server", vsphere_about_json(vsphere),
+					      "vms", listing.vms),
 			err);
 	if (listing.nr == 0 && !cli->common.quiet)
 		printf("no VM that this user may see\n");
@@ -107,23 +93,6 @@ static int run_ls(struct cli *cli, const void *values, struct err *err)
 
 /* --- disks ------------------------------------------------------------------------------------ */
 
-static json_t *disks_json(const struct vsphere_config *config)
-{
-	json_t *disks = json_array();
-	for (size_t i = 0; i < config->nr_disks; i++) {
-		const struct vsphere_disk *d = &config->disks[i];
-		char key[16];
-		snprintf(key, sizeof key, "%d", (int)d->key);
-		json_array_append_new(disks,
-			json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:b, s:s, s:s?}", "key", key,
-				"label", d->label, "size", (json_int_t)d->capacity_bytes, "file",
-				d->file, "uuid", d->uuid, "mode", d->mode, "backing", d->backing,
-				"thin", d->thin, "change_id", d->change_id, "unsupported",
-				d->unsupported));
-	}
-	return disks;
-}
-
 static void print_disks(const struct vsphere_config *config)
 {
 	char size[SIZE_TEXT_BYTES];
@@ -142,49 +111,6 @@ static void print_disks(const struct vsphere_config *config)
 }
 
 /* --- info ------------------------------------------------------------------------------------- */
-
-static json_t *snapshots_json(const struct vsphere_vm *vm)
-{
-	json_t *snapshots = json_array();
-	for (size_t i = 0; i < vm->nr_snapshots; i++) {
-		const struct vsphere_snapshot *s = &vm->snapshots[i];
-		json_array_append_new(snapshots,
-			json_pack("{s:s, s:s, s:s, s:s, s:i, s:b}", "id", s->moref, "name", s->name,
-				"description", s->description, "created", s->created, "depth",
-				(int)s->depth, "quiesced", s->quiesced));
-	}
-	return snapshots;
-}
-
-static json_t *nics_json(const struct vsphere_config *config)
-{
-	json_t *nics = json_array();
-	for (size_t i = 0; i < config->nr_nics; i++) {
-		const struct vsphere_nic *nic = &config->nics[i];
-		json_array_append_new(
-			nics, json_pack("{s:s, s:s, s:s, s:s, s:b}", "label", nic->label, "type",
-				      nic->type, "mac", nic->mac, "network", nic->network,
-				      "connected", nic->connected));
-	}
-	return nics;
-}
-
-static json_t *vm_json(const struct vsphere_vm *vm)
-{
-	const struct vsphere_config *c = vm->config;
-	return json_pack(
-		"{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:i, s:i, s:I,"
-		" s:b, s:{s:b, s:b}, s:b, s:s, s:o, s:o, s:o}",
-		"path", vm->path, "name", c->name, "id", vm->moref, "instance_uuid",
-		c->instance_uuid, "bios_uuid", c->bios_uuid, "power", vsphere_power_name(vm->power),
-		"connection", vm->connection, "tools", vm->tools, "guest", c->guest_name,
-		"hardware", c->hardware, "firmware", c->firmware, "secure_boot", c->secure_boot,
-		"cpus", (int)c->nr_cpus, "cores_per_socket", (int)c->cores_per_socket,
-		"memory_bytes", (json_int_t)c->memory_bytes, "template", c->template, "cbt",
-		"supported", vm->cbt_supported, "enabled", c->cbt_enabled, "consolidation_needed",
-		vm->consolidation_needed, "migration", vm->migration, "snapshots",
-		snapshots_json(vm), "disks", disks_json(c), "nics", nics_json(c));
-}
 
 static const char *tracking(const struct vsphere_vm *vm)
 {
@@ -218,7 +144,7 @@ static void print_vm(const struct vsphere_vm *vm)
 static int info(struct cli *cli, const struct vsphere_vm *vm, struct err *err)
 {
 	if (cli->common.json)
-		return cli_print_json(vm_json(vm), err);
+		return cli_print_json(vsphere_vm_json(vm), err);
 	print_vm(vm);
 	return cli_flush(err);
 }
@@ -234,7 +160,7 @@ static int report_cbt(struct cli *cli, const struct vsphere_vm *vm, const struct
 			json_pack("{s:s, s:b, s:b, s:b, s:b, s:o}", "path", vm->path, "supported",
 				vm->cbt_supported, "enabled", vm->config->cbt_enabled,
 				"was_enabled", done->was_enabled, "stunned", done->stunned, "disks",
-				disks_json(vm->config)),
+				vsphere_disks_json(vm->config)),
 			err);
 	if (cli->common.quiet)
 		return 0;
@@ -315,13 +241,7 @@ static int take_debt(void *context, const struct vmware_debt *debt, struct err *
 	(void)err;
 	owed->nr++;
 	if (owed->debts)
-		json_array_append_new(owed->debts,
-			json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:b, s:s}",
-				"snapshot", debt->snapshot, "id", debt->moref, "host", debt->host,
-				"vcenter_uuid", debt->vcenter_uuid, "path", debt->path,
-				"instance_uuid", debt->vm_uuid, "vm", debt->vm, "created",
-				debt->created, "pid", (json_int_t)debt->pid, "alive",
-				(int)debt->alive, "file", debt->file));
+		json_array_append_new(owed->debts, vmware_debt_json(debt));
 	else if (debt->alive)
 		printf("%s of %s at %s: made at %s, its backup runs (process %lld)\n",
 			debt->snapshot, debt->path, debt->host, debt->created,

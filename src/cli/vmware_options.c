@@ -1,34 +1,7 @@
 /* Reaching a vCenter; see vmware_options.h. */
 #include "vmware_options.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-
-#define PASSWORD_MOST 1024u
-
-/* The caller wipes it, length bytes, and frees it. */
-static int load_password(const char *path, char **password, size_t *length, struct err *err)
-{
-	struct stat st;
-	if (stat(path, &st) < 0)
-		return err_errno(err, errno, "cannot read the password in %s", path);
-	if ((st.st_mode & 077) != 0)
-		return err_set(err, ERR_DENIED,
-			"cannot use the password in %s: others may read it (chmod 600 %s)", path,
-			path);
-	if (file_load(AT_FDCWD, path, PASSWORD_MOST, password, length, err) < 0)
-		return err_context(err, "cannot read the password");
-	size_t end = strcspn(*password, "\r\n");
-	if (end > 0 && end + strspn(*password + end, "\r\n") == *length) {
-		(*password)[end] = '\0';
-		return 0;
-	}
-	explicit_bzero(*password, *length);
-	free(*password);
-	return err_set(err, ERR_USAGE, "%s does not hold one line with a password", path);
-}
 
 static void tell_progress(void *context, const char *what, unsigned percent)
 {
@@ -47,7 +20,7 @@ static int find_password(
 			"which password has %s? (--password-file FILE, or "
 			"SENDENSE_VMWARE_PASSWORD_FILE)",
 			login->url.user);
-	return load_password(file, &login->password, &login->password_bytes, err);
+	return vsphere_password_load(file, &login->password, &login->password_bytes, err);
 }
 
 int vmware_options_login(struct cli *cli, const char *url, const struct vmware_access *options,

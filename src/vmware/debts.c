@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -238,4 +237,13 @@ int vmware_debts(const char *state_folder, vmware_take_debt *take, void *context
 	}
 	free(entries);
 	return rc;
+}
+
+json_t *vmware_debt_json(const struct vmware_debt *debt)
+{
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:b, s:s}", "snapshot",
+		debt->snapshot, "id", debt->moref, "host", debt->host, "vcenter_uuid",
+		debt->vcenter_uuid, "path", debt->path, "instance_uuid", debt->vm_uuid, "vm",
+		debt->vm, "created", debt->created, "pid", (json_int_t)debt->pid, "alive",
+		(int)debt->alive, "file", debt->file);
 }

@@ -153,5 +153,7 @@ struct vmware_debt {
  * warned of.  take: -1 (err set) ends it. */
 typedef int vmware_take_debt(void *context, const struct vmware_debt *debt, struct err *err);
 int vmware_debts(const char *state_folder, vmware_take_debt *take, void *context, struct err *err);
+/* As "sendense vmware debts --json" shows it; new, NULL without memory. */
+json_t *vmware_debt_json(const struct vmware_debt *debt);
 
 #endif

@@ -1,5 +1,4 @@
 /* Changed-block tracking: switched on, and made effective by a stun. */
-#include "props.h"
 #include "task.h"
 
 #include <stdio.h>
@@ -72,19 +71,12 @@ static void count(const struct vsphere_vm *vm, struct vsphere_cbt *found)
 static int switch_on(
 	struct vsphere *vsphere, const char *vm, struct deadline until, struct err *err)
 {
-	struct vim_answer answer;
 	struct soap soap;
-	struct soap_fault fault;
-	char task[VSPHERE_MOREF_BYTES];
 	soap_begin(&soap, "ReconfigVM_Task", "VirtualMachine", vm);
 	soap_open(&soap, "spec", NULL);
 	soap_bool(&soap, "changeTrackingEnabled", true);
 	soap_close(&soap, "spec");
-	int rc = vim_call_for_moref(vsphere, &soap, VIM_SAFE, until, task, &answer, err);
-	vim_free(&answer);
-	return rc ? rc
-		  : task_wait(vsphere, task, "switching change tracking on", until, NULL, &fault,
-			    err);
+	return task_run(vsphere, &soap, "switching change tracking on", until, err);
 }
 
 static int stun(struct vsphere *vsphere, const char *vm, const char *name, struct deadline until,

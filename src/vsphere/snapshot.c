@@ -283,18 +283,12 @@ struct vsphere_config *vsphere_snapshot_config(
 static int remove_once(
 	struct vsphere *vsphere, const char *snapshot, struct deadline until, struct err *err)
 {
-	struct vim_answer answer;
 	struct soap soap;
-	struct soap_fault fault;
-	char task[VSPHERE_MOREF_BYTES];
 	soap_begin(&soap, "RemoveSnapshot_Task", "VirtualMachineSnapshot", snapshot);
 	soap_bool(&soap, "removeChildren", false);
 	soap_bool(&soap, "consolidate", true);
 	/* Done twice, the second one finds it gone or being removed. */
-	int rc = vim_call_for_moref(vsphere, &soap, VIM_SAFE, until, task, &answer, err);
-	vim_free(&answer);
-	return rc ? rc
-		  : task_wait(vsphere, task, "removing the snapshot", until, NULL, &fault, err);
+	return task_run(vsphere, &soap, "removing the snapshot", until, err);
 }
 
 /* Whether it is gone from the tree, and what that left. */

@@ -114,3 +114,14 @@ int task_wait(struct vsphere *vsphere, const char *moref, const char *what, stru
 	err_copy(err, &why);
 	return err_context(err, "%s", what);
 }
+
+int task_run(struct vsphere *vsphere, struct soap *soap, const char *what, struct deadline until,
+	struct err *err)
+{
+	struct vim_answer answer;
+	struct soap_fault fault;
+	char task[VSPHERE_MOREF_BYTES];
+	int rc = vim_call_for_moref(vsphere, soap, VIM_SAFE, until, task, &answer, err);
+	vim_free(&answer);
+	return rc ? rc : task_wait(vsphere, task, what, until, NULL, &fault, err);
+}

@@ -14,4 +14,8 @@
 int task_wait(struct vsphere *vsphere, const char *task, const char *what, struct deadline until,
 	char result[VSPHERE_MOREF_BYTES], struct soap_fault *fault, struct err *err);
 
+/* Makes the call, which does no harm when it is repeated, and waits for the task that it gives. */
+int task_run(struct vsphere *vsphere, struct soap *soap, const char *what, struct deadline until,
+	struct err *err);
+
 #endif

@@ -39,6 +39,8 @@
 
 #include "base.h"
 
+#include <jansson.h>
+
 #define VSPHERE_MOREF_BYTES 128u
 #define VSPHERE_PORT 443u
 
@@ -55,6 +57,10 @@ struct vsphere_url {
 int vsphere_url_parse(const char *text, struct vsphere_url *url, struct err *err);
 /* Harmless on one of zeros. */
 void vsphere_url_free(struct vsphere_url *url);
+
+/* The one line of a file that only its owner may read (ERR_DENIED).  The caller wipes *password,
+ * *length bytes, and frees it. */
+int vsphere_password_load(const char *path, char **password, size_t *length, struct err *err);
 
 /* --- the session ---------------------------------------------------------------------------- */
 
@@ -227,6 +233,14 @@ struct vsphere_vm *vsphere_find_vm(struct vsphere *vsphere, const char *what, st
 /* The same facts by moref, fresh from the server. */
 struct vsphere_vm *vsphere_vm(struct vsphere *vsphere, const char *moref, struct err *err);
 void vsphere_vm_free(struct vsphere_vm *vm);
+
+/* --- as JSON -------------------------------------------------------------------------------- */
+
+/* As "sendense vmware ls --json" and the like show them; new, NULL without memory. */
+json_t *vsphere_about_json(const struct vsphere *vsphere);
+json_t *vsphere_listed_json(const struct vsphere_listed *vm);
+json_t *vsphere_vm_json(const struct vsphere_vm *vm);
+json_t *vsphere_disks_json(const struct vsphere_config *config);
 
 /* --- changed-block tracking ------------------------------------------------------------------ */
 
