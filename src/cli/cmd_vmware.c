@@ -11,11 +11,10 @@
 
 #include <string.h>
 
-#define ENABLE_MS 900000 /* a stun's snapshot of a busy machine is removed in minutes */
-
 struct vmware_values {
 	struct vmware_access vmware;
 	bool enable;
+	const char *state_folder;
 };
 
 /* --- ls ------------------------------------------------------------------------------------- */
@@ -159,8 +158,8 @@ static int report_cbt(struct cli *cli, const struct vsphere_vm *vm, const struct
 		return cli_print_json(
 			json_pack("{s:s, s:b, s:b, s:b, s:b, s:o}", "path", vm->path, "supported",
 				vm->cbt_supported, "enabled", vm->config->cbt_enabled,
-				"was_enabled", done->was_enabled, "stunned", done->stunned, "disks",
-				vsphere_disks_json(vm->config)),
+				"was_enabled", done->was_enabled && vm->config->cbt_enabled,
+				"stunned", done->stunned, "disks", vsphere_disks_json(vm->config)),
 			err);
 	if (cli->common.quiet)
 		return 0;
@@ -171,26 +170,29 @@ static int report_cbt(struct cli *cli, const struct vsphere_vm *vm, const struct
 	return cli_flush(err);
 }
 
-/* vm: as it was before. */
-static int cbt(struct cli *cli, struct vsphere *vsphere, const struct vsphere_vm *vm, bool enable,
-	struct err *err)
+static int enable(
+	struct cli *cli, const struct vmware_values *v, struct vsphere_cbt *done, struct err *err)
 {
-	struct vsphere_cbt done = {.was_enabled = vm->config->cbt_enabled};
-	if (!enable)
-		return report_cbt(cli, vm, &done, err);
-	if (vsphere_cbt_enable(vsphere, vm->moref, NULL, deadline_after_ms(ENABLE_MS), &done, err) <
-		0)
+	struct vmware_login login;
+	if (vmware_options_login(cli, cli->arguments.items[0], &v->vmware, &login, err) < 0)
 		return -1;
-	struct vsphere_vm *now = vsphere_vm(vsphere, vm->moref, err);
-	int rc = now ? report_cbt(cli, now, &done, err) : -1;
-	vsphere_vm_free(now);
+	const struct vmware_options options = {
+		.server = login.session,
+		.cancel = cli->cancel,
+		.what = login.url.path,
+		.state_folder = v->state_folder,
+	};
+	int rc = vmware_track(&options, done, err);
+	vmware_options_forget(&login);
 	return rc;
 }
 
 /* --- one machine ---------------------------------------------------------------------------------
  */
 
-static int with_vm(struct cli *cli, const struct vmware_values *v, bool is_cbt, struct err *err)
+/* done: what was switched on, to be told with its tracking; NULL: all that it has is told. */
+static int with_vm(struct cli *cli, const struct vmware_values *v, const struct vsphere_cbt *done,
+	struct err *err)
 {
 	char *path;
 	struct vsphere *vsphere =
@@ -200,7 +202,7 @@ static int with_vm(struct cli *cli, const struct vmware_values *v, bool is_cbt, 
 	struct vsphere_vm *vm = vsphere_find_vm(vsphere, path, err);
 	int rc = -1;
 	if (vm)
-		rc = is_cbt ? cbt(cli, vsphere, vm, v->enable, err) : info(cli, vm, err);
+		rc = done ? report_cbt(cli, vm, done, err) : info(cli, vm, err);
 	vsphere_vm_free(vm);
 	free(path);
 	vsphere_close(vsphere);
@@ -209,7 +211,7 @@ static int with_vm(struct cli *cli, const struct vmware_values *v, bool is_cbt, 
 
 static int run_info(struct cli *cli, const void *values, struct err *err)
 {
-	return with_vm(cli, values, false, err) < 0
+	return with_vm(cli, values, NULL, err) < 0
 		       ? err_context(err, "cannot tell of the virtual machine")
 		       : 0;
 }
@@ -217,7 +219,9 @@ static int run_info(struct cli *cli, const void *values, struct err *err)
 static int run_cbt(struct cli *cli, const void *values, struct err *err)
 {
 	const struct vmware_values *v = values;
-	return with_vm(cli, v, true, err) < 0
+	struct vsphere_cbt done = {.was_enabled = true};
+	int rc = v->enable ? enable(cli, v, &done, err) : 0;
+	return rc < 0 || with_vm(cli, v, &done, err) < 0
 		       ? err_context(err, v->enable ? "cannot switch change tracking on"
 						    : "cannot tell of change tracking")
 		       : 0;
@@ -271,6 +275,13 @@ static int run_debts(struct cli *cli, const void *values, struct err *err)
 /* --- options
  * --------------------------------------------------------------------------------------- */
 
+#define STATE_DIR_ROW(text, values)                                          \
+	{                                                                    \
+		.name = "state-dir", .kind = OPTION_TEXT,                    \
+		.offset = offsetof(values, state_folder), .argument = "DIR", \
+		.words = WORDS_FOLDER, .help = text                          \
+	}
+
 static const struct option_spec look_options[] = {
 	VMWARE_OPTION_ROWS(struct vmware_values),
 };
@@ -310,6 +321,9 @@ static const struct option_spec cbt_options[] = {
 		.kind = OPTION_FLAG,
 		.offset = offsetof(struct vmware_values, enable),
 		.help = "switch it on; on a running machine a snapshot is made and removed"},
+	STATE_DIR_ROW("of --enable: where it is kept which snapshots must be removed (default: as "
+		      "of sendense backup)",
+		struct vmware_values),
 };
 
 const struct command command_vmware_cbt = {
@@ -328,12 +342,8 @@ const struct command command_vmware_cbt = {
 };
 
 static const struct option_spec debts_options[] = {
-	{.name = "state-dir",
-		.kind = OPTION_TEXT,
-		.offset = offsetof(struct debts_values, state_folder),
-		.argument = "DIR",
-		.words = WORDS_FOLDER,
-		.help = "where backups keep it (default: as of sendense backup)"},
+	STATE_DIR_ROW(
+		"where backups keep it (default: as of sendense backup)", struct debts_values),
 };
 
 const struct command command_vmware_debts = {

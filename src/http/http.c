@@ -105,6 +105,7 @@ int http_drive(CURLM *multi, const struct cancel *cancel, const struct deadline 
 {
 	struct curl_waitfd extra = {.fd = cancel_fd(cancel), .events = CURL_WAIT_POLLIN};
 	int nr_running = 1, left;
+	int64_t began_ns = clock_now_ns();
 	for (;;) {
 		if (curl_multi_perform(multi, &nr_running))
 			return err_set(err, ERR_IO, "curl_multi_perform");
@@ -113,7 +114,8 @@ int http_drive(CURLM *multi, const struct cancel *cancel, const struct deadline 
 		if (cancel_requested(cancel))
 			return err_set(err, ERR_CANCELLED, "cancelled");
 		if (deadline_passed(*until))
-			return err_set(err, ERR_TIMEOUT, "no answer in time");
+			return err_set(err, ERR_TIMEOUT, "no answer in time (%.1f s)",
+				(double)(clock_now_ns() - began_ns) / 1e9);
 		int wait_ms = deadline_left_ms(deadline_min(*until, deadline_after_ms(POLL_MS)));
 		curl_multi_poll(multi, &extra, extra.fd >= 0 ? 1 : 0, wait_ms, NULL);
 	}

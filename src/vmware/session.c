@@ -194,7 +194,8 @@ static int probe_library(struct vmware_session *session, struct err *err)
 	return 0;
 }
 
-static int open_session(
+/* Logged in, the machine found and locked, what dead sessions left of it removed. */
+static int open_machine(
 	struct vmware_session *session, const struct vmware_options *options, struct err *err)
 {
 	if (take_options(session, options, err) < 0)
@@ -206,7 +207,13 @@ static int open_session(
 	if (!session->vm->config->instance_uuid[0])
 		return check_vm(session->vm, err);
 	session->lock_fd = debts_lock(&session->place, err);
-	if (session->lock_fd < 0 || vmware_debts(session->folder, pay_old, session, err) < 0)
+	return session->lock_fd < 0 ? -1 : vmware_debts(session->folder, pay_old, session, err);
+}
+
+static int open_session(
+	struct vmware_session *session, const struct vmware_options *options, struct err *err)
+{
+	if (open_machine(session, options, err) < 0)
 		return -1;
 	char moref[VSPHERE_MOREF_BYTES];
 	snprintf(moref, sizeof moref, "%s", session->vm->moref);
@@ -219,15 +226,20 @@ static int open_session(
 	return probe_library(session, err);
 }
 
-struct vmware_session *vmware_open(const struct vmware_options *options, struct err *err)
+static struct vmware_session *new_session(const struct vmware_options *options, struct err *err)
 {
 	struct vmware_session *session = calloc(1, sizeof *session);
-	if (!session) {
+	if (!session)
 		err_errno(err, ENOMEM, "cannot connect to %s", options->server.host);
-		return NULL;
-	}
-	session->lock_fd = -1;
-	if (open_session(session, options, err) == 0)
+	else
+		session->lock_fd = -1;
+	return session;
+}
+
+struct vmware_session *vmware_open(const struct vmware_options *options, struct err *err)
+{
+	struct vmware_session *session = new_session(options, err);
+	if (!session || open_session(session, options, err) == 0)
 		return session;
 	vmware_end(session, NULL);
 	return NULL;
@@ -308,17 +320,17 @@ static bool is_tracked(const struct vmware_session *session)
 	return config->cbt_enabled;
 }
 
-/* Makes a snapshot and removes it on a running machine, whose debt is ours. */
-static int switch_tracking_on(struct vmware_session *session, struct err *err)
+/* Makes a snapshot and removes it on a running machine, whose debt is ours.  why: of tracking,
+ * which is not on then; -1: there is another error. */
+static int switch_tracking_on(
+	struct vmware_session *session, struct vsphere_cbt *found, struct err *why, struct err *err)
 {
 	char name[DEBTS_NAME_BYTES];
-	struct vsphere_cbt found;
-	struct err why = ERR_INIT;
 	if (debts_name(name, err) < 0 || debts_write(&session->place, name, "", err) < 0)
 		return -1;
 	log_info("%s: change tracking is switched on", session->vm->path);
 	int rc = vsphere_cbt_enable(session->vsphere, session->vm->moref, name,
-		deadline_after_ms(session->snapshot_timeout_ms), &found, &why);
+		deadline_after_ms(session->snapshot_timeout_ms), found, why);
 	vsphere_set_cancel(session->vsphere, NULL);
 	if (pay(session, session->vm->moref, name, rc < 0 ? NULL : err) < 0) {
 		if (rc == 0)
@@ -327,7 +339,16 @@ static int switch_tracking_on(struct vmware_session *session, struct err *err)
 			session->vm->path);
 	}
 	vsphere_set_cancel(session->vsphere, session->cancel);
-	if (rc == 0)
+	return 0;
+}
+
+static int try_tracking(struct vmware_session *session, struct err *err)
+{
+	struct vsphere_cbt found;
+	struct err why = ERR_INIT;
+	if (switch_tracking_on(session, &found, &why, err) < 0)
+		return -1;
+	if (why.code == ERR_NONE)
 		return 0;
 	if (why.code != ERR_REFUSED && why.code != ERR_DENIED && why.code != ERR_UNSUPPORTED)
 		return err_copy(err, &why);
@@ -345,7 +366,20 @@ static int enable_tracking(struct vmware_session *session, struct err *err)
 		return say_untracked(session,
 			"it can be switched on only while there is no snapshot (remove those that "
 			"it has)");
-	return switch_tracking_on(session, err);
+	return try_tracking(session, err);
+}
+
+int vmware_track(const struct vmware_options *options, struct vsphere_cbt *found, struct err *err)
+{
+	struct err why = ERR_INIT;
+	struct vmware_session *session = new_session(options, err);
+	int rc = session ? open_machine(session, options, err) : -1;
+	if (rc == 0)
+		rc = switch_tracking_on(session, found, &why, err);
+	if (rc == 0 && why.code != ERR_NONE)
+		rc = err_copy(err, &why);
+	vmware_end(session, NULL);
+	return rc;
 }
 
 /* --- begin

@@ -132,6 +132,14 @@ void vmware_commit(struct vmware_session *session);
  */
 int vmware_end(struct vmware_session *session, struct err *err);
 
+/*
+ * Without a backup: switches change tracking on, as vsphere_cbt_enable() does.  Its snapshot is
+ * written down as a debt, no other session has the machine meanwhile, and snapshots of dead ones
+ * are removed first.  Of the options all that is said of snapshots' disks is not used.  Errors as
+ * of vmware_open() and vsphere_cbt_enable().
+ */
+int vmware_track(const struct vmware_options *options, struct vsphere_cbt *found, struct err *err);
+
 /* --- debts ------------------------------------------------------------------------------------ */
 
 /* statedir_find() of "vmware". */

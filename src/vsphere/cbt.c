@@ -82,15 +82,9 @@ static int switch_on(
 static int stun(struct vsphere *vsphere, const char *vm, const char *name, struct deadline until,
 	struct err *err)
 {
-	char made_up[64], moref[VSPHERE_MOREF_BYTES];
-	uint64_t random;
+	char moref[VSPHERE_MOREF_BYTES];
 	struct vsphere_taken taken;
 	struct err gone = ERR_INIT;
-	if (file_random(&random, sizeof random, err))
-		return -1;
-	snprintf(made_up, sizeof made_up, "sendense-cbt-%016llx", (unsigned long long)random);
-	if (!name)
-		name = made_up;
 	int rc = vsphere_snapshot_create(vsphere, vm, name,
 		"Made by Sendense to begin change tracking; it is removed at once.", false, until,
 		&taken, err);

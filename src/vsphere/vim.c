@@ -43,6 +43,9 @@ static int exchange(struct vsphere *vsphere, const struct soap *request, enum vi
 	answer->parser = xml_parser_new(err);
 	if (!answer->parser)
 		return -1;
+	/* A login whose answer was lost may have named a session: in that one there is no other. */
+	if (!vsphere->logged_in)
+		https_forget(vsphere->https);
 	*call = (struct https_call){.what = request->method,
 		.path = "/sdk",
 		.body = request->text,
@@ -152,7 +155,6 @@ int vim_login(struct vsphere *vsphere, struct deadline until, struct err *err)
 	struct soap soap;
 	if (vsphere->logged_in)
 		return 0;
-	https_forget(vsphere->https);
 	soap_begin(&soap, "Login", "SessionManager", vsphere->session_manager);
 	soap_text(&soap, "userName", vsphere->user);
 	soap_text(&soap, "password", vsphere->password);
@@ -178,7 +180,6 @@ static void logout(struct vsphere *vsphere)
 	if (!vsphere->logged_in)
 		return;
 	vsphere->cancel = NULL;
-	vsphere->logged_in = false;
 	soap_begin(&soap, "Logout", "SessionManager", vsphere->session_manager);
 	if (soap_end(&soap, &err) ||
 		exchange(vsphere, &soap, VIM_SAFE, deadline_after_ms(VIM_LOGOUT_MS), &call, &answer,
@@ -186,6 +187,7 @@ static void logout(struct vsphere *vsphere)
 		if (!is_expired(&answer))
 			log_warning(
 				"%s (the session ends when it has been idle for long)", err.text);
+	vsphere->logged_in = false;
 	soap_free(&soap);
 	vim_free(&answer);
 }
@@ -217,8 +219,6 @@ int vim_call(struct vsphere *vsphere, struct soap *request, enum vim_repeat repe
 				https_where(vsphere->https), request->method);
 			break;
 		}
-		log_info("%s: the session has expired, logging in again",
-			https_where(vsphere->https));
 	}
 	soap_free(request);
 	return rc;

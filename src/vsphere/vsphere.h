@@ -255,8 +255,7 @@ struct vsphere_cbt {
  * Switches tracking on, if it is off.  On a running VM with a disk that is not tracked yet a
  * snapshot is made and removed at once, because tracking begins at the next stun only. ERR_REFUSED:
  * it has snapshots (named), hardware before version 7, or is a template; ERR_BUSY: it is being
- * moved.  name: of that snapshot, unique, for who must know it whatever happens; NULL: one is made
- * up.
+ * moved.  name: of that snapshot, unique, so that the caller knows it whatever happens.
  */
 int vsphere_cbt_enable(struct vsphere *vsphere, const char *vm, const char *name,
 	struct deadline until, struct vsphere_cbt *found, struct err *err);

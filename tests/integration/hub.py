@@ -137,6 +137,14 @@ class Hub:
         self.stop()
         return self.start()
 
+    def stay_at_port(self):
+        """From its next start on it listens where it does now, so that a client finds it again."""
+        with open(self.conf, encoding="utf-8") as file:
+            text = file.read()
+        with open(self.conf, "w", encoding="utf-8") as file:
+            file.write(text.replace("listen = 127.0.0.1:0",
+                                    f"listen = 127.0.0.1:{self.url.rsplit(':', 1)[1]}", 1))
+
     def reload(self):
         """SIGHUP; waits until it is told."""
         before = len(self.process.err)

@@ -1,6 +1,7 @@
 """sendense vmware ls, info, cbt: against the test vCenter."""
 
 import os
+import signal
 
 import pytest
 
@@ -54,7 +55,14 @@ def test_info(vc):
     assert vc.sessions() == 0
 
 
-def test_cbt(vc):
+@pytest.fixture(name="state")
+def state_fixture(scratch, monkeypatch):
+    folder = os.path.join(scratch, "debts")
+    monkeypatch.setenv("SENDENSE_STATE_DIR", folder)
+    return folder
+
+
+def test_cbt(vc, state):
     made = vc.add_machine("web01", {2000: MIB})
     env = dict(os.environ, SENDENSE_VMWARE_PASSWORD_FILE=vc.password_file)
     url = vc.url("DC0/vm/web01")
@@ -71,10 +79,52 @@ def test_cbt(vc):
         made.take_snapshot(name)
     fails("vmware", "cbt", "--enable", url, *trust(vc), case="change tracking, with old snapshots",
           contains=["3 snapshots", "\"one\", \"two\", \"three\""])
-    assert vc.sessions() == 0
+    assert vc.sessions() == 0 and os.listdir(state) == []
 
 
-def test_bad_input(vc, scratch):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_cbt_that_is_killed_in_the_stun(vc, state, servers, number):
+    """Its snapshot is written down: the next one removes it."""
+    made = vc.add_machine("web01", {2000: MIB})
+    words = "vmware", "cbt", "--enable", vc.url("web01"), *trust(vc)
+    vc.fail("RemoveSnapshot_Task", slow=20)
+    process = servers.start(support.SENDENSE, *words)
+    support.wait_for(lambda: vc.held() or not process.running, "the stun's end")
+    fails(*words, case="change tracking, while it is being switched on",
+          contains=["is at work", f"process {process.pid}"])
+    process.signal(number)
+    if number == signal.SIGINT:
+        vc.heal()
+        vc.release()
+    process.wait()
+    vc.expire_sessions()
+    if number == signal.SIGKILL:
+        vc.heal()
+        vc.release()
+        (left,) = made.snapshots()
+        assert f"debt-{left}.json" in os.listdir(state)
+        assert left in sendense("vmware", "debts").out
+    else:
+        assert process.wait() == 1 and made.snapshots() == [] and os.listdir(state) == []
+    sendense(*words)
+    assert made.snapshots() == [] and os.listdir(state) == []
+    assert made.state()["cbt"] and vc.sessions() == 0
+
+
+def test_cbt_whose_snapshot_stays(vc, state):
+    made = vc.add_machine("web01", {2000: MIB})
+    words = "vmware", "cbt", "--enable", vc.url("web01"), *trust(vc)
+    vc.fail("RemoveSnapshot_Task", calls=-1, task="InvalidState")
+    said = fails(*words, case="change tracking, whose snapshot cannot be removed",
+                 contains="InvalidState")
+    (left,) = made.snapshots()
+    assert left in said.err and f"debt-{left}.json" in os.listdir(state)
+    vc.heal()
+    sendense(*words)
+    assert made.snapshots() == [] and os.listdir(state) == []
+
+
+def test_bad_input(vc, scratch, state):
     made = vc.add_machine("web01", {2000: MIB})
     url = vc.url("web01")
 
@@ -119,4 +169,4 @@ def test_bad_input(vc, scratch):
     fails("vmware", "cbt", "--enable", url, *trust(vc), case="change tracking of a VM on the move",
           contains="is being moved")
     made.set_migrating(False)
-    assert made.snapshots() == [] and vc.sessions() == 0
+    assert made.snapshots() == [] and vc.sessions() == 0 and os.listdir(state) == []

@@ -494,13 +494,9 @@ def test_the_nbd_service_is_killed_and_the_backup_ends_well(alone):
 
 
 def test_the_hub_is_killed_and_started_again(alone):
-    listen = f"listen = 127.0.0.1:{alone.hub.url.rsplit(':', 1)[1]}"
     process = start_slow(alone)
     alone.hub.kill()
-    with open(alone.hub.conf, encoding="utf-8") as file:
-        text = file.read()
-    with open(alone.hub.conf, "w", encoding="utf-8") as file:
-        file.write(text.replace("listen = 127.0.0.1:0", listen, 1))
+    alone.hub.stay_at_port()
     alone.hub.start()
     report = report_of(process)
     assert report["disks"][0]["resumed"] == "no"

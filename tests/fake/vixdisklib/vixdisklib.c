@@ -12,7 +12,7 @@
  *   init= prepare= connect= open= info= query=CODE   that call fails so
  *   read=CODE         reads fail that touch the byte read_at=OFFSET (default: all)
  *   slow=MS           each read takes that long
- *   hang=init|connect|open|read|query|close     the call never returns
+ *   hang=load|init|connect|open|read|query|close     the call never returns
  *   crash=N           the Nth read ends the process with a segmentation fault
  *   killed=N          the same, by SIGKILL
  *   async=no          ReadAsync is not supported; async=late: done before it returns
@@ -186,6 +186,20 @@ static void hang_if(const char *where)
 		pause();
 }
 
+/* While it is loaded. */
+__attribute__((constructor)) static void take_configuration(void)
+{
+	const char *path = getenv("SENDENSE_FAKE_VDDK");
+	FILE *file = path ? fopen(path, "re") : NULL;
+	if (file) {
+		lib.text[fread(lib.text, 1, sizeof lib.text - 1, file)] = '\0';
+		fclose(file);
+	}
+	if (told_is("hang", "load"))
+		note("load");
+	hang_if("load");
+}
+
 __attribute__((format(printf, 2, 3))) static void say(say_fn *to, const char *format, ...)
 {
 	va_list ap;
@@ -222,12 +236,6 @@ static void check_process(const char *libdir)
 EXPORT error_t64 VixDiskLib_InitEx(uint32_t major, uint32_t minor, say_fn *log, say_fn *warn,
 	say_fn *panic, const char *libdir, const char *config)
 {
-	const char *path = getenv("SENDENSE_FAKE_VDDK");
-	FILE *file = path ? fopen(path, "re") : NULL;
-	if (file) {
-		lib.text[fread(lib.text, 1, sizeof lib.text - 1, file)] = '\0';
-		fclose(file);
-	}
 	RULE(!lib.initialised, "InitEx twice");
 	RULE(log && warn && panic, "a log function is NULL");
 	RULE(major >= 5 && major <= MAJOR && minor < 10, "InitEx for version %u.%u", major, minor);
@@ -237,7 +245,7 @@ EXPORT error_t64 VixDiskLib_InitEx(uint32_t major, uint32_t minor, say_fn *log, 
 	lib.warn = warn;
 	lib.panic = panic;
 	char content[1024] = "";
-	file = config ? fopen(config, "re") : NULL;
+	FILE *file = config ? fopen(config, "re") : NULL;
 	RULE(!config || file, "cannot read the configuration %s", config);
 	if (file) {
 		content[fread(content, 1, sizeof content - 1, file)] = '\0';

@@ -136,7 +136,7 @@ static json_t *do_list(struct vsphere *vsphere, const json_t *order, struct err 
 static json_t *do_cbt(struct vsphere *vsphere, const json_t *order, struct err *err)
 {
 	struct vsphere_cbt cbt;
-	if (vsphere_cbt_enable(vsphere, text_of(order, "vm"), NULL, until_of(order), &cbt, err))
+	if (vsphere_cbt_enable(vsphere, text_of(order, "vm"), "stun", until_of(order), &cbt, err))
 		return NULL;
 	return json_pack("{s:b, s:b, s:i, s:i}", "was_enabled", cbt.was_enabled, "stunned",
 		cbt.stunned, "disks", (int)cbt.nr_disks, "tracked", (int)cbt.nr_tracked);
