@@ -8,8 +8,13 @@
 
 static size_t most_of(const struct rest_request *request)
 {
-	size_t most = request->match.route->body_most;
-	return most ? most : REST_BODY_MOST;
+	const struct rest_route *route = request->match.route;
+	return route && route->body_most ? route->body_most : REST_BODY_MOST;
+}
+
+size_t rest_body_swallowed_most(const struct rest_request *request)
+{
+	return most_of(request) + REST_BODY_MOST;
 }
 
 static bool has_method_with_body(const struct rest_request *request)
@@ -91,14 +96,10 @@ static bool make_room(struct rest_request *request, size_t length)
 	return true;
 }
 
-/*
- * What came of a body that is refused is read and thrown away, as long as it is not much: a
- * client that is cut off while it sends might never read the reason.
- */
 static bool swallow(struct rest_request *request, size_t length)
 {
 	request->swallowed += length;
-	return request->swallowed <= 2 * (size_t)REST_BODY_MOST;
+	return request->swallowed <= rest_body_swallowed_most(request);
 }
 
 bool rest_body_take(struct rest_request *request, const void *bytes, size_t length)

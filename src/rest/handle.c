@@ -54,7 +54,7 @@ static bool may_answer_now(const struct rest_request *request)
 {
 	const char *length = rest_header(request, "Content-Length");
 	return rest_header(request, "Expect") ||
-	       (length && strtoull(length, NULL, 10) > 2ull * REST_BODY_MOST);
+	       (length && strtoull(length, NULL, 10) > rest_body_swallowed_most(request));
 }
 
 static enum MHD_Result begin(struct rest_request *request, const char *method)

@@ -195,6 +195,8 @@ struct rest_request {
 bool rest_gate_enter(struct rest_request *request);
 
 /* body.c: takes the body in, within bounds. */
+/* So much of a refused one is read and thrown away, so that its sender comes to read why. */
+size_t rest_body_swallowed_most(const struct rest_request *request);
 /* Before the first byte: 413, 415. */
 bool rest_body_announced(struct rest_request *request);
 /* False: too much came, the connection has to end. */

@@ -362,7 +362,7 @@ class Stopped:
             try:
                 with open(path, encoding="ascii", errors="replace") as file:
                     states.add(file.read().rpartition(")")[2].split()[0])
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 return "?"
         return states.pop() if len(states) == 1 else "?"
 
@@ -373,7 +373,7 @@ class Stopped:
             try:
                 with open(path, encoding="utf-8") as file:
                     switches += [line for line in file if "_ctxt_switches" in line]
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 pass
         seen = (self.state(), switches)
         self.nr_seen = self.nr_seen + 1 if seen == self.seen and seen[0] in ("t", "T") else 0

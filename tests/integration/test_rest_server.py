@@ -205,6 +205,13 @@ def test_bodies_are_bounded(server):
                                  kind="application/octet-stream" if octets else "application/json")
             assert answer.status == status, (size, curl, answer.text)
     assert server.call("GET", "/api/v1/octets").bytes == bytes(3 * mib)
+    # Who sends all of it before looking for an answer reads it all the same.
+    with connect(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        got = ask(connection, b"PUT /api/v1/octets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer operate\r\n"
+                  b"Connection: close\r\nContent-Type: application/octet-stream\r\n"
+                  b"Content-Length: %d\r\n\r\n" % (3 * mib + 1) + bytes(3 * mib + 1))
+    assert got.startswith("HTTP/1.1 413"), got
     # Announced, not sent: no memory is taken for it, and the answer comes at once.
     with connect(server) as connection:
         got = ask(connection, "POST /api/v1/things HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer operate\r\n"
