@@ -160,6 +160,8 @@ void backup_args_free(struct backup *b);
 void backup_sources_identify(struct backup *b);
 /* Opens every disk with what tells of its changes; of a machine since what each disk says. */
 int backup_sources_open(struct backup *b, struct err *err);
+/* How the machine was read: see the two rooms; NULL: there is none. */
+const char *backup_sources_consistency(const struct backup *b, const char **reason);
 /* A machine's disks must still be what they were at its moment; if they are not, that is the
  * reason, whatever came of it (rc, err). */
 int backup_sources_check(struct backup *b, int rc, struct err *err);

@@ -64,6 +64,7 @@ static int open_machine(struct backup *b, struct err *err)
 	struct qemu_source_options options = {
 		.name = name,
 		.agent = v->agent,
+		.bitmaps = b->is_replica ? "sendense.replica-" : "sendense-",
 		.scratch = v->scratch,
 		.no_freeze = v->no_freeze,
 		.cancel = b->cli->cancel,

@@ -279,6 +279,16 @@ bool backup_sources_may_change(const struct backup *b)
 	return false;
 }
 
+const char *backup_sources_consistency(const struct backup *b, const char **reason)
+{
+	*reason = b->vmware ? vmware_consistency_reason(b->vmware)
+		  : b->qemu ? qemu_source_consistency_reason(b->qemu)
+			    : NULL;
+	return b->vmware ? vmware_consistency(b->vmware)
+	       : b->qemu ? qemu_source_consistency(b->qemu)
+			 : NULL;
+}
+
 int backup_sources_check(struct backup *b, int rc, struct err *err)
 {
 	struct err why = ERR_INIT;

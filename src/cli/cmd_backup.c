@@ -112,17 +112,6 @@ static void tell_stage(void *context, const char *stage)
 	progress_stage(b->progress, stage);
 }
 
-/* How the machine was read. */
-static const char *consistency(const struct backup *b, const char **reason)
-{
-	*reason = b->vmware ? vmware_consistency_reason(b->vmware)
-		  : b->qemu ? qemu_source_consistency_reason(b->qemu)
-			    : NULL;
-	return b->vmware ? vmware_consistency(b->vmware)
-	       : b->qemu ? qemu_source_consistency(b->qemu)
-			 : NULL;
-}
-
 /* Of a machine's own identity, which stands first among that of its disks. */
 static size_t nr_machine_identity(const struct backup *b)
 {
@@ -151,7 +140,7 @@ static struct store_backup *begin(struct backup *b, struct err *err)
 		.estimate = backup_sources_estimate,
 		.context = b,
 	};
-	options.consistency = consistency(b, &options.consistency_reason);
+	options.consistency = backup_sources_consistency(b, &options.consistency_reason);
 	options.source.identity = b->disks[0].identity;
 	options.source.nr_identity = nr_machine_identity(b);
 	return store_backup_begin(b->store, &options, b->decisions, err);

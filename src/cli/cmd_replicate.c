@@ -24,7 +24,8 @@ static const struct option_spec option_table[] = {
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct replicate_values, source.vm),
 		.argument = "NAME",
-		.help = "the virtual machine's name: its record is kept by it (required)"},
+		.help = "the virtual machine's name: its record is kept by it (default: that of a "
+			"machine of a vCenter; otherwise it is required)"},
 	BACKUP_SOURCE_ROWS,
 	{.name = "target",
 		.kind = OPTION_LIST,
@@ -73,6 +74,7 @@ static const struct option_spec option_table[] = {
 		.words = WORDS_FOLDER,
 		.help = "where the records are (default: $SENDENSE_STATE_DIR, "
 			"/var/lib/sendense/replica, or ~/.local/state/sendense/replica)"},
+	BACKUP_MACHINE_ROWS("vmware-state-dir"),
 };
 
 /* --- the disks --------------------------------------------------------------------------- */
@@ -81,20 +83,20 @@ static const struct option_spec option_table[] = {
 static char *source_id(const struct replicate *r, size_t i)
 {
 	const struct option_list *ids = &r->values->disk_ids;
-	const struct repository_source *source = &r->sources.offers[i].offer.source;
+	const struct backup_disk *disk = &r->sources.disks[i];
 	char *id = NULL;
 	for (size_t k = 0; k < ids->nr; k++) {
 		char key[REPOSITORY_KEY_BYTES];
 		const char *value;
 		disks_split_key(ids->items[k], key, &value);
-		if (strcmp(key, r->sources.disks[i].key) == 0)
+		if (strcmp(key, disk->key) == 0)
 			return asprintf(&id, "id=%s", value) < 0 ? NULL : id;
 	}
 	id = strdup("");
-	for (size_t k = 0; id && k < source->nr_identity; k++) {
+	for (size_t k = 0; id && k < disk->nr_identity; k++) {
 		char *joined = NULL;
-		if (asprintf(&joined, "%s%s%s=%s", id, id[0] ? ", " : "", source->identity[k].name,
-			    source->identity[k].value) < 0)
+		if (asprintf(&joined, "%s%s%s=%s", id, id[0] ? ", " : "", disk->identity[k].name,
+			    disk->identity[k].value) < 0)
 			joined = NULL;
 		free(id);
 		id = joined;
@@ -119,31 +121,113 @@ static int check_disk_ids(const struct replicate *r, struct err *err)
 	return 0;
 }
 
+/* A machine's disks need not be open for it. */
+static uint64_t size_of(const struct backup_disk *disk)
+{
+	return disk->vmware ? disk->vmware->size_bytes
+	       : disk->qemu ? disk->qemu->size_bytes
+			    : block_info(disk->source)->size_bytes;
+}
+
 static int gather(struct replicate *r, struct err *err)
 {
 	size_t nr = r->sources.nr_disks;
 	r->disks = calloc(nr, sizeof *r->disks);
-	r->source_ids = calloc(nr, sizeof *r->source_ids);
-	if (!r->disks || !r->source_ids)
+	r->names = calloc(nr, sizeof *r->names);
+	if (!r->disks || !r->names)
 		return err_errno(err, ENOMEM, "cannot replicate");
 	for (size_t i = 0; i < nr; i++) {
 		const struct backup_disk *source = &r->sources.disks[i];
-		r->source_ids[i] = source_id(r, i);
-		if (!r->source_ids[i])
+		r->names[i] = (struct replicate_source){strdup(source->name), source_id(r, i)};
+		if (!r->names[i].name || !r->names[i].id)
 			return err_errno(err, ENOMEM, "cannot replicate");
 		r->disks[i] = (struct replica_disk){
 			.key = source->key,
-			.source_id = r->source_ids[i],
+			.source_id = r->names[i].id,
 			.target_id = r->targets[i].id,
 			.target = r->targets[i].name,
-			.source = source->source,
+			.size_bytes = size_of(source),
 			.target_block = r->targets[i].block,
-			.offer = &r->sources.offers[i].offer,
-			.change_id = r->sources.offers[i].change_id,
-			.bitmap = r->sources.offers[i].bitmap,
 		};
 	}
 	return 0;
+}
+
+static void take_sources(struct replicate *r)
+{
+	for (size_t i = 0; i < r->sources.nr_disks; i++) {
+		const struct store_backup_disk *offer = &r->sources.offers[i];
+		r->disks[i].source = r->sources.disks[i].source;
+		r->disks[i].offer = &offer->offer;
+		r->disks[i].change_id = offer->change_id;
+		r->disks[i].bitmap = offer->bitmap;
+	}
+}
+
+/* --- machines ------------------------------------------------------------------------------- */
+
+static bool is_machine(const struct replicate *r)
+{
+	return r->sources.qemu || r->sources.vmware;
+}
+
+/* Those that were to be left out, for the record. */
+static int find_left_out(struct replicate *r, size_t *nr, struct err *err)
+{
+	const struct vmware_session *session = r->sources.vmware;
+	*nr = session ? vmware_nr_skipped(session) : 0;
+	r->left_out = calloc(*nr + 1, sizeof *r->left_out);
+	if (!r->left_out)
+		return err_errno(err, ENOMEM, "cannot replicate");
+	for (size_t i = 0; i < *nr; i++) {
+		const struct vmware_skipped *skipped = vmware_skipped(session, i);
+		r->left_out[i] = (struct replica_left_out){skipped->key, skipped->why};
+	}
+	return 0;
+}
+
+static int find_name(struct replicate *r, struct err *err)
+{
+	struct backup *sources = &r->sources;
+	return sources->vm[0] ? 0 : vmware_source_own_name(sources->vmware, sources->vm, err);
+}
+
+/* What it wrote after the last run would be lost. */
+static int check_cutover(const struct replicate *r, struct err *err)
+{
+	const struct backup *sources = &r->sources;
+	if (!r->values->cutover ||
+		(!(sources->vmware && vmware_is_running(sources->vmware)) &&
+			!(sources->qemu && qemu_source_is_running(sources->qemu))))
+		return 0;
+	return err_set(err, ERR_REFUSED,
+		"--cutover: %s runs, and what it writes later would be lost (switch it off first)",
+		sources->vm);
+}
+
+/* The record says since what its changes are asked. */
+static int plan(struct replicate *r, struct err *err)
+{
+	for (size_t i = 0; i < r->sources.nr_disks; i++) {
+		struct backup_disk *disk = &r->sources.disks[i];
+		const char *change_id, *bitmap;
+		replica_since(r->replica, i, &change_id, &bitmap);
+		const char *since = r->sources.qemu ? bitmap : change_id;
+		disk->since = since ? strdup(since) : NULL;
+		if (since && !disk->since)
+			return err_errno(err, ENOMEM, "cannot replicate");
+	}
+	return 0;
+}
+
+static int open_machine(struct replicate *r, struct err *err)
+{
+	const char *reason;
+	if (plan(r, err) < 0 || backup_sources_open(&r->sources, err) < 0)
+		return -1;
+	r->consistency = backup_sources_consistency(&r->sources, &reason);
+	r->consistency_reason = reason ? strdup(reason) : NULL;
+	return reason && !r->consistency_reason ? err_errno(err, ENOMEM, "cannot replicate") : 0;
 }
 
 /* --- the flow -------------------------------------------------------------------------------- */
@@ -151,16 +235,20 @@ static int gather(struct replicate *r, struct err *err)
 static int open_replica(struct replicate *r, char folder[STATEDIR_BYTES], struct err *err)
 {
 	const struct replicate_values *v = r->values;
-	if (replica_folder(v->state_dir, folder, err) < 0)
+	size_t nr_left_out;
+	if (replica_folder(v->state_dir, folder, err) < 0 ||
+		find_left_out(r, &nr_left_out, err) < 0)
 		return -1;
 	struct replica_options options = {
 		.folder = folder,
-		.vm = v->source.vm,
+		.vm = r->sources.vm,
 		.software = version_text(),
 		.force = v->force,
 		.no_alias_proof = v->no_alias_proof,
 		.read_back = v->verify && strcmp(v->verify, "read-back") == 0,
 		.cutover = v->cutover,
+		.left_out = r->left_out,
+		.nr_left_out = nr_left_out,
 		.cancel = r->cli->cancel,
 		.open_target = replicate_targets_again,
 		.context = r,
@@ -172,15 +260,23 @@ static int open_replica(struct replicate *r, char folder[STATEDIR_BYTES], struct
 static int prepare(struct replicate *r, struct err *err)
 {
 	progress_stage(r->progress, "open");
-	if (backup_sources_open(&r->sources, err) < 0 || replicate_targets_open(r, err) < 0 ||
-		gather(r, err) < 0)
+	if (!is_machine(r) && backup_sources_open(&r->sources, err) < 0)
 		return -1;
+	backup_sources_identify(&r->sources);
+	if (replicate_targets_open(r, err) < 0 || gather(r, err) < 0)
+		return -1;
+	if (!is_machine(r))
+		take_sources(r);
 	progress_stage(r->progress, "match");
 	if (replica_match(r->replica, r->disks, r->sources.nr_disks, err) < 0)
 		return -1;
 	progress_stage(r->progress, "prove");
 	if (replica_prove(r->replica, err) < 0)
 		return -1;
+	/* Whatever could be refused without it was. */
+	if (is_machine(r) && open_machine(r, err) < 0)
+		return -1;
+	take_sources(r);
 	progress_stage(r->progress, "begin");
 	return replica_begin(r->replica, err);
 }
@@ -194,8 +290,8 @@ static int copy(struct replicate *r, struct err *err)
 		one->label = r->sources.disks[i].label;
 		one->target = r->targets[i].block;
 		if (replica_copy(r->replica, i, &one->options, &one->source, err) < 0 ||
-			progress_add_disk(r->progress, r->disks[i].key,
-				block_info(one->source)->size_bytes, &one->figures, err) < 0)
+			progress_add_disk(r->progress, r->disks[i].key, r->disks[i].size_bytes,
+				&one->figures, err) < 0)
 			return -1;
 	}
 	progress_stage(r->progress, "copy");
@@ -221,11 +317,15 @@ static int replicate(struct replicate *r, struct err *err)
 {
 	if (prepare(r, err) < 0)
 		return -1;
-	if (copy(r, err) < 0 || verify(r, err) < 0)
+	int rc = copy(r, err) < 0 ? -1 : verify(r, err);
+	if (backup_sources_check(&r->sources, rc, err) < 0)
 		return err_hint(err, "the targets hold parts of two generations now; the next run "
 				     "goes on");
 	progress_stage(r->progress, "commit");
-	return replica_commit(r->replica, err);
+	if (replica_commit(r->replica, err) < 0)
+		return -1;
+	backup_sources_commit(&r->sources);
+	return 0;
 }
 
 /* --- telling ------------------------------------------------------------------------------------
@@ -236,13 +336,12 @@ static json_t *disk_json(const struct replicate *r, size_t i)
 	struct replica_outcome outcome;
 	replica_outcome(r->replica, i, &outcome);
 	json_t *disk = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s}", "key",
-		r->disks[i].key, "source", r->sources.disks[i].name, "target", r->targets[i].name,
-		"mode", outcome.full ? "full" : "delta", "reason", outcome.reason, "changed_by",
+		r->disks[i].key, "source", r->names[i].name, "target", r->targets[i].name, "mode",
+		outcome.full ? "full" : "delta", "reason", outcome.reason, "changed_by",
 		repository_change_name(outcome.change), "resumed", outcome.resumed, "verified",
 		outcome.verified, "root", outcome.root_hex);
 	if (disk)
-		cli_json_figures(disk, block_info(r->disks[i].source)->size_bytes,
-			&r->sources.copies[i].figures);
+		cli_json_figures(disk, r->disks[i].size_bytes, &r->sources.copies[i].figures);
 	return disk;
 }
 
@@ -252,9 +351,10 @@ static int print_json(const struct replicate *r, int64_t took_ns, struct err *er
 	for (size_t i = 0; i < r->sources.nr_disks; i++)
 		json_array_append_new(disks, disk_json(r, i));
 	return cli_print_json(
-		json_pack("{s:s, s:I, s:b, s:s, s:f, s:o}", "vm", r->values->source.vm,
+		json_pack("{s:s, s:I, s:b, s:s, s:s*, s:s*, s:f, s:o}", "vm", r->sources.vm,
 			"generation", (json_int_t)replica_generation(r->replica), "cut_over",
-			r->values->cutover, "aliasing", replica_aliasing(r->replica), "seconds",
+			r->values->cutover, "aliasing", replica_aliasing(r->replica), "consistency",
+			r->consistency, "consistency_reason", r->consistency_reason, "seconds",
 			(double)took_ns / 1e9, "disks", disks),
 		err);
 }
@@ -267,10 +367,9 @@ static int print_report(const struct replicate *r, int64_t took_ns, struct err *
 	if (r->cli->common.quiet)
 		return 0;
 	char took[SIZE_TEXT_BYTES];
-	printf("Replicated %s in %s: generation %" PRIu64 "%s; aliasing %s.\n",
-		r->values->source.vm, cli_duration_text(took_ns, took),
-		replica_generation(r->replica), r->values->cutover ? ", cut over" : "",
-		replica_aliasing(r->replica));
+	printf("Replicated %s in %s: generation %" PRIu64 "%s; aliasing %s.\n", r->sources.vm,
+		cli_duration_text(took_ns, took), replica_generation(r->replica),
+		r->values->cutover ? ", cut over" : "", replica_aliasing(r->replica));
 	for (size_t i = 0; i < nr; i++) {
 		struct replica_outcome outcome;
 		replica_outcome(r->replica, i, &outcome);
@@ -280,8 +379,8 @@ static int print_report(const struct replicate *r, int64_t took_ns, struct err *
 	}
 	struct figures_row *rows = calloc(nr, sizeof *rows);
 	for (size_t i = 0; rows && i < nr; i++)
-		rows[i] = (struct figures_row){r->disks[i].key,
-			block_info(r->disks[i].source)->size_bytes, &r->sources.copies[i].figures};
+		rows[i] = (struct figures_row){
+			r->disks[i].key, r->disks[i].size_bytes, &r->sources.copies[i].figures};
 	if (rows)
 		figures_print(rows, nr);
 	free(rows);
@@ -292,10 +391,11 @@ static int run_replicate(struct replicate *r, struct err *err)
 {
 	char folder[STATEDIR_BYTES];
 	if (backup_args_read(&r->sources, err) < 0 || check_disk_ids(r, err) < 0 ||
-		replicate_targets_read(r, err) < 0)
+		replicate_targets_read(r, err) < 0 || find_name(r, err) < 0 ||
+		check_cutover(r, err) < 0)
 		return -1;
 	int64_t began_ns = clock_now_ns();
-	r->progress = progress_start(&r->cli->common, err);
+	r->progress = r->sources.progress = progress_start(&r->cli->common, err);
 	if (!r->progress)
 		return -1;
 	progress_stage(r->progress, "recover");
@@ -303,9 +403,30 @@ static int run_replicate(struct replicate *r, struct err *err)
 	if (rc == 0)
 		rc = replicate(r, err);
 	if (rc < 0)
-		err_context(err, "cannot replicate %s", r->values->source.vm);
+		err_context(err, "cannot replicate %s", r->sources.vm);
+	/* The machine waits for nobody who reads the report. */
+	if (r->sources.vmware)
+		progress_stage(r->progress, "remove-snapshot");
+	replica_end_reading(r->replica);
+	backup_sources_close(&r->sources);
 	progress_end(r->progress, err);
 	return rc == 0 ? print_report(r, clock_now_ns() - began_ns, err) : -1;
+}
+
+static void free_replicate(struct replicate *r)
+{
+	replica_close(r->replica);
+	replicate_targets_close(r);
+	for (size_t i = 0; r->names && i < r->sources.nr_disks; i++) {
+		free(r->names[i].name);
+		free(r->names[i].id);
+	}
+	free(r->names);
+	free(r->left_out);
+	free(r->consistency_reason);
+	free(r->disks);
+	backup_sources_close(&r->sources);
+	backup_args_free(&r->sources);
 }
 
 static int run(struct cli *cli, const void *values, struct err *err)
@@ -314,17 +435,10 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	struct replicate r = {
 		.cli = cli,
 		.values = v,
-		.sources = {.cli = cli, .values = &v->source},
+		.sources = {.cli = cli, .values = &v->source, .is_replica = true},
 	};
 	int rc = run_replicate(&r, err);
-	replica_close(r.replica);
-	replicate_targets_close(&r);
-	for (size_t i = 0; r.source_ids && i < r.sources.nr_disks; i++)
-		free(r.source_ids[i]);
-	free(r.source_ids);
-	free(r.disks);
-	backup_sources_close(&r.sources);
-	backup_args_free(&r.sources);
+	free_replicate(&r);
 	if (rc < 0 && r.found_damage) {
 		cli_report_error(cli->common.json, command_replicate.name, err);
 		return EXIT_DAMAGE;
@@ -334,7 +448,7 @@ static int run(struct cli *cli, const void *values, struct err *err)
 
 const struct command command_replicate = {
 	.name = "replicate",
-	.arguments = "",
+	.arguments = "[SOURCE]",
 	.summary = "Keep raw targets up to date with the disks of a virtual machine",
 	.details =
 		"Each disk goes to the one target that --target names by the disk's key: a raw "
@@ -344,12 +458,16 @@ const struct command command_replicate = {
 		"proven: one target for each disk, none of them twice or another's under a second\n"
 		"name, and from the second run on each must hold what the run before it wrote.\n"
 		"\n"
+		"A running machine is one SOURCE, as in sendense backup: vmware://USER@HOST/VM of "
+		"a\nvCenter, qemu:QMP-SOCKET. The proof comes before its snapshot.\n"
+		"\n"
 		"The first run writes all, later ones what differs. All disks go to the next\n"
 		"generation together; an interrupted run is gone on with. --cutover is the last "
 		"run.",
 	COMMAND_OPTIONS(option_table),
 	.common = COMMON_JSON | COMMON_PROGRESS,
-	.max_arguments = 0,
+	.max_arguments = 1,
+	.words = WORDS_DISK,
 	.values_bytes = sizeof(struct replicate_values),
 	.run = run,
 };

@@ -66,6 +66,7 @@ static int note_disks(struct qemu_source *source, const char *socket, struct err
 			.key = disk->key,
 			.name = source->names[i],
 			.identity = disk->identity,
+			.size_bytes = disk->size_bytes,
 			.bitmap = source->bitmap,
 		};
 	}
@@ -73,7 +74,7 @@ static int note_disks(struct qemu_source *source, const char *socket, struct err
 }
 
 /* Never the same again: by it the machine's bitmaps and restore points find each other. */
-static int name_bitmap(struct qemu_source *source, struct err *err)
+static int name_bitmap(struct qemu_source *source, const char *start, struct err *err)
 {
 	char utc[CLOCK_UTC_BYTES], plain[CLOCK_UTC_BYTES];
 	uint32_t random;
@@ -85,7 +86,7 @@ static int name_bitmap(struct qemu_source *source, struct err *err)
 		if (*c != '-' && *c != ':')
 			plain[length++] = *c;
 	plain[length] = '\0';
-	snprintf(source->bitmap, sizeof source->bitmap, "sendense-%s-%08" PRIx32, plain, random);
+	snprintf(source->bitmap, sizeof source->bitmap, "%s%s-%08" PRIx32, start, plain, random);
 	return 0;
 }
 
@@ -106,12 +107,13 @@ struct qemu_source *qemu_source_open(const struct qemu_source_options *options, 
 		.socket = socket,
 		.node = disk,
 		.agent = options->agent,
+		.bitmaps = options->bitmaps,
 		.no_freeze = options->no_freeze,
 		.scratch = options->scratch,
 		.cancel = options->cancel,
 	};
 	source->session = qemu_open(&qemu, err);
-	if (source->session && name_bitmap(source, err) == 0 &&
+	if (source->session && name_bitmap(source, options->bitmaps, err) == 0 &&
 		note_disks(source, socket, err) == 0)
 		return source;
 	qemu_source_end(source);
@@ -131,6 +133,11 @@ const struct qemu_source_disk *qemu_source_disk(const struct qemu_source *source
 const char *qemu_source_uuid(const struct qemu_source *source)
 {
 	return qemu_vm_uuid(source->session);
+}
+
+bool qemu_source_is_running(const struct qemu_source *source)
+{
+	return qemu_is_running(source->session);
 }
 
 /* --- the moment -------------------------------------------------------------------------- */

@@ -16,6 +16,7 @@
 struct qemu_source_options {
 	const char *name; /* "qemu:..." */
 	const char *agent, *scratch; /* see qemu_options; may be NULL */
+	const char *bitmaps; /* how their names begin: "...-", a user's own */
 	bool no_freeze;
 	struct cancel *cancel;
 };
@@ -25,6 +26,7 @@ struct qemu_source_disk {
 	const char *key;
 	const char *name; /* "qemu:SOCKET/KEY", for messages and records */
 	const char *identity; /* for people */
+	uint64_t size_bytes;
 	/* After begin: */
 	const char *uri; /* its export */
 	const char *unusable; /* why the planned bitmap tells nothing; NULL: it does */
@@ -36,12 +38,14 @@ struct qemu_source;
 /* Whether the name has this scheme. */
 bool qemu_source_is(const char *name);
 
-/* Borrows nothing but cancel. */
+/* Borrows cancel and bitmaps until end. */
 struct qemu_source *qemu_source_open(const struct qemu_source_options *options, struct err *err);
 size_t qemu_source_nr_disks(const struct qemu_source *source);
 const struct qemu_source_disk *qemu_source_disk(const struct qemu_source *source, size_t i);
 /* Of the machine; "" when it has none. */
 const char *qemu_source_uuid(const struct qemu_source *source);
+/* See qemu_is_running(). */
+bool qemu_source_is_running(const struct qemu_source *source);
 
 /* Puts the disk's bitmaps in order: since is the one that began at the parent's state (NULL: there
  * is none).  Before begin, for each disk. */

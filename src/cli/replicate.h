@@ -3,7 +3,7 @@
  *
  *   replicate_targets  words of the command line ─► one target for each disk, opened
  *   cmd_replicate      the flow: sources, targets ─► match ─► prove ─► begin ─► copy ─► verify
- *                      ─► commit
+ *                      ─► commit; a machine's snapshot is taken behind the proof
  */
 #ifndef SENDENSE_CLI_REPLICATE_H
 #define SENDENSE_CLI_REPLICATE_H
@@ -25,6 +25,11 @@ struct replicate_target {
 	struct block *block;
 };
 
+struct replicate_source {
+	char *name;
+	char *id; /* replica_disk.source_id */
+};
+
 struct replicate {
 	struct cli *cli;
 	const struct replicate_values *values;
@@ -32,8 +37,11 @@ struct replicate {
 	struct replicate_target *targets; /* as many as sources, in their order */
 	size_t nr_targets;
 	struct replica_disk *disks;
-	char **source_ids;
+	struct replicate_source *names; /* of the sources, in their order */
+	struct replica_left_out *left_out;
 	struct replica *replica;
+	const char *consistency; /* of a machine: how it was read; NULL: of none */
+	char *consistency_reason; /* NULL: it is as good as can be */
 	struct progress *progress;
 	bool found_damage;
 };

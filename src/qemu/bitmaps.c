@@ -27,13 +27,14 @@ static const json_t *bitmaps_of(const json_t *nodes, const char *node)
 }
 
 /* One that is ours; others, and those without a name, are none. */
-static bool read_state(const json_t *bitmap, struct state *state)
+static bool read_state(
+	const struct qemu_session *session, const json_t *bitmap, struct state *state)
 {
 	state->name = json_string_value(json_object_get(bitmap, "name"));
 	state->recording = json_is_true(json_object_get(bitmap, "recording"));
 	state->busy = json_is_true(json_object_get(bitmap, "busy"));
 	state->inconsistent = json_is_true(json_object_get(bitmap, "inconsistent"));
-	return state->name && strncmp(state->name, QEMU_PREFIX, strlen(QEMU_PREFIX)) == 0;
+	return state->name && strncmp(state->name, session->bitmaps, strlen(session->bitmaps)) == 0;
 }
 
 /* --- transactions ---------------------------------------------------------------------------- */
@@ -82,15 +83,15 @@ static const char *judge(const struct state *wanted, const struct state *recorde
 }
 
 /* Removes those of ours that do not count.  Inconsistent ones only go one by one. */
-static void act_remove_rest(
-	json_t *actions, const struct disk *disk, const json_t *list, const char *keep)
+static void act_remove_rest(const struct qemu_session *session, json_t *actions,
+	const struct disk *disk, const json_t *list, const char *keep)
 {
 	size_t at;
 	json_t *item;
 	json_array_foreach(list, at, item)
 	{
 		struct state state;
-		if (!read_state(item, &state) || (keep && strcmp(state.name, keep) == 0))
+		if (!read_state(session, item, &state) || (keep && strcmp(state.name, keep) == 0))
 			continue;
 		if (state.busy)
 			log_warning("disk %s: bitmap %s is in use by another program and stays",
@@ -110,7 +111,7 @@ int bitmaps_settle(
 	json_array_foreach(list, at, item)
 	{
 		struct state state;
-		if (!read_state(item, &state))
+		if (!read_state(session, item, &state))
 			continue;
 		if (wanted && strcmp(state.name, wanted) == 0)
 			found = state;
@@ -122,7 +123,7 @@ int bitmaps_settle(
 	json_t *actions = json_array();
 	if (keep && !found.recording)
 		act_merge(actions, disk, keep, recorder.name);
-	act_remove_rest(actions, disk, list, keep);
+	act_remove_rest(session, actions, disk, list, keep);
 	if (transact(&session->qmp, actions, err) < 0)
 		return err_context(err, "cannot put the bitmaps of disk %s in order", disk->key);
 	disk->old = keep ? strdup(keep) : NULL;
@@ -148,14 +149,15 @@ void bitmaps_begin(const struct qemu_session *session, const struct disk *disk, 
 		act(actions, "block-dirty-bitmap-disable", bitmap_args(disk, disk->old));
 }
 
-static bool has_bitmap(const json_t *nodes, const struct disk *disk, const char *name)
+static bool has_bitmap(const struct qemu_session *session, const json_t *nodes,
+	const struct disk *disk, const char *name)
 {
 	size_t at;
 	json_t *item;
 	json_array_foreach(bitmaps_of(nodes, disk->node), at, item)
 	{
 		struct state state;
-		if (read_state(item, &state) && strcmp(state.name, name) == 0)
+		if (read_state(session, item, &state) && strcmp(state.name, name) == 0)
 			return true;
 	}
 	return false;
@@ -164,8 +166,8 @@ static bool has_bitmap(const json_t *nodes, const struct disk *disk, const char 
 static void act_end(const struct qemu_session *session, const struct disk *disk,
 	const json_t *nodes, json_t *actions)
 {
-	bool has_old = disk->old && has_bitmap(nodes, disk, disk->old);
-	if (!has_bitmap(nodes, disk, session->bitmap))
+	bool has_old = disk->old && has_bitmap(session, nodes, disk, disk->old);
+	if (!has_bitmap(session, nodes, disk, session->bitmap))
 		return; /* the transaction did not happen */
 	if (session->committed) {
 		if (has_old)

@@ -9,7 +9,7 @@
  * A crash may leave B1 and B2.  The parent's record says which one its point began with: B1,
  * then the backup was not committed and B1 takes in B2; or B2, then B1 goes.
  *
- * Bitmaps whose names begin with "sendense-" are ours; others are not touched.
+ * Bitmaps whose names begin with session->bitmaps are ours; others are not touched.
  */
 #ifndef SENDENSE_QEMU_BITMAPS_H
 #define SENDENSE_QEMU_BITMAPS_H

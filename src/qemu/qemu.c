@@ -46,6 +46,7 @@ struct qemu_session *qemu_open(const struct qemu_options *options, struct err *e
 	session->qmp.wire.fd = -1;
 	session->scratch = (struct scratch){.dir_fd = -1, .owner_fd = -1};
 	session->listener.fd = -1;
+	session->bitmaps = options->bitmaps ? options->bitmaps : QEMU_BITMAPS;
 	session->no_freeze = options->no_freeze;
 	session->freeze_timeout_ms =
 		options->freeze_timeout_ms ? options->freeze_timeout_ms : FREEZE_TIMEOUT_MS;
@@ -77,6 +78,11 @@ const char *qemu_vm_uuid(const struct qemu_session *session)
 const char *qemu_vm_name(const struct qemu_session *session)
 {
 	return session->name;
+}
+
+bool qemu_is_running(const struct qemu_session *session)
+{
+	return session->running;
 }
 
 int qemu_plan_bitmap(struct qemu_session *session, size_t disk, const char *bitmap, struct err *err)
@@ -324,10 +330,10 @@ static int begin(struct qemu_session *session, struct err *err)
 int qemu_begin(struct qemu_session *session, const char *bitmap, struct err *err)
 {
 	assert(!session->bitmap[0]);
-	if (strncmp(bitmap, QEMU_PREFIX, strlen(QEMU_PREFIX)) != 0 ||
+	if (strncmp(bitmap, session->bitmaps, strlen(session->bitmaps)) != 0 ||
 		strlen(bitmap) >= sizeof session->bitmap)
-		return err_set(
-			err, ERR_USAGE, "bitmap %s: its name must begin with " QEMU_PREFIX, bitmap);
+		return err_set(err, ERR_USAGE, "bitmap %s: its name must begin with %s", bitmap,
+			session->bitmaps);
 	snprintf(session->bitmap, sizeof session->bitmap, "%s", bitmap);
 	return begin(session, err);
 }

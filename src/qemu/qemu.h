@@ -15,7 +15,8 @@
  *
  * All that is made in QEMU, bitmaps aside, has a name that begins with the session's id
  * ("sendense-1a2b3c4d"): what a session that was killed left is recognised by the next open of
- * the same machine and cleaned the same way.  Bitmaps begin with "sendense-".
+ * the same machine and cleaned the same way.  A bitmap belongs to one user (backups, a replica),
+ * who is told by how its name begins.
  * When QEMU itself dies, bitmaps on raw disks are gone, and those in QCOW2 images are
  * inconsistent (then removed): the next backup is a full.  An orderly end of
  * QEMU keeps those in QCOW2 images.
@@ -33,6 +34,9 @@ struct qemu_options {
 	const char *socket; /* of QMP: a Unix socket */
 	const char *node; /* one disk by key, node name, device or qdev; NULL: all writable disks */
 	const char *agent; /* the guest agent's socket; NULL: looked for in QEMU */
+	/* How the names of this user's bitmaps begin: no others are touched.  Borrowed until end;
+	 * NULL: "sendense-", those of backups. */
+	const char *bitmaps;
 	bool no_freeze;
 	const char *scratch; /* folder for what the guest overwrites; NULL: /var/tmp.  QEMU need not
 				be able to open files there: it is given open ones */
@@ -65,10 +69,12 @@ const struct qemu_disk *qemu_disk(const struct qemu_session *session, size_t i);
 /* The machine's uuid and name, "" when it has none. */
 const char *qemu_vm_uuid(const struct qemu_session *session);
 const char *qemu_vm_name(const struct qemu_session *session);
+/* At open: the guest's processors ran (not paused, and not switched off). */
+bool qemu_is_running(const struct qemu_session *session);
 
 /*
  * Before begin, for each disk: the bitmap that the parent's record names, NULL when there is none.
- * All other bitmaps of ours on that disk are merged into it (what a backup that was never
+ * All other bitmaps of this user on that disk are merged into it (what a backup that was never
  * committed left) or removed (those that were before it).  has_bitmap tells whether it
  * can be used; an increment's export then has it as the metadata context
  * qemu:dirty-bitmap:NAME.  A disk that is not planned has no parent.
@@ -77,10 +83,10 @@ int qemu_plan_bitmap(
 	struct qemu_session *session, size_t disk, const char *bitmap, struct err *err);
 
 /*
- * bitmap: the name for those that begin now, "sendense-..." and never used before, the same for
- * all disks.  Scratch space is a file without a name for each disk, which grows by what
- * the guest overwrites while the session lasts.  ERR_NO_SPACE when there is too little to
- * begin with; ERR_BUSY when QEMU's one NBD server is taken.  After a failure: qemu_end().
+ * bitmap: the name for those that begin now, as qemu_options.bitmaps has it and never used
+ * before, the same for all disks.  Scratch space is a file without a name for each disk, which
+ * grows by what the guest overwrites while the session lasts.  ERR_NO_SPACE when there is too
+ * little to begin with; ERR_BUSY when QEMU's one NBD server is taken.  After a failure: qemu_end().
  */
 int qemu_begin(struct qemu_session *session, const char *bitmap, struct err *err);
 /* "application": the guest's file systems were frozen; "crash": they were not, and why. */

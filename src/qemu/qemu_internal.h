@@ -21,7 +21,7 @@
 #include "transport.h"
 
 #define QEMU_KEY_BYTES 65
-#define QEMU_PREFIX "sendense-"
+#define QEMU_BITMAPS "sendense-" /* qemu_options.bitmaps by default */
 
 struct disk {
 	struct qemu_disk facts; /* its strings are those below */
@@ -45,11 +45,13 @@ struct qemu_session {
 	bool no_freeze;
 	char uuid[64];
 	char *name;
+	bool running; /* the guest, at open */
 	struct disk *disks;
 	size_t nr_disks;
 	json_t *nodes; /* as query-named-block-nodes told when the disks were learnt */
 	struct listener listener; /* of the NBD server; only its path is ours */
 	bool listening;
+	const char *bitmaps; /* how the names of ours begin */
 	char bitmap[256]; /* that begins; "" before begin */
 	bool began, committed, is_frozen_state;
 	char no_freeze_reason[AGENT_REASON_BYTES];

@@ -4,9 +4,10 @@
  *   {"sendense-replica":1, "vm":NAME, "seed":HEX, "generation":N, "updated":UTC, "software":...,
  *    "cut_over":UTC?, "aliasing":"proven"|"not proven", "running":{"boot":ID}?,
  *    "disks":[{"key", "size", "source_id", "target_id", "target", "change_id"?, "bitmap"?,
- *              "root"?, "full"?}]}
+ *              "root"?, "full"?}], "left_out":[{"key", "why"}]?}
  *
- * A disk without a root never came to a commit; "full" is of the run that is at it.
+ * A disk without a root never came to a commit; "full" is of the run that is at it.  What was left
+ * out is for people.
  */
 #include "replica_internal.h"
 
@@ -42,10 +43,11 @@ void ledger_free(struct ledger *record)
 	for (size_t i = 0; i < record->nr_disks; i++)
 		ledger_disk_free(&record->disks[i]);
 	free(record->disks);
+	json_decref(record->left_out);
 	memset(record, 0, sizeof *record);
 }
 
-struct ledger_disk *ledger_disk(struct ledger *record, const char *key)
+struct ledger_disk *ledger_disk(const struct ledger *record, const char *key)
 {
 	for (size_t i = 0; i < record->nr_disks; i++)
 		if (strcmp(record->disks[i].key, key) == 0)
@@ -108,11 +110,11 @@ static bool read_record(json_t *root, const char *vm, struct ledger *record, str
 {
 	const char *of, *seed, *cut_over = "", *aliasing, *boot = NULL;
 	json_int_t version, generation;
-	json_t *disks;
-	if (json_unpack(root, "{s:I, s:s, s:s, s:I, s:s, s?s, s?{s:s}, s:o}", "sendense-replica",
-		    &version, "vm", &of, "seed", &seed, "generation", &generation, "aliasing",
-		    &aliasing, "cut_over", &cut_over, "running", "boot", &boot, "disks",
-		    &disks) < 0)
+	json_t *disks, *left_out = NULL;
+	if (json_unpack(root, "{s:I, s:s, s:s, s:I, s:s, s?s, s?{s:s}, s:o, s?o}",
+		    "sendense-replica", &version, "vm", &of, "seed", &seed, "generation",
+		    &generation, "aliasing", &aliasing, "cut_over", &cut_over, "running", "boot",
+		    &boot, "disks", &disks, "left_out", &left_out) < 0)
 		return false;
 	if (version != 1 || strcmp(of, vm) != 0 || generation < 0 ||
 		!digest_unhex(seed, record->seed, sizeof record->seed))
@@ -123,6 +125,7 @@ static bool read_record(json_t *root, const char *vm, struct ledger *record, str
 	record->proven = strcmp(aliasing, "proven") == 0;
 	record->running = boot != NULL;
 	snprintf(record->boot, sizeof record->boot, "%s", boot ? boot : "");
+	record->left_out = json_incref(left_out);
 	return read_disks(disks, record, err);
 }
 
@@ -193,6 +196,8 @@ static json_t *record_json(const struct ledger *record, const char *software)
 	put_text(root, "cut_over", record->cut_over);
 	if (record->running)
 		json_object_set_new(root, "running", json_pack("{s:s}", "boot", record->boot));
+	if (json_array_size(record->left_out) > 0)
+		json_object_set(root, "left_out", record->left_out);
 	json_t *disks = json_object_get(root, "disks");
 	for (size_t i = 0; i < record->nr_disks; i++)
 		if (json_array_append_new(disks, disk_json(&record->disks[i])) < 0) {

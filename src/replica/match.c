@@ -50,7 +50,7 @@ static int check_names(const struct replica_disk *disk, struct err *err)
 
 static int check_sizes(const struct replica_disk *disk, struct err *err)
 {
-	uint64_t from = block_info(disk->source)->size_bytes;
+	uint64_t from = disk->size_bytes;
 	const struct block_info *to = block_info(disk->target_block);
 	if (from != to->size_bytes)
 		return err_set(err, ERR_RANGE,
@@ -84,7 +84,7 @@ static int check_disk(struct replica *r, struct one_disk *disk, struct err *err)
 {
 	const struct ledger_disk *record = ledger_disk(&r->record, disk->given->key);
 	const struct replica_disk *given = disk->given;
-	uint64_t size_bytes = block_info(given->source)->size_bytes;
+	uint64_t size_bytes = given->size_bytes;
 	if (!record)
 		return 0;
 	if (strcmp(record->target_id, given->target_id) != 0)

@@ -278,7 +278,9 @@ static int look_for(struct replica *r, const struct place *places, size_t i, str
 		if (!shows && k == i)
 			return err_set(err, ERR_IO, "%s does not hold what was written to it",
 				place->name);
-		if (look(other->source, place, &shows, err) < 0)
+		/* What is not open yet is a machine's, which shows no mark: it stands still. */
+		shows = false;
+		if (other->source && look(other->source, place, &shows, err) < 0)
 			return -1;
 		if (shows)
 			return err_set(err, ERR_CONFLICT,

@@ -84,10 +84,9 @@ void replica_close(struct replica *r)
 {
 	if (!r)
 		return;
-	for (size_t i = 0; i < r->nr_disks; i++) {
-		block_close(r->disks[i].view, NULL);
+	replica_end_reading(r);
+	for (size_t i = 0; i < r->nr_disks; i++)
 		leaves_close(&r->disks[i].leaves);
-	}
 	free(r->disks);
 	ledger_free(&r->record);
 	const int fds[] = {r->dir_fd, r->disks_fd, r->lock_fd};
@@ -184,6 +183,15 @@ int replica_prove(struct replica *r, struct err *err)
 	return proof_run(r, err);
 }
 
+void replica_since(const struct replica *r, size_t i, const char **change_id, const char **bitmap)
+{
+	const struct one_disk *disk = &r->disks[i];
+	const struct ledger_disk *record = ledger_disk(&r->record, disk->given->key);
+	bool counts = record && record->root_hex[0] && !disk->retake;
+	*change_id = counts ? record->change_id : NULL;
+	*bitmap = counts ? record->bitmap : NULL;
+}
+
 /* --- beginning
  * -------------------------------------------------------------------------------------- */
 
@@ -196,7 +204,7 @@ static int note_disk(struct replica *r, struct one_disk *disk, struct err *err)
 		record = &r->record.disks[r->record.nr_disks++];
 		snprintf(record->key, sizeof record->key, "%s", given->key);
 	}
-	record->size_bytes = block_info(given->source)->size_bytes;
+	record->size_bytes = given->size_bytes;
 	record->full = disk->full;
 	if (disk->full) {
 		record->root_hex[0] = '\0';
@@ -219,6 +227,23 @@ static bool is_given(const struct replica *r, const char *key)
 	return false;
 }
 
+static int note_left_out(struct replica *r, struct err *err)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < r->options.nr_left_out; i++) {
+		const struct replica_left_out *disk = &r->options.left_out[i];
+		json_array_append_new(
+			list, json_pack("{s:s, s:s}", "key", disk->key, "why", disk->why));
+	}
+	if (json_array_size(list) != r->options.nr_left_out) {
+		json_decref(list);
+		return err_errno(err, ENOMEM, "cannot note the run");
+	}
+	json_decref(r->record.left_out);
+	r->record.left_out = list;
+	return 0;
+}
+
 static int note_run(struct replica *r, struct err *err)
 {
 	struct ledger *record = &r->record;
@@ -238,6 +263,8 @@ static int note_run(struct replica *r, struct err *err)
 	for (size_t i = 0; i < r->nr_disks; i++)
 		if (note_disk(r, &r->disks[i], err) < 0)
 			return -1;
+	if (note_left_out(r, err) < 0)
+		return -1;
 	record->running = true;
 	record->proven = r->proven;
 	proc_boot(record->boot);
@@ -267,7 +294,7 @@ static int begin_disk(struct replica *r, struct one_disk *disk, bool trusted, st
 static int begin_files(struct replica *r, struct one_disk *disk, struct err *err)
 {
 	const char *key = disk->given->key;
-	uint64_t size_bytes = block_info(disk->given->source)->size_bytes;
+	uint64_t size_bytes = disk->given->size_bytes;
 	disk->begun = true;
 	leaves_drop_marks(r->disks_fd, key, r->record.generation); /* killed behind its commit */
 	if (disk->resumed)
@@ -284,9 +311,22 @@ static int begin_files(struct replica *r, struct one_disk *disk, struct err *err
 		&disk->leaves, r->disks_fd, key, r->record.generation + 1, true, err);
 }
 
+static int check_source(const struct replica_disk *given, struct err *err)
+{
+	uint64_t now = block_info(given->source)->size_bytes;
+	if (now == given->size_bytes)
+		return 0;
+	return err_set(err, ERR_BUSY,
+		"disk %s: its size was changed just now, from %" PRIu64 " to %" PRIu64 " bytes",
+		given->key, given->size_bytes, now);
+}
+
 int replica_begin(struct replica *r, struct err *err)
 {
 	bool trusted = same_boot(r);
+	for (size_t i = 0; i < r->nr_disks; i++)
+		if (check_source(r->disks[i].given, err) < 0)
+			return -1;
 	for (size_t i = 0; i < r->nr_disks; i++)
 		if (begin_disk(r, &r->disks[i], trusted, err) < 0)
 			return -1;
@@ -371,6 +411,14 @@ int replica_verify(struct replica *r, size_t i, struct copy_progress *figures, s
 			disk->given->target);
 	}
 	return err_copy(err, &why);
+}
+
+void replica_end_reading(struct replica *r)
+{
+	for (size_t i = 0; r && i < r->nr_disks; i++) {
+		block_close(r->disks[i].view, NULL);
+		r->disks[i].view = NULL;
+	}
 }
 
 static int commit_disk(struct replica *r, struct one_disk *disk, struct err *err)

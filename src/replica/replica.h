@@ -8,6 +8,8 @@
  *     ─► copying, by the caller, with replica_copy()'s options
  *     ─► verify ─► commit (all disks are of the next generation, at once)
  *
+ * A source that is costly to open (a snapshot) is opened behind the proof.
+ *
  * Nothing is written to a target before begin, but for the proof, which gives back what it
  * took.  What was told by a run that did
  * not come to its commit is doubted: begin() reads it again from the target.
@@ -30,10 +32,17 @@ struct replica_disk {
 	const char *source_id; /* what the disk is known by: the same text in each run */
 	const char *target_id; /* the same of the target */
 	const char *target; /* its name, to be opened by again after a crash */
-	struct block *source; /* has_changes: since what the offer says */
+	uint64_t size_bytes; /* of the source */
 	struct block *target_block; /* writable */
+	/* By begin at the latest, until replica_end_reading(): */
+	struct block *source; /* has_changes: since what the offer says */
 	const struct repository_offer *offer; /* what tells of the changes */
 	const char *change_id, *bitmap; /* of the state that is read; NULL: none */
+};
+
+/* A disk of the machine that has no target, because it was to be so; lent until close. */
+struct replica_left_out {
+	const char *key, *why;
 };
 
 struct replica_options {
@@ -46,6 +55,8 @@ struct replica_options {
 	bool no_alias_proof; /* the record says so then */
 	bool read_back; /* compare all of each target, before and after */
 	bool cutover; /* commit marks it: no later run without force */
+	const struct replica_left_out *left_out; /* for the record */
+	size_t nr_left_out;
 	struct cancel *cancel;
 	/* Opens a target for writing, by its name. */
 	struct block *(*open_target)(void *context, const char *target, struct err *err);
@@ -68,10 +79,17 @@ int replica_match(
 	struct replica *replica, const struct replica_disk *disks, size_t nr, struct err *err);
 
 /* Writes a mark to each target, reads all, and gives back what was there.  ERR_CONFLICT names the
- * two that are one.  Nothing with no_alias_proof. */
+ * two that are one.  Nothing with no_alias_proof.  Sources that are open are read as well. */
 int replica_prove(struct replica *replica, struct err *err);
 
-/* Decides, notes the run, and reads from the targets what an interrupted one may have written. */
+/* After match: since what a source is to tell the changes of disk i, as the latest generation
+ * recorded it.  Both NULL: nothing was recorded, or all of the disk is going to be written.  Lent
+ * until begin. */
+void replica_since(
+	const struct replica *replica, size_t i, const char **change_id, const char **bitmap);
+
+/* Decides, notes the run, and reads from the targets what an interrupted one may have written.
+ * ERR_BUSY: a source has another size than it had. */
 int replica_begin(struct replica *replica, struct err *err);
 
 /* What to copy disk i with: fills digest_key, sink, baseline and changed_only of options, and the
@@ -83,6 +101,9 @@ int replica_copy(struct replica *replica, size_t i, struct copy_options *options
  * ERR_CORRUPT names the first place that differs; figures may be NULL. */
 int replica_verify(
 	struct replica *replica, size_t i, struct copy_progress *figures, struct err *err);
+
+/* The sources are not read any more, whatever came of it: they may be closed.  NULL is harmless. */
+void replica_end_reading(struct replica *replica);
 
 /* The commit point. */
 int replica_commit(struct replica *replica, struct err *err);

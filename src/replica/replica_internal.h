@@ -47,6 +47,7 @@ struct ledger {
 	char boot[PROC_BOOT_BYTES]; /* of it; "": trust no marks */
 	struct ledger_disk *disks;
 	size_t nr_disks;
+	json_t *left_out; /* of the latest run; NULL: none */
 };
 
 /* A new one for vm where there is no file. */
@@ -55,7 +56,7 @@ int ledger_load(
 int ledger_store(int dir_fd, const char *name, const struct ledger *record, const char *software,
 	struct err *err);
 void ledger_free(struct ledger *record);
-struct ledger_disk *ledger_disk(struct ledger *record, const char *key);
+struct ledger_disk *ledger_disk(const struct ledger *record, const char *key);
 /* Takes a text's place; NULL empties it. */
 int ledger_text(char **text, const char *now, struct err *err);
 void ledger_disk_free(struct ledger_disk *disk);

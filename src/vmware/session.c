@@ -282,6 +282,11 @@ const char *vmware_vcenter_uuid(const struct vmware_session *session)
 	return vsphere_about(session->vsphere)->instance_uuid;
 }
 
+bool vmware_is_running(const struct vmware_session *session)
+{
+	return session->vm->power == VSPHERE_POWER_ON;
+}
+
 int vmware_plan(struct vmware_session *session, size_t disk, const char *change_id, struct err *err)
 {
 	assert(disk < session->nr_disks && session->state == VMWARE_OPENED);
@@ -313,7 +318,7 @@ __attribute__((format(printf, 2, 3))) static int say_untracked(
 static bool is_tracked(const struct vmware_session *session)
 {
 	const struct vsphere_config *config = session->vm->config;
-	bool running = session->vm->power == VSPHERE_POWER_ON;
+	bool running = vmware_is_running(session);
 	for (size_t i = 0; i < session->nr_disks && running; i++)
 		if (!vsphere_config_disk(config, session->disks[i].key)->change_id[0])
 			return false;
@@ -392,8 +397,8 @@ static int take_snapshot(struct vmware_session *session, struct err *err)
 	char *AUTO_FREE text = NULL;
 	clock_utc_text(time(NULL), created);
 	if (asprintf(&text,
-		    "Made by Sendense at %s for a backup%s%s. It may be removed when no backup "
-		    "of this machine runs.",
+		    "Made by Sendense at %s to read the disks%s%s. It may be removed when no "
+		    "backup or replication of this machine runs.",
 		    created, session->purpose[0] ? ": " : "", session->purpose) < 0) {
 		text = NULL;
 		return err_errno(err, ENOMEM, "cannot take a snapshot");

@@ -92,6 +92,8 @@ const struct vmware_skipped *vmware_skipped(const struct vmware_session *session
 const char *vmware_vm_uuid(const struct vmware_session *session);
 const char *vmware_vm_name(const struct vmware_session *session);
 const char *vmware_vcenter_uuid(const struct vmware_session *session);
+/* At open: it was switched on. */
+bool vmware_is_running(const struct vmware_session *session);
 
 /* Before begin: the change id in the parent's record; NULL (as without a plan): there is none, or
  * all is to be read.  Copied. */
