@@ -7,6 +7,7 @@
 #include "settings_internal.h"
 
 #include "file.h"
+#include "log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -537,7 +538,7 @@ static bool same_members(
 	return true;
 }
 
-void settings_differences(
+static void tell_differences(
 	const struct settings *settings, const void *old, const void *new, char *out, size_t bytes)
 {
 	out[0] = '\0';
@@ -568,7 +569,7 @@ static int copy_member(const struct settings *settings, const struct settings_na
 	return 0;
 }
 
-int settings_settle(const struct settings *settings, const void *old, void *new, struct err *err)
+static int settle(const struct settings *settings, const void *old, void *new, struct err *err)
 {
 	for (size_t k = 0; k < settings->nr_table; k++) {
 		const struct setting *s = &settings->table[k];
@@ -585,6 +586,33 @@ int settings_settle(const struct settings *settings, const void *old, void *new,
 				return -1;
 	}
 	return 0;
+}
+
+static void log_finding(void *context, const struct settings_finding *finding)
+{
+	const char *path = context;
+	if (finding->line > 0)
+		log_error("%s:%u: %s", path, finding->line, finding->text);
+	else
+		log_error("%s: %s", path, finding->text);
+}
+
+void *settings_reload(const struct settings *settings, const void *old)
+{
+	char *path = *(char *const *)((const char *)old + settings->path);
+	char differences[1024] = "";
+	struct err err = ERR_INIT;
+	void *new = settings_load(settings, path, log_finding, path, &err);
+	if (new)
+		tell_differences(settings, old, new, differences, sizeof differences);
+	if (!new || settle(settings, old, new, &err) < 0) {
+		log_error("the old settings stay: %s", err.text);
+		settings_free(settings, new);
+		return NULL;
+	}
+	if (differences[0])
+		log_warning("counts after a restart only: %s", differences);
+	return new;
 }
 
 json_t *settings_defaults(const struct settings *settings)

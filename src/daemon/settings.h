@@ -117,13 +117,12 @@ unsigned settings_named_line(const struct settings_reading *reading, const char 
 
 /* --- reading anew --------------------------------------------------------------------------- */
 
-/* The names of what differs and does not count before a restart, "[hub] listen, [nbd] mode"; out
- * is "" when there is nothing. */
-void settings_differences(
-	const struct settings *settings, const void *old, const void *new, char *out, size_t bytes);
-/* Gives new what does not count before a restart as old has it, so that it is what the daemon
- * really does. */
-int settings_settle(const struct settings *settings, const void *old, void *new, struct err *err);
+/*
+ * The file of old anew, for a daemon that runs: what does not count before a restart is as old has
+ * it, so that it is what the daemon really does.  NULL: the old ones stay.  The log has what is
+ * wrong in the file, and what waits for a restart.
+ */
+void *settings_reload(const struct settings *settings, const void *old);
 
 /* The defaults, for check-config --json and the tests that hold documents against them:
  * {"section":{"key":"default"…}}; the caller's. */

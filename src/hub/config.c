@@ -228,6 +228,11 @@ struct hub_config *hub_config_load(
 	return settings_load(&settings, path, tell, context, err);
 }
 
+struct hub_config *hub_config_reload(const struct hub_config *old)
+{
+	return settings_reload(&settings, old);
+}
+
 void hub_config_free(struct hub_config *config)
 {
 	settings_free(&settings, config);
@@ -240,17 +245,6 @@ const struct job_repository *hub_config_repository(
 		if (strcmp(config->repositories[i].name, name) == 0)
 			return &config->repositories[i];
 	return NULL;
-}
-
-void hub_config_differences(
-	const struct hub_config *old, const struct hub_config *new, char *out, size_t bytes)
-{
-	settings_differences(&settings, old, new, out, bytes);
-}
-
-int hub_config_settle(const struct hub_config *old, struct hub_config *new, struct err *err)
-{
-	return settings_settle(&settings, old, new, err);
 }
 
 json_t *hub_config_settings(void)

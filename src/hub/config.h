@@ -75,21 +75,14 @@ struct hub_config *hub_config_load(
 	const char *path, settings_tell *tell, void *context, struct err *err);
 /* The same of a text that is to become that file. */
 struct hub_config *hub_config_parse(const char *path, char *text, size_t length, struct err *err);
+/* The file of old anew; see settings_reload(). */
+struct hub_config *hub_config_reload(const struct hub_config *old);
 /* NULL is harmless. */
 void hub_config_free(struct hub_config *config);
 
 /* NULL: there is none of that name. */
 const struct job_repository *hub_config_repository(
 	const struct hub_config *config, const char *name);
-
-/* The names of what differs and does not count before a restart, "hub.listen, nbd.mode"; out is ""
- * when there is nothing. */
-void hub_config_differences(
-	const struct hub_config *old, const struct hub_config *new, char *out, size_t bytes);
-
-/* Gives new what does not count before a restart as old has it, so that it is what the hub
- * really does. */
-int hub_config_settle(const struct hub_config *old, struct hub_config *new, struct err *err);
 
 /* The settings' defaults, for check-config --json and the test that holds docs/hub.md against them:
  * {"section":{"key":"default"…}}. */

@@ -293,33 +293,13 @@ static void set_logging(const struct running *r)
 					 : (enum log_level)c->log_level);
 }
 
-static void tell_finding(void *context, const struct settings_finding *finding)
+/* NULL: the old ones stay. */
+static struct hub_config *load_anew(struct running *r)
 {
-	const char *path = context;
-	if (finding->line > 0)
-		log_error("%s:%u: %s", path, finding->line, finding->text);
-	else
-		log_error("%s: %s", path, finding->text);
-}
-
-/* The new settings, with what counts only after a restart as it was; NULL: the old ones
- * stay.  differences: what counts after a restart. */
-static struct hub_config *load_anew(struct running *r, char *differences, size_t bytes)
-{
-	const struct hub_config *old = hub_config(&r->hub);
-	struct err err = ERR_INIT;
-	struct hub_config *new = hub_config_load(old->path, tell_finding, old->path, &err);
-	struct hub_config **retired =
-		new ? reallocarray(r->retired, r->nr_retired + 1, sizeof(void *)) : NULL;
+	struct hub_config **retired = reallocarray(r->retired, r->nr_retired + 1, sizeof(void *));
 	if (retired)
 		r->retired = retired;
-	if (new)
-		hub_config_differences(old, new, differences, bytes);
-	if (retired && hub_config_settle(old, new, &err) == 0)
-		return new;
-	log_error("the old settings stay: %s", err.text);
-	hub_config_free(new);
-	return NULL;
+	return retired ? hub_config_reload(hub_config(&r->hub)) : NULL;
 }
 
 /* A file that is wrong changes nothing. */
@@ -328,8 +308,7 @@ static void reload(void *context)
 	struct running *r = context;
 	struct hub *hub = &r->hub;
 	struct err err = ERR_INIT;
-	char differences[1024];
-	struct hub_config *new = load_anew(r, differences, sizeof differences);
+	struct hub_config *new = load_anew(r);
 	if (new) {
 		r->retired[r->nr_retired++] = atomic_load(&hub->config);
 		atomic_store(&hub->config, new);
@@ -338,8 +317,6 @@ static void reload(void *context)
 			log_error("the old certificate stays: %s", err.text);
 		hub_daemon_reload(hub);
 		hub_time_reload(hub);
-		if (differences[0])
-			log_warning("counts after a restart only: %s", differences);
 		log_info("the settings were read again");
 	}
 	hub_event(hub, "hub", "reload", new ? "done" : "refused", NULL);

@@ -145,26 +145,56 @@ static void test_no_file(void **state)
 	support_expect(&err, ERR_NOT_FOUND, "\"sendense house init\" makes them");
 }
 
+struct logged {
+	char text[1024];
+};
+
+static void keep_line(void *context, enum log_level level, const char *text)
+{
+	struct logged *logged = context;
+	size_t used = strlen(logged->text);
+	(void)level;
+	snprintf(logged->text + used, sizeof logged->text - used, "%s\n", text);
+}
+
+static void write_file(const char *path, const char *text)
+{
+	struct err err = ERR_INIT;
+	SUPPORT_OK(file_replace(AT_FDCWD, path, text, strlen(text), 0600, &err), err);
+}
+
+/* What does not count before a restart stays what it was, and is named. */
 static void test_reload(void **state)
 {
 	(void)state;
 	struct err err = ERR_INIT;
-	char differences[256];
-	struct house *old = parse("[house]\nguest = a\n[door a]\ncolour = x\n", &err);
-	struct house *new = parse("[house]\nfloors = 3\n[door a]\ncolour = y\n[gate b]\n", &err);
+	struct logged logged = {0};
+	char folder[] = "/tmp/test_settings.XXXXXX", path[64];
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof path, "%s/house.conf", folder);
+	log_set_sink(keep_line, &logged, LOG_LEVEL_DEBUG);
+	write_file(path, "[house]\nguest = a\n[door a]\ncolour = x\n");
+	struct house *old = settings_load(&houses, path, NULL, NULL, &err);
 	assert_non_null(old);
+	write_file(path, "[house]\nfloors = 3\n[door a]\ncolour = y\n[gate b]\n");
+	struct house *new = settings_reload(&houses, old);
 	assert_non_null(new);
-	settings_differences(&houses, old, new, differences, sizeof differences);
-	assert_string_equal(differences, "[house] guest, [door NAME] , [gate NAME] ");
-	SUPPORT_OK(settings_settle(&houses, old, new, &err), err);
+	assert_string_equal(logged.text,
+		"counts after a restart only: [house] guest, [door NAME] , [gate NAME] \n");
 	assert_int_equal(new->floors, 3);
 	assert_string_equal(new->guests[0], "a");
 	assert_string_equal(new->doors[0].colour, "x");
 	assert_int_equal(new->nr_gates, 0);
-	settings_differences(&houses, old, new, differences, sizeof differences);
-	assert_string_equal(differences, "");
 	settings_free(&houses, old);
+	logged.text[0] = '\0';
+	write_file(path, "[house]\nroof = 3\n");
+	assert_null(settings_reload(&houses, new));
+	assert_non_null(strstr(logged.text, "house.conf:2: "));
+	assert_non_null(strstr(logged.text, "the old settings stay"));
 	settings_free(&houses, new);
+	log_set_sink(NULL, NULL, LOG_LEVEL_ERROR);
+	unlink(path);
+	rmdir(folder);
 }
 
 static void test_defaults(void **state)

@@ -1,0 +1,69 @@
+/*
+ * Inside the node.
+ *
+ *   run.c       starts and stops everything, signals, reload
+ *   config.c    the file of settings                    check.c   check-config
+ *   init.c      node init                               keeper.c  old jobs forgotten
+ *   api.c       health, tokens, the audit log           api_jobs.c   jobs
+ */
+#ifndef SENDENSE_NODE_INTERNAL_H
+#define SENDENSE_NODE_INTERNAL_H
+
+#include "catalogue.h"
+#include "daemon.h"
+#include "node.h"
+#include "rest.h"
+
+#include <stdatomic.h>
+
+#define NODE_DIGEST_BYTES 65 /* SHA-256 in hex, end */
+
+struct node {
+	const struct node_run_options *options;
+	/* What counts now.  A reload puts another one here; the older ones stay until the node
+	 * ends, so whoever took it once may use it to the end of his work.  Use node_config(). */
+	_Atomic(struct node_config *) config;
+	struct state *state;
+	struct jobs *jobs;
+	struct rest_server *rest;
+	struct node_keeper *keeper;
+	char vmware_dir[SETUP_PATH_BYTES], replica_dir[SETUP_PATH_BYTES]; /* below the state's */
+	char digest[NODE_DIGEST_BYTES]; /* of the binary that runs; "" when it cannot be read */
+	int64_t started_ns; /* of the monotonic clock */
+	_Atomic bool stopping; /* no new jobs are taken */
+};
+
+static inline const struct node_config *node_config(const struct node *node)
+{
+	return atomic_load(&node->config);
+}
+
+/* --- keeper.c ----------------------------------------------------------------------------- */
+
+int node_keeper_start(struct node *node, struct err *err);
+void node_keeper_stop(struct node *node);
+
+/* --- REST --------------------------------------------------------------------------------- */
+
+/* Writes the audit log; see access_event(). */
+void node_event(struct node *node, const char *actor, const char *action, const char *object,
+	const json_t *detail);
+
+/* Callbacks of the REST server; context is the node. */
+int node_authenticate(void *context, const char *hash, struct rest_actor *actor, struct err *err);
+int node_remembered(void *context, const struct rest_actor *actor, const char *key,
+	const char *digest, bool *found, unsigned *status, json_t **body, struct err *err);
+void node_remember(void *context, const struct rest_actor *actor, const char *key,
+	const char *digest, unsigned status, const json_t *body);
+void node_audit(void *context, const struct rest_actor *actor, const char *peer,
+	const char *operation, const char *path, unsigned status);
+
+extern const struct rest_route node_routes[], node_job_routes[];
+
+/* All of them, as the server gets them (run.c); docs/openapi-node.json describes each. */
+extern const struct rest_route *const node_route_tables[];
+
+/* docs/openapi-node.json, as built in. */
+extern const char node_document_text[];
+
+#endif
