@@ -1,17 +1,13 @@
 /* sendense hub init, run, check-config, export, import. */
 #include "commands.h"
+#include "daemon_commands.h"
 #include "version.h"
 
 #include "hub.h"
 
 #include <string.h>
 
-#define CONFIG_OPTION_ROW(values)                                                          \
-	{                                                                                  \
-		.name = "config", .kind = OPTION_TEXT, .offset = offsetof(values, config), \
-		.argument = "FILE", .words = WORDS_FILE,                                   \
-		.help = "the hub's settings (default: " HUB_CONFIG_FILE ")"                \
-	}
+#define CONFIG_OPTION_ROW(values) DAEMON_CONFIG_ROW(values, "hub", HUB_CONFIG_FILE)
 
 static const char *config_path(const char *given)
 {
@@ -72,20 +68,6 @@ static const struct option_spec init_options[] = {
 		.help = "what jobs may read (nbd://host:10809/); may be given several times"},
 };
 
-struct init_report {
-	bool quiet;
-	json_t *list; /* NULL: as text */
-};
-
-static void tell_step(void *context, const char *text)
-{
-	const struct init_report *report = context;
-	if (report->list)
-		json_array_append_new(report->list, json_string(text));
-	else if (!report->quiet)
-		printf("%s\n", text);
-}
-
 /* Splits "[NAME=]DIR"; the name's end is cut in copy. */
 static void split_repository(
 	const char *text, char *copy, size_t bytes, const char **name, const char **path)
@@ -113,7 +95,7 @@ static int run_init(struct cli *cli, const void *values, struct err *err)
 {
 	const struct init_values *v = values;
 	char name[64];
-	struct init_report report = {.quiet = cli->common.quiet};
+	struct daemon_steps report = {.quiet = cli->common.quiet};
 	struct hub_init_result result = {0};
 	struct hub_init_options options = {
 		.config_path = config_path(v->config),
@@ -126,7 +108,7 @@ static int run_init(struct cli *cli, const void *values, struct err *err)
 		.nr_addresses = v->addresses.nr,
 		.allow_sources = v->sources.items,
 		.nr_allow_sources = v->sources.nr,
-		.did = tell_step,
+		.did = daemon_tell_step,
 		.context = &report,
 	};
 	if (v->repository)
@@ -215,46 +197,11 @@ const struct command command_hub_run = {
 /* --- check-config ------------------------------------------------------------------------------
  */
 
-struct findings_of_config {
-	const char *path;
-	json_t *list; /* NULL: as text */
-	bool quiet;
-};
-
-static void tell_finding(void *context, const struct settings_finding *finding)
-{
-	const struct findings_of_config *f = context;
-	const char *kind = finding->is_error ? "error" : "warning";
-	if (f->list) {
-		json_t *object = json_pack("{s:s, s:s}", "kind", kind, "text", finding->text);
-		if (finding->line > 0)
-			json_object_set_new(object, "line", json_integer(finding->line));
-		json_array_append_new(f->list, object);
-	} else if (finding->line > 0) {
-		printf("%s:%u: %s: %s\n", f->path, finding->line, kind, finding->text);
-	} else if (finding->is_error || !f->quiet) {
-		printf("%s: %s: %s\n", f->path, kind, finding->text);
-	}
-}
-
 static int run_check(struct cli *cli, const void *values, struct err *err)
 {
 	const struct config_values *v = values;
-	struct findings_of_config f = {.path = config_path(v->config), .quiet = cli->common.quiet};
-	if (cli->common.json)
-		f.list = json_array();
-	unsigned nr_errors = hub_check_config(f.path, tell_finding, &f);
-	if (f.list && cli_print_json(json_pack("{s:b, s:s, s:o, s:o}", "good", nr_errors == 0,
-					     "config", f.path, "findings", f.list, "defaults",
-					     hub_config_settings()),
-			      err) < 0)
-		return -1;
-	if (nr_errors > 0)
-		return err_set(err, ERR_USAGE, "%s: %u error%s", f.path, nr_errors,
-			nr_errors == 1 ? "" : "s");
-	if (!f.list && !cli->common.quiet)
-		printf("%s is good.\n", f.path);
-	return cli_flush(err);
+	return daemon_check(
+		cli, config_path(v->config), hub_check_config, hub_config_settings, err);
 }
 
 const struct command command_hub_check_config = {
@@ -322,7 +269,7 @@ static const struct option_spec import_options[] = {
 
 static void tell_file(void *context, const char *name, const char *old_path)
 {
-	const struct init_report *report = context;
+	const struct daemon_steps *report = context;
 	if (report->list)
 		json_array_append_new(
 			report->list, json_pack("{s:s, s:s?}", "name", name, "was", old_path));
@@ -350,7 +297,7 @@ static int run_import(struct cli *cli, const void *values, struct err *err)
 {
 	const struct import_values *v = values;
 	const char *folder = v->state_dir ? v->state_dir : "/var/lib/sendense";
-	struct init_report report = {.quiet = cli->common.quiet};
+	struct daemon_steps report = {.quiet = cli->common.quiet};
 	struct archive_summary summary = {.file = tell_file, .context = &report};
 	if (cli->common.json)
 		report.list = json_array();

@@ -1,22 +1,30 @@
 /* check-config: what a configuration names, looked at without changing anything. */
 #include "node_internal.h"
 
-#include "repository.h"
+#include <string.h>
 
-static void look_at_vcenter(struct inspect *inspect, const struct node_vcenter *vcenter)
+static void look_at_file(struct inspect *inspect, const char *section, const char *name,
+	const char *setting, const char *path)
 {
 	char where[96];
-	snprintf(where, sizeof where, "[vcenter %s] password-file", vcenter->name);
-	inspect_file(inspect, where, vcenter->password_file, true);
-	snprintf(where, sizeof where, "[vcenter %s] ca-file", vcenter->name);
-	if (vcenter->ca_file)
-		inspect_file(inspect, where, vcenter->ca_file, false);
+	snprintf(where, sizeof where, "[%s %s] %s", section, name, setting);
+	if (path)
+		inspect_file(inspect, where, path, strcmp(setting, "ca-file") != 0);
+}
+
+static void look_at_vcenter(struct inspect *inspect, const struct job_vcenter *vcenter)
+{
+	look_at_file(inspect, "vcenter", vcenter->name, "password-file", vcenter->password_file);
+	look_at_file(inspect, "vcenter", vcenter->name, "ca-file", vcenter->ca_file);
 }
 
 static void look_at_repository(struct inspect *inspect, const struct job_repository *repository)
 {
 	struct err err = ERR_INIT;
-	if (job_repository_check(repository, 0, &err) == 0)
+	look_at_file(inspect, "repository", repository->name, "token-file", repository->token_file);
+	look_at_file(inspect, "repository", repository->name, "ca-file", repository->ca_file);
+	/* A hub is not asked. */
+	if (repository->url || job_repository_check(repository, 0, &err) == 0)
 		return;
 	bool is_full = err.code == ERR_NO_SPACE;
 	inspect_say(inspect, !is_full, "%s%s", err.text,
@@ -38,15 +46,15 @@ unsigned node_check_config(const char *path, settings_tell *tell, void *context)
 	inspect_state(&inspect, config->state_dir, config->listen.loopback);
 	inspect_tls(&inspect, config->certificate, config->key, config->ca);
 	for (size_t i = 0; i < config->nr_vcenters; i++)
-		look_at_vcenter(&inspect, &config->vcenters[i]);
+		look_at_vcenter(&inspect, &config->vcenters[i].access);
 	if (config->nr_vcenters == 0)
-		inspect_say(&inspect, false,
-			"there is no [vcenter NAME]: nothing can be backed up");
+		inspect_say(
+			&inspect, false, "there is no [vcenter NAME]: nothing can be backed up");
 	for (size_t i = 0; i < config->nr_repositories; i++)
 		look_at_repository(&inspect, &config->repositories[i]);
 	if (config->nr_repositories == 0)
-		inspect_say(&inspect, false,
-			"there is no [repository NAME]: nothing can be backed up");
+		inspect_say(
+			&inspect, false, "there is no [repository NAME]: nothing can be backed up");
 	if (config->hub_token_file)
 		inspect_file(&inspect, "[hub] token-file", config->hub_token_file, true);
 	if (config->hub_ca_file)

@@ -39,14 +39,18 @@ static const struct setting table[] = {
 	{"tls", "key", SETTING_PATH, NODE(key)},
 	{"tls", "ca", SETTING_PATH, NODE(ca)},
 
-	{"vcenter", "url", SETTING_TEXT, VCENTER(url), .most = 1024},
-	{"vcenter", "password-file", SETTING_PATH, VCENTER(password_file)},
-	{"vcenter", "ca-file", SETTING_PATH, VCENTER(ca_file)},
-	{"vcenter", "fingerprint", SETTING_TEXT, VCENTER(fingerprint), .least = 64, .most = 95},
+	{"vcenter", "url", SETTING_TEXT, VCENTER(access.url), .most = 1024},
+	{"vcenter", "password-file", SETTING_PATH, VCENTER(access.password_file)},
+	{"vcenter", "ca-file", SETTING_PATH, VCENTER(access.ca_file)},
+	{"vcenter", "fingerprint", SETTING_TEXT, VCENTER(access.fingerprint), .least = 64,
+		.most = 95},
 	{"vcenter", "discover-every", SETTING_DURATION, VCENTER(discover_every_s),
 		.otherwise = "5m", .least = 10, .most = 86400},
 
 	{"repository", "path", SETTING_PATH, REPOSITORY(path)},
+	{"repository", "url", SETTING_TEXT, REPOSITORY(url), .most = 1024},
+	{"repository", "token-file", SETTING_PATH, REPOSITORY(token_file)},
+	{"repository", "ca-file", SETTING_PATH, REPOSITORY(ca_file)},
 	{"repository", "id", SETTING_TEXT, REPOSITORY(id), .least = 32, .most = 32},
 	{"repository", "require-mount", SETTING_BOOL, REPOSITORY(require_mount), .otherwise = "no"},
 	{"repository", "stop-free", SETTING_SIZE, REPOSITORY(stop_free_bytes)},
@@ -100,7 +104,7 @@ static void check_listen(struct settings_reading *r, const struct node_config *c
 }
 
 static void check_vcenter(
-	struct settings_reading *r, const struct node_vcenter *vcenter, unsigned line)
+	struct settings_reading *r, const struct job_vcenter *vcenter, unsigned line)
 {
 	struct vsphere_url url = {0};
 	struct err err = ERR_INIT;
@@ -110,21 +114,39 @@ static void check_vcenter(
 	else if (vsphere_url_parse(vcenter->url, &url, &err) < 0)
 		settings_wrong(r, line, "[vcenter %s] url: %s", name, err.text);
 	else if (url.path[0] && strcmp(url.path, "/") != 0)
-		settings_wrong(r, line, "[vcenter %s] url: it names a machine, too (leave \"%s\" out)",
-			name, url.path);
+		settings_wrong(r, line,
+			"[vcenter %s] url: it names a machine, too (leave \"%s\" out)", name,
+			url.path);
 	vsphere_url_free(&url);
 	if (!vcenter->password_file)
 		settings_wrong(r, line, "[vcenter %s] has no password-file", name);
 	if (vcenter->ca_file && vcenter->fingerprint)
-		settings_wrong(r, line, "[vcenter %s] ca-file and fingerprint: give one of them",
-			name);
+		settings_wrong(
+			r, line, "[vcenter %s] ca-file and fingerprint: give one of them", name);
 }
 
 static void check_repository(
-	struct settings_reading *r, const struct job_repository *repository, unsigned line)
+	struct settings_reading *r, const struct job_repository *one, unsigned line)
 {
-	if (!repository->path)
-		settings_wrong(r, line, "[repository %s] has no path", repository->name);
+	const char *name = one->name;
+	if (!one->path == !one->url)
+		settings_wrong(r, line,
+			"[repository %s] has %s path and url (give path = /FOLDER, or url = "
+			"https://HUB/NAME)",
+			name, one->path ? "both" : "neither");
+	if (one->url && strncmp(one->url, "https://", 8) != 0 &&
+		strncmp(one->url, "http://", 7) != 0)
+		settings_wrong(r, line, "[repository %s] url: \"%s\" does not begin with https://",
+			name, one->url);
+	if (!one->url && (one->token_file || one->ca_file))
+		settings_wrong(r, line,
+			"[repository %s] token-file and ca-file are for one with a url", name);
+	if (one->url && !one->token_file)
+		settings_wrong(r, line, "[repository %s] has no token-file", name);
+	if (one->url && (one->require_mount || one->stop_free_bytes))
+		settings_wrong(r, line,
+			"[repository %s] require-mount and stop-free are for one with a path",
+			name);
 }
 
 static void check_hub(struct settings_reading *r, const struct node_config *c)
@@ -152,7 +174,7 @@ static int derive(struct settings_reading *r, void *values, struct err *err)
 	for (size_t i = 0; i < c->nr_vcenters; i++) {
 		if (c->vcenters[i].discover_every_s == 0)
 			c->vcenters[i].discover_every_s = DISCOVER_EVERY_S;
-		check_vcenter(r, &c->vcenters[i], settings_named_line(r, "vcenter", i));
+		check_vcenter(r, &c->vcenters[i].access, settings_named_line(r, "vcenter", i));
 	}
 	for (size_t i = 0; i < c->nr_repositories; i++)
 		check_repository(r, &c->repositories[i], settings_named_line(r, "repository", i));
@@ -162,7 +184,7 @@ static int derive(struct settings_reading *r, void *values, struct err *err)
 static const struct settings_named named[] = {
 	{"vcenter", offsetof(struct node_config, vcenters),
 		offsetof(struct node_config, nr_vcenters), sizeof(struct node_vcenter),
-		offsetof(struct node_vcenter, name)},
+		offsetof(struct node_vcenter, access.name)},
 	{"repository", offsetof(struct node_config, repositories),
 		offsetof(struct node_config, nr_repositories), sizeof(struct job_repository),
 		offsetof(struct job_repository, name)},

@@ -16,9 +16,7 @@ enum node_stop { NODE_STOP_HAND_OVER, NODE_STOP_CANCEL };
 
 /* A vCenter or an ESXi host. */
 struct node_vcenter {
-	const char *name, *url; /* "vmware://user@host[:port]" */
-	const char *password_file; /* 0600 */
-	const char *ca_file, *fingerprint; /* at most one; neither: the system's CAs */
+	struct job_vcenter access;
 	uint64_t discover_every_s;
 };
 

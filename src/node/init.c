@@ -65,7 +65,8 @@ static int heed_config(struct making *m, struct err *err)
 	m->there = node_config_load(o->config_path, NULL, NULL, err);
 	if (!m->there)
 		return -1;
-	const struct setup_said settings[] = {{"[node] state-dir", o->state_dir, m->there->state_dir},
+	const struct setup_said settings[] = {
+		{"[node] state-dir", o->state_dir, m->there->state_dir},
 		{"[node] runtime-dir", o->runtime_dir, m->there->runtime_dir},
 		{"[node] listen", o->listen, settings_address_text(&m->there->listen, listen)},
 		{"[node] name", o->name, m->there->name}};
@@ -128,8 +129,7 @@ int node_init(
 		.result = result,
 		.setup = {.kind = "node", .did = options->did, .context = options->context},
 		.state_dir = options->state_dir ? options->state_dir : "/var/lib/sendense/node",
-		.runtime_dir =
-			options->runtime_dir ? options->runtime_dir : "/run/sendense-node",
+		.runtime_dir = options->runtime_dir ? options->runtime_dir : "/run/sendense-node",
 		.listen = options->listen ? options->listen : "127.0.0.1:8081",
 	};
 	if (options->name)

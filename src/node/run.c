@@ -26,6 +26,7 @@ struct running {
 	struct node_config **retired; /* configurations that were replaced */
 	size_t nr_retired;
 	char **targets; /* what jobs may write to, and what never */
+	struct job_vcenter *vcenters;
 	bool is_ready; /* it was once */
 	bool hand_over;
 	struct deadline stop_until;
@@ -76,10 +77,11 @@ static void free_rules(char **rules)
 	free(rules);
 }
 
-/* What the settings allow, but nothing of the node's own; ended by NULL. */
-static char **make_rules(const struct node_config *c, struct err *err)
+/* What the settings allow, but nothing of the node's own; ended by NULL; NULL: no memory. */
+static char **make_rules(const struct node_config *c)
 {
-	const char *const own[] = {c->state_dir, c->runtime_dir, c->path, c->key, c->hub_token_file};
+	const char *const own[] = {
+		c->state_dir, c->runtime_dir, c->path, c->key, c->hub_token_file};
 	size_t nr = 0, nr_allowed = 0;
 	while (c->allow_targets && c->allow_targets[nr_allowed])
 		nr_allowed++;
@@ -89,14 +91,13 @@ static char **make_rules(const struct node_config *c, struct err *err)
 		if (own[i] && (good = asprintf(&rules[nr], "!%s", own[i]) >= 0))
 			nr++;
 	for (size_t i = 0; good && i < c->nr_vcenters; i++)
-		if ((good = asprintf(&rules[nr], "!%s", c->vcenters[i].password_file) >= 0))
+		if ((good = asprintf(&rules[nr], "!%s", c->vcenters[i].access.password_file) >= 0))
 			nr++;
 	for (size_t i = 0; good && i < nr_allowed; i++)
 		good = (rules[nr++] = strdup(c->allow_targets[i])) != NULL;
 	if (good)
 		return rules;
 	free_rules(rules);
-	err_errno(err, ENOMEM, "cannot tell jobs what they may name");
 	return NULL;
 }
 
@@ -104,9 +105,12 @@ static int start_jobs(void *context, struct err *err)
 {
 	struct running *r = context;
 	const struct node_config *c = node_config(&r->node);
-	r->targets = make_rules(c, err);
-	if (!r->targets)
-		return -1;
+	r->targets = make_rules(c);
+	r->vcenters = calloc(c->nr_vcenters + 1, sizeof *r->vcenters);
+	if (!r->targets || !r->vcenters)
+		return err_errno(err, ENOMEM, "cannot tell jobs what they may name");
+	for (size_t i = 0; i < c->nr_vcenters; i++)
+		r->vcenters[i] = c->vcenters[i].access;
 	const struct jobs_options options = {
 		.state = r->node.state,
 		.runtime_dir = c->runtime_dir,
@@ -114,6 +118,12 @@ static int start_jobs(void *context, struct err *err)
 		.program = r->node.options->program,
 		.repositories = c->repositories,
 		.nr_repositories = c->nr_repositories,
+		.vcenters = r->vcenters,
+		.nr_vcenters = c->nr_vcenters,
+		.vmware_state_dir = r->node.vmware_dir,
+		.replica_state_dir = r->node.replica_dir,
+		.vddk_dir = c->vddk_dir,
+		.vddk_modes = c->transport_modes,
 		.allow_targets = (const char *const *)r->targets,
 		.most = c->most_jobs,
 		.most_per_source = c->most_jobs_per_vcenter,
@@ -130,7 +140,9 @@ static void stop_jobs(void *context)
 		jobs_stop(r->node.jobs, r->hand_over, r->stop_until);
 	r->node.jobs = NULL;
 	free_rules(r->targets);
+	free(r->vcenters);
 	r->targets = NULL;
+	r->vcenters = NULL;
 }
 
 static int start_keeper(void *context, struct err *err)
@@ -252,8 +264,8 @@ static int tell_ready(void *context, struct err *err)
 	const struct node_config *c = node_config(&r->node);
 	const struct node_run_options *o = r->node.options;
 	char url[SETTINGS_URL_BYTES];
-	settings_address_url(&c->listen, c->certificate != NULL, NULL,
-		rest_server_port(r->node.rest), url);
+	settings_address_url(
+		&c->listen, c->certificate != NULL, NULL, rest_server_port(r->node.rest), url);
 	log_info("ready on %s (%s)", url, o->software);
 	node_event(&r->node, "node", "start", o->software, NULL);
 	r->is_ready = true;
