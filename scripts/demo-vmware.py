@@ -5,6 +5,7 @@
     demo-vmware.py FOLDER vddk                       what the test libvixDiskLib is told
     demo-vmware.py FOLDER add NAME KEY=RAW...        a machine
     demo-vmware.py FOLDER write RAW OFFSET LENGTH    what a guest writes
+    demo-vmware.py FOLDER off NAME                   switches it off
     demo-vmware.py FOLDER during NAME KEPT COMMAND   runs a backup; while its snapshot stands, keeps
                                                      the frozen disks as KEPT-KEY.raw, and the guest
                                                      goes on writing
@@ -64,6 +65,9 @@ class Vcenter:
         with open(path, "r+b") as file:
             file.seek(int(offset))
             file.write(random.randbytes(int(length)))
+
+    def off(self, name):
+        self.tell("power", VM=self.machine(name)["ref"], On=False)
 
     def during(self, name, kept, *command):
         machine = self.machine(name)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # The demo of VMware: a test vCenter (govmomi's simulator with changed blocks around it) and a test
 # libvixDiskLib stand in for the hypervisor; a machine with three disks is backed up in full and by
-# changed blocks while its guest writes, restored, and replicated to three targets.  Each copy is
-# compared with the disks as the snapshot froze them.  Leaves nothing behind.
+# changed blocks while its guest writes, restored, and replicated to three targets, up to the cutover.
+# Each copy is compared with the disks as the snapshot froze them.  Leaves nothing behind.
 set -eu
 
 . "$(dirname -- "$0")/demo-frame.sh"
@@ -24,16 +24,25 @@ vcenter() {
 	python3 "$top/scripts/demo-vmware.py" "$vc" "$@"
 }
 
-# One restore point; the disks as its snapshot froze them are kept as FROZEN-KEY.raw, and the guest
-# writes while it is made.
-back_up() { # FROZEN
+# Runs a command that reads the machine; the disks as its snapshot froze them are kept as
+# FROZEN-KEY.raw, and the guest writes meanwhile.
+watch() { # FROZEN COMMAND...
 	: >"$scratch/calls"
 	frozen=$1
-	set -- "$sendense" backup --repo "$scratch/repo" --vcenter-ca-file "$vc/ca.pem" "$url"
+	shift
 	printf '$ %s\n' "$*" | plain
-	vcenter during web01 "$scratch/$frozen" "$@"
+	vcenter during web01 "$scratch/$frozen" "$@" >"$scratch/shown"
+	plain <"$scratch/shown"
+	tell_reads
+}
+
+tell_reads() {
 	echo "VMware's library was asked for $(awk '$1 == "read" {n++; s += $3}
 		END {printf "%.1f MiB in %d reads", s / 2048, n}' "$scratch/calls")"
+}
+
+back_up() { # FROZEN
+	watch "$1" "$sendense" backup --repo "$scratch/repo" --vcenter-ca-file "$vc/ca.pem" "$url"
 }
 
 # qemu-nbd is nobody's child, so its end is waited for by its pid.
@@ -100,26 +109,31 @@ for point in $points; do
 	frozen=second
 done
 
-step "5. The newest state replicated to three NBD exports, each disk to the one named for its key"
-mkfifo "$scratch/served"
-"$sendense" serve --repo "$scratch/repo" web01 --socket "$scratch/serve.sock" >"$scratch/served" &
-servers="$servers $!"
-read -r _ <"$scratch/served"
-set --
+step "5. The machine, while it runs, replicated to three NBD exports, each disk to the one named for its key"
+set -- "$sendense" replicate --vcenter-ca-file "$vc/ca.pem" --state-dir "$scratch/replica" "$url"
 for key in $keys; do
 	truncate -r "$scratch/$key.raw" "$scratch/replica-$key.raw"
 	qemu-nbd --fork -f raw --shared=8 --persistent -k "$scratch/$key.sock" \
 		--pid-file "$scratch/$key.pid" "$scratch/replica-$key.raw"
 	servers="$servers $(cat "$scratch/$key.pid")"
-	set -- "$@" --disk "$key=nbd+unix:///$key?socket=$scratch/serve.sock" \
-		--target "$key=nbd+unix:///?socket=$scratch/$key.sock"
+	set -- "$@" --target "$key=nbd+unix:///?socket=$scratch/$key.sock"
 done
-show "$sendense" replicate --vm web01 --state-dir "$scratch/replica" --verify read-back "$@"
+watch third "$@"
 for key in $keys; do
-	compare "second-$key.raw" "replica-$key.raw"
+	compare "third-$key.raw" "replica-$key.raw"
 done
 
-step "6. The end: nothing stays behind"
+step "6. The guest writes once more and is switched off; the cutover takes the last changes"
+vcenter write "$scratch/2001.raw" 100000000 1048576
+vcenter off web01
+: >"$scratch/calls"
+show "$@" --cutover
+tell_reads
+for key in $keys; do
+	compare "$key.raw" "replica-$key.raw"
+done
+
+step "7. The end: nothing stays behind"
 vcenter clean web01
 stop_servers
 echo "$(find "$scratch/state" -name 'debt-*' | wc -l) snapshots owed; $(find "$scratch/tmp" -mindepth 1 | wc -l) temporary files"
