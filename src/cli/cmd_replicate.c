@@ -192,17 +192,29 @@ static int find_name(struct replicate *r, struct err *err)
 	return sources->vm[0] ? 0 : vmware_source_own_name(sources->vmware, sources->vm, err);
 }
 
-/* What it wrote after the last run would be lost. */
+/* What a machine writes behind the last run would be lost. */
 static int check_cutover(const struct replicate *r, struct err *err)
 {
 	const struct backup *sources = &r->sources;
-	if (!r->values->cutover ||
-		(!(sources->vmware && vmware_is_running(sources->vmware)) &&
-			!(sources->qemu && qemu_source_is_running(sources->qemu))))
+	bool off = true, running = false;
+	if (!r->values->cutover)
+		return 0;
+	if ((sources->vmware && vmware_is_off(sources->vmware, &off, err) < 0) ||
+		(sources->qemu && qemu_source_is_running(sources->qemu, &running, err) < 0))
+		return -1;
+	if (off && !running)
 		return 0;
 	return err_set(err, ERR_REFUSED,
-		"--cutover: %s runs, and what it writes later would be lost (switch it off first)",
+		"--cutover: %s is not switched off, and what it writes would be lost (switch it "
+		"off first)",
 		sources->vm);
+}
+
+/* All that was read was there, and is the last that there is. */
+static int check_machine(struct replicate *r, int rc, struct err *err)
+{
+	rc = backup_sources_check(&r->sources, rc, err);
+	return rc == 0 ? check_cutover(r, err) : -1;
 }
 
 /* The record says since what its changes are asked. */
@@ -318,7 +330,7 @@ static int replicate(struct replicate *r, struct err *err)
 	if (prepare(r, err) < 0)
 		return -1;
 	int rc = copy(r, err) < 0 ? -1 : verify(r, err);
-	if (backup_sources_check(&r->sources, rc, err) < 0)
+	if (check_machine(r, rc, err) < 0)
 		return err_hint(err, "the targets hold parts of two generations now; the next run "
 				     "goes on");
 	progress_stage(r->progress, "commit");

@@ -135,9 +135,9 @@ const char *qemu_source_uuid(const struct qemu_source *source)
 	return qemu_vm_uuid(source->session);
 }
 
-bool qemu_source_is_running(const struct qemu_source *source)
+int qemu_source_is_running(struct qemu_source *source, bool *running, struct err *err)
 {
-	return qemu_is_running(source->session);
+	return qemu_is_running(source->session, running, err);
 }
 
 /* --- the moment -------------------------------------------------------------------------- */

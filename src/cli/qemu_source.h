@@ -45,7 +45,7 @@ const struct qemu_source_disk *qemu_source_disk(const struct qemu_source *source
 /* Of the machine; "" when it has none. */
 const char *qemu_source_uuid(const struct qemu_source *source);
 /* See qemu_is_running(). */
-bool qemu_source_is_running(const struct qemu_source *source);
+int qemu_source_is_running(struct qemu_source *source, bool *running, struct err *err);
 
 /* Puts the disk's bitmaps in order: since is the one that began at the parent's state (NULL: there
  * is none).  Before begin, for each disk. */

@@ -254,7 +254,7 @@ static int add_disks(
 	return err_set(err, ERR_NOT_FOUND, "the machine has no disk that can be written");
 }
 
-static int load_facts(struct qemu_session *session, struct err *err)
+static int load_names(struct qemu_session *session, struct err *err)
 {
 	json_t *uuid = qmp_call(&session->qmp, "query-uuid", NULL, -1, err);
 	if (!uuid)
@@ -267,17 +267,12 @@ static int load_facts(struct qemu_session *session, struct err *err)
 		return -1;
 	session->name = strdup(text_of(name, "name"));
 	json_decref(name);
-	json_t *status = qmp_call(&session->qmp, "query-status", NULL, -1, err);
-	if (!status)
-		return -1;
-	session->running = json_is_true(json_object_get(status, "running"));
-	json_decref(status);
 	return session->name ? 0 : err_errno(err, ENOMEM, "cannot note the machine's name");
 }
 
 int inventory_load(struct qemu_session *session, const char *node, struct err *err)
 {
-	if (load_facts(session, err) < 0)
+	if (load_names(session, err) < 0)
 		return -1;
 	session->nodes = qmp_call(
 		&session->qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), -1, err);

@@ -80,9 +80,13 @@ const char *qemu_vm_name(const struct qemu_session *session)
 	return session->name;
 }
 
-bool qemu_is_running(const struct qemu_session *session)
+int qemu_is_running(struct qemu_session *session, bool *running, struct err *err)
 {
-	return session->running;
+	WITH_LOCK(&session->mutex);
+	json_t *status = qmp_call(&session->qmp, "query-status", NULL, -1, err);
+	*running = json_is_true(json_object_get(status, "running"));
+	json_decref(status);
+	return status ? 0 : -1;
 }
 
 int qemu_plan_bitmap(struct qemu_session *session, size_t disk, const char *bitmap, struct err *err)

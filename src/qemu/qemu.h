@@ -69,8 +69,8 @@ const struct qemu_disk *qemu_disk(const struct qemu_session *session, size_t i);
 /* The machine's uuid and name, "" when it has none. */
 const char *qemu_vm_uuid(const struct qemu_session *session);
 const char *qemu_vm_name(const struct qemu_session *session);
-/* At open: the guest's processors ran (not paused, and not switched off). */
-bool qemu_is_running(const struct qemu_session *session);
+/* Whether the guest's processors run now (not paused, and not switched off). */
+int qemu_is_running(struct qemu_session *session, bool *running, struct err *err);
 
 /*
  * Before begin, for each disk: the bitmap that the parent's record names, NULL when there is none.

@@ -45,7 +45,6 @@ struct qemu_session {
 	bool no_freeze;
 	char uuid[64];
 	char *name;
-	bool running; /* the guest, at open */
 	struct disk *disks;
 	size_t nr_disks;
 	json_t *nodes; /* as query-named-block-nodes told when the disks were learnt */

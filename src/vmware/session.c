@@ -282,9 +282,12 @@ const char *vmware_vcenter_uuid(const struct vmware_session *session)
 	return vsphere_about(session->vsphere)->instance_uuid;
 }
 
-bool vmware_is_running(const struct vmware_session *session)
+int vmware_is_off(struct vmware_session *session, bool *off, struct err *err)
 {
-	return session->vm->power == VSPHERE_POWER_ON;
+	struct vsphere_vm *now = vsphere_vm(session->vsphere, session->vm->moref, err);
+	*off = now && now->power == VSPHERE_POWER_OFF;
+	vsphere_vm_free(now);
+	return now ? 0 : -1;
 }
 
 int vmware_plan(struct vmware_session *session, size_t disk, const char *change_id, struct err *err)
@@ -318,7 +321,7 @@ __attribute__((format(printf, 2, 3))) static int say_untracked(
 static bool is_tracked(const struct vmware_session *session)
 {
 	const struct vsphere_config *config = session->vm->config;
-	bool running = vmware_is_running(session);
+	bool running = session->vm->power == VSPHERE_POWER_ON;
 	for (size_t i = 0; i < session->nr_disks && running; i++)
 		if (!vsphere_config_disk(config, session->disks[i].key)->change_id[0])
 			return false;

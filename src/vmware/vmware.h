@@ -92,8 +92,8 @@ const struct vmware_skipped *vmware_skipped(const struct vmware_session *session
 const char *vmware_vm_uuid(const struct vmware_session *session);
 const char *vmware_vm_name(const struct vmware_session *session);
 const char *vmware_vcenter_uuid(const struct vmware_session *session);
-/* At open: it was switched on. */
-bool vmware_is_running(const struct vmware_session *session);
+/* Whether the machine is switched off now (one that is suspended is not); asks the server. */
+int vmware_is_off(struct vmware_session *session, bool *off, struct err *err);
 
 /* Before begin: the change id in the parent's record; NULL (as without a plan): there is none, or
  * all is to be read.  Copied. */

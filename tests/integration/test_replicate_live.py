@@ -18,7 +18,7 @@ import test_qemu_backup
 import vcenter
 from qemu_machine import machine_in, proxy_in
 from support import MIB, SENDENSE, Process, bad_input, fails, need, run, sendense, wait_for
-from test_vmware_backup import CHUNK, SIZES, Setting, chunks_of, debts, disks_of
+from vmware_setting import CHUNK, SIZES, Setting, chunks_of, debts, disks_of
 
 SEED = int(os.environ.get("SENDENSE_SEED", "1"))
 KEYS = [str(key) for key in SIZES]
@@ -200,7 +200,7 @@ def test_cutover(replica):
     replica.run()
     replica.guest_writes(2000, 3)
     replica.vc.calls()
-    fails(*replica.words("--cutover"), env=replica.env(), contains=["runs", "switch it off"],
+    fails(*replica.words("--cutover"), env=replica.env(), contains=["is not switched off"],
           case="replicate: cutover of a machine that runs")
     assert not replica.asked_for_snapshots()
     replica.machine.set_power(False)
@@ -217,6 +217,26 @@ def test_cutover(replica):
     replica.vc.calls()
     fails(*replica.words(), env=replica.env(), contains=["cut over", "--force"])
     assert not replica.asked_for_snapshots() and replica.digests() == before
+
+
+def test_a_machine_that_is_switched_on_during_its_cutover(replica, servers):
+    replica.run()
+    replica.guest_writes(2000, 3)
+    replica.machine.set_power(False)
+    replica.vc.held()
+    replica.vc.fail("QueryChangedDiskAreas", calls=1, slow=50)
+    process = servers.start(SENDENSE, *replica.words("--cutover"), env=replica.env())
+    wait_for(lambda: replica.vc.held() or not process.running, "the snapshot")
+    assert process.running, process.err
+    replica.machine.set_power(True)
+    replica.vc.release()
+    assert process.wait() == 1
+    assert "is not switched off" in process.err
+    assert replica.record["generation"] == 1 and "cut_over" not in replica.record
+    replica.guest_writes(2000, 1)
+    replica.machine.set_power(False)
+    assert replica.run("--cutover")["cut_over"] and replica.same()
+    replica.check_clean()
 
 
 def test_disks_that_grow_come_and_go(replica):
@@ -579,7 +599,7 @@ def test_qemu_refusals_and_cutover(qemu):
     assert "transaction" not in qemu.proxy.commands
     qemu.run()
     qemu.write(5)
-    fails(*qemu.words("--cutover"), contains=["runs", "switch it off"],
+    fails(*qemu.words("--cutover"), contains=["is not switched off"],
           case="replicate qemu: cutover of a machine that runs")
     qemu.machine.call("stop")
     report = qemu.run("--cutover")
