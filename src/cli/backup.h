@@ -170,6 +170,9 @@ void backup_sources_commit(const struct backup *b);
 /* See store_backup_options; context is the struct backup. */
 uint64_t backup_sources_estimate(void *context, size_t disk,
 	const struct repository_decision *decision, const struct repository_settings *settings);
+/* The same, of a machine of a vCenter. */
+int backup_sources_changed_since(
+	void *context, size_t disk, const char *change_id, struct block **map, struct err *err);
 /* Tells of the disks that became full although they need not have, in the log. */
 void backup_sources_warn(const struct backup *b);
 /*

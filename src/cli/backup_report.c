@@ -19,6 +19,7 @@ static const char *resumed_name(enum repository_resumed resumed)
 	static const char *const names[] = {
 		[REPOSITORY_FRESH] = "no",
 		[REPOSITORY_RESUMED] = "resumed",
+		[REPOSITORY_UPDATED] = "updated",
 		[REPOSITORY_COMPARED] = "compared",
 	};
 	return names[resumed];
@@ -98,6 +99,8 @@ static void print_disk(const struct backup *b, const struct repository_disk_info
 			cli_size_text(b->disks[i].kept_bytes, size),
 			b->disks[i].resumed == REPOSITORY_COMPARED
 				? "; all was read again, as the source may have changed"
+			: b->disks[i].resumed == REPOSITORY_UPDATED
+				? "; what changed since then was read again"
 				: "");
 }
 

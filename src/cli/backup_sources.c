@@ -266,6 +266,8 @@ int backup_sources_open(struct backup *b, struct err *err)
 			.change_id = change_id_of(disk),
 			.bitmap = disk->bitmap,
 			.source_state = disk->state,
+			/* Who has all compared does not believe it. */
+			.tells_since = disk->vmware && disk->change == REPOSITORY_CHANGE_EXTENTS,
 		};
 	}
 	return 0;
@@ -367,6 +369,13 @@ uint64_t backup_sources_estimate(void *context, size_t index,
 		}
 	}
 	return sum;
+}
+
+int backup_sources_changed_since(
+	void *context, size_t disk, const char *change_id, struct block **map, struct err *err)
+{
+	const struct backup *b = context;
+	return vmware_changed_since(b->vmware, disk, change_id, map, err);
 }
 
 void backup_sources_warn(const struct backup *b)

@@ -138,6 +138,7 @@ static struct store_backup *begin(struct backup *b, struct err *err)
 		.hub_job = cli_hooks() ? cli_hooks()->job : NULL,
 		.stage = tell_stage,
 		.estimate = backup_sources_estimate,
+		.changed_since = backup_sources_changed_since,
 		.context = b,
 	};
 	options.consistency = backup_sources_consistency(b, &options.consistency_reason);

@@ -64,6 +64,7 @@ static const struct rest_field disk_fields[] = {
 	{.name = "new_bitmap", .type = REST_STRING, .nullable = true},
 	{.name = "source_state", .type = REST_STRING, .nullable = true},
 	{.name = "unusable", .type = REST_STRING, .nullable = true},
+	{.name = "tells_since", .type = REST_BOOL},
 	{.name = "estimate_bytes", .type = REST_INTEGER, .least = 0, .most = INT64_MAX},
 	{0},
 };

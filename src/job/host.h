@@ -28,12 +28,13 @@
  *                   protocol?}, consistency?, consistency_reason?, for?: TEXT (who asks, for
  *                   messages), disks: [{key, size_bytes, source?: SOURCE, change?:
  *                   "none|compare|bitmap|extents", from?, bitmap?, change_id?, new_bitmap?,
- *                   source_state?, unusable?, estimate_bytes?}]}
+ *                   source_state?, unusable?, estimate_bytes?, tells_since?}]}
  *                   SOURCE: {kind, label, identity?: {NAME: VALUE}}
  *                   -> {session, job, point, vm, lease_s, digest: {algorithm, seed, chunk_bytes,
  *                      leaf_bytes}, missing_disks: [KEY], disks: [{key, size_bytes, mode, reason,
- *                      fallback, parent, change, resumed: "fresh|resumed|compared", kept_bytes,
- *                      export: EXPORT}]}
+ *                      fallback, parent, change, resumed: "fresh|resumed|updated|compared",
+ *                      kept_bytes, stored_since (of "updated": the change id since whose state the
+ *                      client reads again what changed, else null), export: EXPORT}]}
  *                   EXPORT: {uri, address, port, name, tls: null | {identity, psk (hex)}}
  *                   session: the hub's id (1..64 of [A-Za-z0-9_-]).  "job" is the repository's,
  *                   an earlier one's where it was gone on with.  Decided, begun and exported when

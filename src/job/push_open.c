@@ -89,14 +89,15 @@ static int parse_disk(struct open_request *r, size_t i, const json_t *given, str
 	struct repository_offer *offer = &r->offers[i];
 	struct repository_disk_spec *spec = &r->specs[i];
 	const char *change = "none";
+	int tells_since = 0;
 	const json_t *source = NULL;
 	json_int_t size = 0, estimate = 0;
 	if (host_unpack(given, "a disk", err,
-		    "{s:s, s:I, s?o, s?s, s?s, s?s, s?s, s?s, s?s, s?s, s?I}", "key", &offer->key,
-		    "size_bytes", &size, "source", &source, "change", &change, "from", &offer->from,
-		    "bitmap", &offer->bitmap, "change_id", &spec->change_id, "new_bitmap",
-		    &spec->bitmap, "source_state", &spec->source_state, "unusable",
-		    &offer->unusable, "estimate_bytes", &estimate) < 0)
+		    "{s:s, s:I, s?o, s?s, s?s, s?s, s?s, s?s, s?s, s?s, s?I, s?b}", "key",
+		    &offer->key, "size_bytes", &size, "source", &source, "change", &change, "from",
+		    &offer->from, "bitmap", &offer->bitmap, "change_id", &spec->change_id,
+		    "new_bitmap", &spec->bitmap, "source_state", &spec->source_state, "unusable",
+		    &offer->unusable, "estimate_bytes", &estimate, "tells_since", &tells_since) < 0)
 		return -1;
 	if (repository_name_check_key(offer->key, err) < 0)
 		return -1;
@@ -114,6 +115,7 @@ static int parse_disk(struct open_request *r, size_t i, const json_t *given, str
 	spec->key = offer->key;
 	spec->source = offer->source;
 	spec->estimate_bytes = (uint64_t)estimate;
+	spec->tells_since = tells_since != 0;
 	return 0;
 }
 
@@ -333,6 +335,7 @@ static int decide(struct push *session, struct open_request *r, json_t *missing,
 		spec->reason = decision->reason;
 		spec->parent = full ? NULL : decision->parent;
 		spec->change = decision->change;
+		spec->tells_since &= !decision->distrusts_changes;
 	}
 	return 0;
 }
@@ -421,6 +424,7 @@ static json_t *describe_opened(struct push *session, json_t *missing)
 {
 	static const char *const resumed_names[] = {[REPOSITORY_FRESH] = "fresh",
 		[REPOSITORY_RESUMED] = "resumed",
+		[REPOSITORY_UPDATED] = "updated",
 		[REPOSITORY_COMPARED] = "compared"};
 	struct repository_info info;
 	uint8_t seed[DIGEST_SEED_BYTES];
@@ -438,15 +442,16 @@ static json_t *describe_opened(struct push *session, json_t *missing)
 		uint64_t kept;
 		enum repository_resumed resumed =
 			repository_backup_resumed(session->backup, i, &kept);
-		json_array_append_new(
-			disks, json_pack("{s:s, s:I, s:s, s:s, s:b, s:s?, s:s, s:s, s:I, s:o}",
-				       "key", disk->key, "size_bytes", (json_int_t)disk->size_bytes,
-				       "mode", full ? "full" : "incremental", "reason",
-				       decision->reason, "fallback", decision->fallback, "parent",
-				       full ? NULL : decision->parent, "change",
-				       repository_change_name(decision->change), "resumed",
-				       resumed_names[resumed], "kept_bytes", (json_int_t)kept,
-				       "export", export_json(disk->export)));
+		json_array_append_new(disks,
+			json_pack("{s:s, s:I, s:s, s:s, s:b, s:s?, s:s, s:s, s:I, s:s?, s:o}",
+				"key", disk->key, "size_bytes", (json_int_t)disk->size_bytes,
+				"mode", full ? "full" : "incremental", "reason", decision->reason,
+				"fallback", decision->fallback, "parent",
+				full ? NULL : decision->parent, "change",
+				repository_change_name(decision->change), "resumed",
+				resumed_names[resumed], "kept_bytes", (json_int_t)kept,
+				"stored_since", repository_backup_since(session->backup, i),
+				"export", export_json(disk->export)));
 	}
 	return json_pack("{s:s, s:s, s:s, s:s, s:i, s:{s:s, s:s, s:i, s:i}, s:O, s:o}", "session",
 		session->id, "job", session->job, "point", session->point, "vm", session->vm,

@@ -7,7 +7,8 @@
  *                                         the export, as many connections as there are lanes
  *
  *   the hub's word of a chunk   read from the source              written, if it is not
- *   sent (kept)                 not when its state is the same    what was sent
+ *   sent (kept)                 not when its state is the same,   what was sent
+ *                               or it did not change since
  *   unknown                     always                            (always)
  *   as the parent, zeros        what a first try would read       that
  *
@@ -100,10 +101,26 @@ static int tell_kept(void *context, uint64_t first, uint64_t nr, enum ranges_kin
 	return 0;
 }
 
-static uint32_t flags_of(
-	const struct session_disk *disk, enum ranges_kind kind, bool sent, uint32_t flags)
+/* Of what was sent: whether it need not be read, for how much of length. */
+static int look_valid(
+	struct session_disk *disk, uint64_t at, uint64_t *length, bool *valid, struct err *err)
 {
-	if (kind != RANGES_UNKNOWN && sent && disk->resumed == REPOSITORY_RESUMED)
+	struct block_extent extent;
+	size_t nr;
+	*valid = disk->resumed == REPOSITORY_RESUMED;
+	if (disk->resumed != REPOSITORY_UPDATED)
+		return 0;
+	if (block_extents(disk->changed, at, *length, &extent, 1, &nr, err) < 0)
+		return -1;
+	*length = extent.length;
+	*valid = extent.flags & BLOCK_UNCHANGED;
+	return 0;
+}
+
+static uint32_t flags_of(const struct session_disk *disk, enum ranges_kind kind, bool sent,
+	bool valid, uint32_t flags)
+{
+	if (valid)
 		return flags | BLOCK_UNCHANGED;
 	if (kind == RANGES_UNKNOWN || sent || !session_disk_has_changes(disk))
 		return flags & ~BLOCK_UNCHANGED;
@@ -131,8 +148,12 @@ static int remap(void *context, uint64_t offset, const struct block_extent *from
 				end = (chunk + run) * DIGEST_CHUNK_BYTES;
 			}
 			uint64_t length = min_u64(stop, end) - at;
+			bool valid = false;
+			if (kind != RANGES_UNKNOWN && sent &&
+				look_valid(disk, at, &length, &valid, err) < 0)
+				return -1;
 			if (!block_remap_put(out, max, nr, length,
-				    flags_of(disk, kind, sent, from[i].flags)))
+				    flags_of(disk, kind, sent, valid, from[i].flags)))
 				return 0;
 			at += length;
 		}
@@ -209,7 +230,7 @@ int session_copy(struct session *session, size_t index, struct block *source,
 	disk->remaining = block_remap_open(source, remap, disk, err);
 	if (!disk->remaining)
 		return -1;
-	options->changed_only |= disk->resumed == REPOSITORY_RESUMED;
+	options->changed_only |= disk->resumed != REPOSITORY_COMPARED;
 	*from = disk->remaining;
 	return 0;
 }

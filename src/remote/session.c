@@ -32,7 +32,7 @@ static json_t *source_json(const struct repository_source *source)
 		"identity", identity);
 }
 
-static json_t *disk_json(const struct store_backup_disk *disk)
+static json_t *disk_json(const struct store_backup_disk *disk, bool tells_since)
 {
 	const struct repository_offer *offer = &disk->offer;
 	json_t *object = json_pack("{s:s, s:I, s:o, s:s}", "key", offer->key, "size_bytes",
@@ -43,11 +43,15 @@ static json_t *disk_json(const struct store_backup_disk *disk)
 	put_text(object, "change_id", disk->change_id);
 	put_text(object, "new_bitmap", disk->bitmap);
 	put_text(object, "source_state", disk->source_state);
+	if (tells_since)
+		json_object_set_new(object, "tells_since", json_true());
 	put_text(object, "unusable", offer->unusable);
 	return object;
 }
 
-static json_t *request_json(const struct store *store, const struct store_backup_options *options)
+/* unknown: of which disks it turned out that what changed is not known. */
+static json_t *request_json(
+	const struct store *store, const struct store_backup_options *options, const bool *unknown)
 {
 	static const char *const resumes[] = {
 		[REPOSITORY_RESUME_AUTO] = "auto",
@@ -56,7 +60,10 @@ static json_t *request_json(const struct store *store, const struct store_backup
 	};
 	json_t *disks = json_array();
 	for (size_t i = 0; i < options->nr_disks; i++)
-		json_array_append_new(disks, disk_json(&options->disks[i]));
+		json_array_append_new(disks,
+			disk_json(&options->disks[i], options->changed_since &&
+							      options->disks[i].tells_since &&
+							      !unknown[i]));
 	json_t *request = json_pack("{s:s, s:s, s:o, s:o, s:s, s:s, s:s, s:i, s:{s:s, s:s, s:i}}",
 		"repository", store->repository, "vm", options->vm, "source",
 		source_json(&options->source), "disks", disks, "mode", options->wish, "resume",
@@ -134,6 +141,7 @@ static int parse_disk(struct session_disk *disk, const json_t *object,
 	static const char *const resumed[] = {
 		[REPOSITORY_FRESH] = "fresh",
 		[REPOSITORY_RESUMED] = "resumed",
+		[REPOSITORY_UPDATED] = "updated",
 		[REPOSITORY_COMPARED] = "compared",
 	};
 	const json_t *export = json_object_get(object, "export");
@@ -239,11 +247,38 @@ static struct session *session_new(
 	return session;
 }
 
-struct session *session_begin(struct store *store, const struct store_backup_options *options,
-	struct repository_decision *decisions, struct err *err)
+/*
+ * What changed since the hub's part was stored, of each disk that is to be brought up to date so:
+ * 1, 0 (not known of one: unknown says of which), -1.
+ */
+static int ask_changes(struct session *session, const struct store_backup_options *options,
+	const json_t *answer, bool *unknown, struct err *err)
+{
+	int all = 1;
+	for (size_t i = 0; i < session->nr_disks; i++) {
+		struct session_disk *disk = &session->disks[i];
+		const json_t *object = find_disk(json_object_get(answer, "disks"), disk->key);
+		const char *since = remote_text(object, "stored_since");
+		if (disk->resumed != REPOSITORY_UPDATED)
+			continue;
+		if (!since || !options->changed_since || !options->disks[i].tells_since ||
+			unknown[i])
+			return bad_answer("resumed", err);
+		int known = options->changed_since(options->context, i, since, &disk->changed, err);
+		if (known < 0)
+			return -1;
+		unknown[i] = known == 0;
+		all &= known;
+	}
+	return all;
+}
+
+/* NULL with err clear: to be begun again, by what unknown says now. */
+static struct session *try_begin(struct store *store, const struct store_backup_options *options,
+	struct repository_decision *decisions, bool *unknown, struct err *err)
 {
 	struct session *session = session_new(store, options, err);
-	json_t *request = session ? request_json(store, options) : NULL, *answer = NULL;
+	json_t *request = session ? request_json(store, options, unknown) : NULL, *answer = NULL;
 	if (!session)
 		return NULL;
 	session_stage(session, REPOSITORY_STAGE_BEGIN);
@@ -255,14 +290,36 @@ struct session *session_begin(struct store *store, const struct store_backup_opt
 		return NULL;
 	}
 	rc = parse_answer(session, options, answer, decisions, err);
-	json_decref(answer);
 	if (rc == 0)
 		session->keeper = keeper_start(
 			store, session->path, "the session at the hub", session->lease_s, err);
-	if (session->keeper)
+	int known = session->keeper ? ask_changes(session, options, answer, unknown, err) : -1;
+	json_decref(answer);
+	if (known > 0)
 		return session;
-	session_end(session, false);
+	/* What was there to go on with stays. */
+	session_end(session, session->keeper != NULL);
 	return NULL;
+}
+
+struct session *session_begin(struct store *store, const struct store_backup_options *options,
+	struct repository_decision *decisions, struct err *err)
+{
+	bool *AUTO_FREE unknown = calloc(options->nr_disks, sizeof *unknown);
+	if (!unknown) {
+		err_errno(err, ENOMEM, "cannot back up %s", options->vm);
+		return NULL;
+	}
+	for (;;) {
+		struct err why = ERR_INIT;
+		struct session *session = try_begin(store, options, decisions, unknown, &why);
+		if (session)
+			return session;
+		if (why.code != ERR_NONE) {
+			err_copy(err, &why);
+			return NULL;
+		}
+	}
 }
 
 const char *session_point(const struct session *session)

@@ -13,6 +13,7 @@ struct session_disk {
 	enum repository_disk_mode mode;
 	enum repository_change change;
 	enum repository_resumed resumed;
+	struct block *changed; /* of REPOSITORY_UPDATED: what changed since that was stored; lent */
 	uint64_t kept_bytes;
 	char *uri, *tls_identity, *tls_psk; /* of its export */
 	struct told *told; /* what was sent, that of an interrupted backup too */

@@ -221,6 +221,7 @@ static int decide(struct repository *repo, const struct store_backup_options *op
 			.change_id = disk->change_id,
 			.bitmap = disk->bitmap,
 			.source_state = disk->source_state,
+			.tells_since = disk->tells_since && !decision->distrusts_changes,
 			.source = disk->offer.source,
 			.estimate_bytes = options->estimate ? options->estimate(options->context, i,
 								      decision, &info.settings)
@@ -250,6 +251,8 @@ static struct repository_backup *begin_local(struct store *store,
 		.cancel = store->cancel,
 		.stage = options->stage,
 		.stage_context = options->context,
+		.changed_since = options->changed_since,
+		.changed_context = options->context,
 	};
 	if (!offers || !specs) {
 		err_errno(err, ENOMEM, "cannot back up %s", options->vm);

@@ -78,6 +78,7 @@ struct store_backup;
 struct store_backup_disk {
 	struct repository_offer offer;
 	const char *change_id, *bitmap, *source_state; /* see repository_disk_spec; may be NULL */
+	bool tells_since; /* changed_since may be asked */
 };
 
 struct store_backup_options {
@@ -94,6 +95,8 @@ struct store_backup_options {
 	 * alone; may be NULL. */
 	uint64_t (*estimate)(void *context, size_t disk, const struct repository_decision *decision,
 		const struct repository_settings *settings);
+	/* See repository_backup_options.  Not asked where changes are not to be believed. */
+	repository_changed_since *changed_since; /* may be NULL */
 	void *context;
 };
 

@@ -123,6 +123,7 @@ static int fill_disk(struct repository_backup *backup, struct backup_disk *disk,
 	disk->size_bytes = spec->size_bytes;
 	disk->mode = spec->mode;
 	disk->change = spec->change;
+	disk->tells_since = spec->tells_since;
 	disk->reason = strdup(spec->reason ? spec->reason : "");
 	disk->source = manifest_source_to_json(&spec->source);
 	disk->figures.logical_bytes = spec->size_bytes;
@@ -133,7 +134,8 @@ static int fill_disk(struct repository_backup *backup, struct backup_disk *disk,
 	if (!disk->reason || !disk->source)
 		return err_errno(err, ENOMEM, "cannot begin a backup");
 	if (copy_text(spec->change_id, &disk->change_id, err) < 0 ||
-		copy_text(spec->bitmap, &disk->bitmap, err) < 0)
+		copy_text(spec->bitmap, &disk->bitmap, err) < 0 ||
+		copy_text(spec->tells_since ? spec->change_id : NULL, &disk->stored_since, err) < 0)
 		return -1;
 	return copy_text(spec->source_state, &disk->source_state, err);
 }
@@ -304,6 +306,7 @@ void backup_free(struct repository_backup *backup)
 		free(disk->change_id);
 		free(disk->bitmap);
 		free(disk->source_state);
+		free(disk->stored_since);
 		chain_free(disk->chain);
 		json_decref(disk->source);
 	}
@@ -388,7 +391,7 @@ static int begin(struct repository_backup *backup, const struct repository_backu
 			return -1;
 	}
 	if (open_parents(backup, options, err) < 0 ||
-		(adopts ? resume_write_plan(backup, err) : write_plan(backup, err)) < 0)
+		(adopts ? resume_write_plan(backup, options, err) : write_plan(backup, err)) < 0)
 		return -1;
 	repository_backup_stage(backup, adopts ? REPOSITORY_STAGE_RESUME : REPOSITORY_STAGE_CREATE);
 	if (make_folders(backup, err) < 0)

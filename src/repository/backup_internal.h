@@ -15,6 +15,9 @@ struct backup_disk {
 	enum repository_disk_mode mode;
 	enum repository_change change; /* NONE for a full */
 	char *reason, *change_id, *bitmap, *source_state; /* all but the first may be NULL */
+	char *stored_since; /* all that is stored is of this change id's state, or of later ones up
+			       to the one that is read now; NULL: not known */
+	bool tells_since;
 	char parent[REPOSITORY_POINT_BYTES]; /* "": none */
 	bool is_filled; /* read as an increment, but stored as a full: the chain is long enough */
 	bool is_filling; /* that is done now */
@@ -33,6 +36,8 @@ struct backup_disk {
 	bool closed; /* image and sums are complete */
 	enum repository_resumed resumed;
 	bool same_state; /* what is stored is of the state of the source that is read now */
+	bool is_updated; /* what changed since stored_since is known */
+	struct block *changed; /* tells it; lent; NULL: the caller heeds it */
 	uint64_t kept_bytes;
 	struct block *remaining; /* the source, seen through what is stored; may be NULL */
 	atomic_bool has_news; /* told since the last checkpoint began */
@@ -173,7 +178,8 @@ int backup_copy_parent_zeros(void *context, uint64_t first, uint64_t nr, uint64_
 int resume_lock(struct repository_backup *backup, const struct repository_backup_options *options,
 	struct err *err);
 /* Instead of writing a new plan: the job's plan, with its new owner. */
-int resume_write_plan(struct repository_backup *backup, struct err *err);
+int resume_write_plan(struct repository_backup *backup,
+	const struct repository_backup_options *options, struct err *err);
 /* Instead of making its files: opens them, or where they are of no use makes them anew. */
 int resume_disk(struct backup_disk *disk, struct err *err);
 /* Forgets what the image does not hold as it was told. */

@@ -70,10 +70,10 @@ static void plan_paths(struct repository_backup *backup, json_t *files, json_t *
 
 static json_t *plan_disk(const struct backup_disk *disk)
 {
-	json_t *object = json_pack("{s:s, s:I, s:O, s:o, s:o}", "key", disk->key, "size_bytes",
+	json_t *object = json_pack("{s:s, s:I, s:O, s:o, s:o, s:o}", "key", disk->key, "size_bytes",
 		(json_int_t)disk->size_bytes, "source", disk->source, "backing",
 		text_or_null(backup_record_backing(disk)), "source_state",
-		text_or_null(disk->source_state));
+		text_or_null(disk->source_state), "stored_since", text_or_null(disk->stored_since));
 	if (object)
 		set_decision(object, disk);
 	return object;

@@ -197,6 +197,7 @@ static int can_stand_on_latest(const struct decide *decide, const struct reposit
 	}
 	const struct repository_disk_info *parent = repository_point_disk(latest, offer->key);
 	const char *distrust = manifest_distrusted(latest, offer->key);
+	decision->distrusts_changes |= distrust != NULL;
 	if (!parent)
 		say(decision, "restore point %s has no disk %s", latest->id, offer->key);
 	else if (parent->size_bytes != offer->size_bytes)
@@ -214,6 +215,7 @@ static int decide_disk(const struct decide *decide, const struct repository_offe
 {
 	int stands = 0;
 	memset(decision, 0, sizeof *decision);
+	decision->distrusts_changes = decide->wants_full;
 	if (!decide->latest) {
 		say(decision, "first backup");
 	} else if (decide->wants_full) {

@@ -281,6 +281,8 @@ struct repository_decision {
 	enum repository_change change; /* INCREMENTAL: never NONE */
 	bool fallback; /* a full although there are older points and none was asked for: to be
 			  told loudly */
+	bool distrusts_changes; /* all is to be read whatever the source calls unchanged: "full"
+				   was asked for, or an audit found it to be wrong */
 	char reason[256]; /* "first backup", "--mode full", "the disk was resized from ... to ...",
 			     "the list of changes begins at X, the parent was made at Y" */
 };
@@ -316,6 +318,8 @@ struct repository_disk_spec {
 	const char *source_state; /* shows that the source is the same one in the same state,
 				     when it equals an interrupted job's ("file DEV INODE SIZE
 				     MTIME CTIME", "snapshot ID"); NULL: cannot be shown */
+	bool tells_since; /* the caller can tell what changed since an earlier change_id of this
+			     disk, and is to be believed: see repository_changed_since */
 	struct repository_source source;
 	uint64_t estimate_bytes; /* that can be stored at most; 0: unknown */
 };
@@ -326,6 +330,14 @@ enum repository_resume {
 	REPOSITORY_RESUME_NEVER, /* remove what it left */
 	REPOSITORY_RESUME_MUST, /* ERR_NOT_FOUND when there is none */
 };
+
+/*
+ * What changed on a disk between the state of an earlier change id and the one that is read now:
+ * 1, 0 when that is not known (the caller has said why), -1.  *map: a block of the disk's size in
+ * whose extents BLOCK_UNCHANGED stands for what did not; lent until the backup ends.
+ */
+typedef int repository_changed_since(
+	void *context, size_t disk, const char *change_id, struct block **map, struct err *err);
 
 struct repository_backup_options {
 	const char *vm;
@@ -346,6 +358,10 @@ struct repository_backup_options {
 	 * of the repository.  May be NULL. */
 	void (*stage)(void *context, const char *stage);
 	void *stage_context;
+	/* Asked while an interrupted job's disks that tell (disks[].tells_since) are taken over.
+	 * NULL: the caller himself reads those areas again (see repository_backup_since()). */
+	repository_changed_since *changed_since;
+	void *changed_context;
 };
 
 /* Stages that a backup goes through by itself; the caller names its own between
@@ -391,11 +407,15 @@ void repository_backup_stage(struct repository_backup *backup, const char *stage
 enum repository_resumed {
 	REPOSITORY_FRESH,
 	REPOSITORY_RESUMED, /* what is stored need not be read again */
+	REPOSITORY_UPDATED, /* what is stored is read again where it changed since */
 	REPOSITORY_COMPARED, /* all is read again, what is stored already is not sent again */
 };
 /* kept_bytes (may be NULL): guest bytes of an interrupted job that were found good. */
 enum repository_resumed repository_backup_resumed(
 	const struct repository_backup *backup, size_t disk, uint64_t *kept_bytes);
+/* REPOSITORY_UPDATED: the change id since whose state all that changed is to be read again; what is
+ * stored is not older.  Else NULL. */
+const char *repository_backup_since(const struct repository_backup *backup, size_t disk);
 
 /*
  * What to copy: fills options' digest_key, sink, baseline and changed_only, and gives the

@@ -7,8 +7,17 @@
  *     ─► copied: only what is not there yet (resume_copy.c)
  *
  * What is stored may come from another state of the source than the one that is read now.
- * The plan says which state it is of, as long as it is of one; from the moment on that
- * another state may be mixed in it says none, and everything is compared.
+ * The plan says which state it is of (source_state), as long as it is of one; from the moment on
+ * that another state may be mixed in it says none.  Then everything is compared, unless the source
+ * can tell what changed since the oldest state that anything stored may be of (stored_since):
+ *
+ *      state 1 (stored_since)      state 2, interrupted as well         state 3, read now
+ *      a a a a                     . b . b                              changed since 1: . x . x
+ *
+ * What did not change between the first and the last is the same in all of them, whichever it was
+ * read from.  So the first one's change id stays the base until the restore point is made: what was
+ * read twice counts as changed a third time, and nothing has to be forgotten before it is
+ * overwritten.
  */
 #include "backup_internal.h"
 
@@ -212,24 +221,58 @@ static void keep_folders(const json_t *before, json_t *plan)
 	json_object_set_new(plan, "folders", folders);
 }
 
-/* Whether what is stored is of the state that is read now.  Else it will be of no one state. */
-static void look_at_state(struct repository_backup *backup, struct backup_disk *disk)
+/* Whether it is the very disk that was read before, by all that it is known by. */
+static bool is_same_disk(const struct backup_disk *disk, const json_t *before)
 {
+	const json_t *then = json_object_get(json_object_get(before, "source"), "identity");
+	const json_t *now = json_object_get(disk->source, "identity");
+	return json_object_size(now) > 0 && json_equal(then, now);
+}
+
+/* Whether it is known what changed since what is stored was read; if not, nothing says any more
+ * how old that is. */
+static int look_since(struct repository_backup *backup,
+	const struct repository_backup_options *options, size_t i, const json_t *before,
+	struct err *err)
+{
+	struct backup_disk *disk = &backup->disks[i];
+	const char *since = json_string_value(json_object_get(before, "stored_since"));
+	int known = since && disk->tells_since && is_same_disk(disk, before);
+	free(disk->stored_since);
+	disk->stored_since = NULL;
+	if (known && options->changed_since)
+		known = options->changed_since(
+			options->changed_context, i, since, &disk->changed, err);
+	if (known <= 0)
+		return known;
+	disk->is_updated = true;
+	disk->stored_since = strdup(since);
+	return disk->stored_since ? 0 : err_errno(err, ENOMEM, "cannot go on with a backup");
+}
+
+/* Whether what is stored is of the state that is read now.  Else it will be of no one state. */
+static int look_at_state(struct repository_backup *backup,
+	const struct repository_backup_options *options, size_t i, struct err *err)
+{
+	struct backup_disk *disk = &backup->disks[i];
 	const json_t *before = find_disk(backup->adopted.json, disk->key);
 	disk->same_state =
 		disk->source_state && is_text(before, "source_state", disk->source_state);
 	if (disk->same_state)
-		return;
+		return 0;
 	free(disk->source_state);
 	disk->source_state = NULL;
+	return look_since(backup, options, i, before, err);
 }
 
-int resume_write_plan(struct repository_backup *backup, struct err *err)
+int resume_write_plan(struct repository_backup *backup,
+	const struct repository_backup_options *options, struct err *err)
 {
 	bool same = true;
 	char path[NAME_PATH_BYTES];
 	for (size_t i = 0; i < backup->nr_disks; i++) {
-		look_at_state(backup, &backup->disks[i]);
+		if (look_at_state(backup, options, i, err) < 0)
+			return -1;
 		same &= backup->disks[i].same_state;
 	}
 	/* What is read now is of now. */
@@ -344,13 +387,22 @@ int resume_disk(struct backup_disk *disk, struct err *err)
 	}
 	if (resume_check(disk, err) < 0)
 		return err_context(err, "disk %s", disk->key);
-	disk->resumed = disk->same_state ? REPOSITORY_RESUMED : REPOSITORY_COMPARED;
+	disk->resumed = disk->same_state   ? REPOSITORY_RESUMED
+			: disk->is_updated ? REPOSITORY_UPDATED
+					   : REPOSITORY_COMPARED;
 	log_info("unfinished job %s is gone on with: of disk %s %" PRIu64
 		 " MiB are there already, %s",
 		backup->job, disk->key, disk->kept_bytes / MIB,
-		disk->same_state ? "which are not read again"
-				 : "and all of it is read again and compared with them");
+		disk->same_state   ? "which are not read again"
+		: disk->is_updated ? "which are read again where they changed since"
+				   : "and all of it is read again and compared with them");
 	return 0;
+}
+
+const char *repository_backup_since(const struct repository_backup *backup, size_t disk)
+{
+	const struct backup_disk *d = &backup->disks[disk];
+	return d->resumed == REPOSITORY_UPDATED ? d->stored_since : NULL;
 }
 
 enum repository_resumed repository_backup_resumed(

@@ -3,10 +3,11 @@
  *
  *   chunk      the sums tell  the image holds  read from the source         written, if it is not
  *   told       yes            (yes)            not when its state is the    what was told
- *                                              same, else always
+ *                                              same, or it did not change
+ *                                              since; else always
  *   touched    no             something        always                       (always)
- *   same       as beneath     nothing          not when its state is the    what the parent has
- *                                              same, else as untouched
+ *   same       as beneath     nothing          as what was told;            what the parent has
+ *                                              compared: as untouched
  *   untouched  no             nothing          what a first try would read  what the parent has;
  *                                                                           in a full: zeros
  *
@@ -15,6 +16,7 @@
  */
 #include "backup_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -58,14 +60,35 @@ static int look(struct backup_disk *disk, uint64_t first, uint64_t most, enum st
 
 /* --- the source ---------------------------------------------------------------------------- */
 
-static uint32_t flags_of(const struct backup_disk *disk, enum stored stored, uint32_t flags)
+/* Of what is there already: whether it need not be read, for how much of length. */
+static int look_valid(
+	struct backup_disk *disk, uint64_t at, uint64_t *length, bool *valid, struct err *err)
+{
+	struct block_extent extent;
+	size_t nr;
+	*valid = disk->resumed == REPOSITORY_RESUMED;
+	if (disk->resumed != REPOSITORY_UPDATED)
+		return 0;
+	assert(disk->changed);
+	if (block_extents(disk->changed, at, *length, &extent, 1, &nr, err) < 0)
+		return -1;
+	*length = extent.length;
+	*valid = extent.flags & BLOCK_UNCHANGED;
+	return 0;
+}
+
+static uint32_t flags_of(
+	const struct backup_disk *disk, enum stored stored, bool valid, uint32_t flags)
 {
 	bool changes =
 		disk->mode == REPOSITORY_INCREMENTAL && disk->change != REPOSITORY_CHANGE_COMPARE;
 	bool is_there = stored == STORED_TOLD || stored == STORED_SAME;
-	if (is_there && disk->resumed == REPOSITORY_RESUMED)
+	if (is_there && valid)
 		return flags | BLOCK_UNCHANGED;
 	if (stored == STORED_TOLD || stored == STORED_TOUCHED || !changes)
+		return flags & ~BLOCK_UNCHANGED;
+	/* What was found to be as beneath is not any more, whatever is said of the time before. */
+	if (stored == STORED_SAME && disk->resumed == REPOSITORY_UPDATED)
 		return flags & ~BLOCK_UNCHANGED;
 	return flags;
 }
@@ -91,8 +114,12 @@ static int remap(void *context, uint64_t offset, const struct block_extent *from
 				end = (chunk + run) * DIGEST_CHUNK_BYTES;
 			}
 			uint64_t length = min_u64(stop, end) - at;
-			if (!block_remap_put(
-				    out, max, nr, length, flags_of(disk, stored, from[i].flags)))
+			bool valid = false;
+			if ((stored == STORED_TOLD || stored == STORED_SAME) &&
+				look_valid(disk, at, &length, &valid, err) < 0)
+				return -1;
+			if (!block_remap_put(out, max, nr, length,
+				    flags_of(disk, stored, valid, from[i].flags)))
 				return 0;
 			at += length;
 		}
@@ -196,7 +223,7 @@ int resume_copy(struct backup_disk *disk, struct block *source, struct copy_opti
 	disk->baseline =
 		(struct copy_baseline){.context = disk, .chunks = same_chunks, .zeros = same_zeros};
 	options->baseline = &disk->baseline;
-	options->changed_only |= disk->resumed == REPOSITORY_RESUMED;
+	options->changed_only |= disk->resumed != REPOSITORY_COMPARED;
 	*from = disk->remaining;
 	return 0;
 }

@@ -75,8 +75,8 @@ static int write_end(struct spool *spool, struct err *err)
 }
 
 /* changes->gone: as of vsphere_changed_areas(). */
-static int load(struct vmware_session *session, struct session_disk *disk, const char *from,
-	struct vsphere_changes *changes, struct err *err)
+static int load(struct vmware_session *session, const struct session_disk *disk, const char *from,
+	struct changes **list, struct vsphere_changes *changes, struct err *err)
 {
 	struct spool spool;
 	char path[64];
@@ -92,8 +92,8 @@ static int load(struct vmware_session *session, struct session_disk *disk, const
 		rc = write_end(&spool, err);
 	if (rc == 0) {
 		snprintf(path, sizeof path, "/proc/self/fd/%d", fileno(spool.file));
-		disk->list = changes_open(path, session->cancel, err);
-		rc = disk->list ? 0 : -1;
+		*list = changes_open(path, session->cancel, err);
+		rc = *list ? 0 : -1;
 	}
 	fclose(spool.file);
 	return rc;
@@ -105,7 +105,7 @@ static int load_allocated(
 {
 	struct vsphere_changes changes;
 	struct err why = ERR_INIT;
-	if (!disk->change_id || load(session, disk, "*", &changes, &why) == 0)
+	if (!disk->change_id || load(session, disk, "*", &disk->list, &changes, &why) == 0)
 		return 0;
 	if (!changes.gone)
 		return err_copy(err, &why);
@@ -140,11 +140,48 @@ int areas_load(struct vmware_session *session, struct session_disk *disk, struct
 			"change tracking began anew since then: its change id was %s, and "
 			"is %s now",
 			disk->since, disk->change_id);
-	else if (load(session, disk, disk->since, &changes, &why) == 0)
+	else if (load(session, disk, disk->since, &disk->list, &changes, &why) == 0)
 		return 0;
 	else if (changes.gone)
 		unusable(disk, "%s", why.text);
 	else
 		return err_copy(err, &why);
 	return load_allocated(session, disk, err);
+}
+
+/* --- since what an interrupted backup read ---------------------------------------------------- */
+
+void areas_drop_since(struct session_disk *disk)
+{
+	block_close(disk->since_map, NULL);
+	block_close(disk->nothing, NULL);
+	changes_close(disk->since_list);
+	disk->since_map = disk->nothing = NULL;
+	disk->since_list = NULL;
+}
+
+int areas_load_since(struct vmware_session *session, struct session_disk *disk,
+	const char *change_id, struct err *err)
+{
+	struct vsphere_changes changes;
+	struct err why = ERR_INIT;
+	areas_drop_since(disk);
+	if (!disk->change_id)
+		err_set(&why, ERR_NOT_FOUND, "change tracking is off");
+	else if (!vsphere_same_epoch(change_id, disk->change_id))
+		err_set(&why, ERR_NOT_FOUND,
+			"change tracking began anew: its change id was %s, and is %s now",
+			change_id, disk->change_id);
+	else if (load(session, disk, change_id, &disk->since_list, &changes, &why) == 0)
+		disk->nothing = block_null_open(disk->facts.size_bytes, err);
+	else if (!changes.gone)
+		return err_copy(err, &why);
+	if (!disk->since_list) {
+		log_info("disk %s: what changed since the interrupted backup is not known: %s",
+			disk->facts.key, why.text);
+		return 0;
+	}
+	disk->since_map =
+		disk->nothing ? changes_apply(disk->since_list, disk->nothing, err) : NULL;
+	return disk->since_map ? 1 : -1;
 }

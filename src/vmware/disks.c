@@ -226,6 +226,7 @@ static void *close_disk(void *context)
 	if (block_close(disk->opened, &err) < 0)
 		log_warning("%s", err.text);
 	changes_close(disk->list);
+	areas_drop_since(disk);
 	disk->facts.block = disk->opened = NULL;
 	disk->list = NULL;
 	return NULL;

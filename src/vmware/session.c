@@ -475,6 +475,15 @@ void vmware_commit(struct vmware_session *session)
 	advance(session, VMWARE_COMMITTED);
 }
 
+int vmware_changed_since(struct vmware_session *session, size_t disk, const char *change_id,
+	struct block **map, struct err *err)
+{
+	assert(disk < session->nr_disks && session->state == VMWARE_READING);
+	int known = areas_load_since(session, &session->disks[disk], change_id, err);
+	*map = session->disks[disk].since_map;
+	return known;
+}
+
 /* A snapshot may be there. */
 static int give_back(struct vmware_session *session, struct err *err)
 {

@@ -106,6 +106,14 @@ int vmware_plan(
  */
 int vmware_begin(struct vmware_session *session, struct err *err);
 
+/*
+ * After begin, instead of what was planned, for what was read of an earlier snapshot: what changed
+ * since that change id.  1, 0 (not known; the log says why), -1.  *map: lent until end; what did
+ * not change is BLOCK_UNCHANGED in its extents.
+ */
+int vmware_changed_since(struct vmware_session *session, size_t disk, const char *change_id,
+	struct block **map, struct err *err);
+
 /* After begin.  "application": the guest's file systems stood still; "crash": they did not, and
  * why (NULL for the first). */
 const char *vmware_consistency(const struct vmware_session *session);

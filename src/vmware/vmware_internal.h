@@ -33,6 +33,8 @@ struct session_disk {
 	char unusable[512];
 	struct block *opened; /* by VMware's library */
 	struct changes *list; /* of changes, or of what is allocated; NULL: all is data */
+	struct changes *since_list; /* of changes since another id; NULL: it was not asked for */
+	struct block *nothing, *since_map; /* a disk of zeros, seen through that */
 	pthread_t closer;
 	bool closes; /* closer is at it */
 };
@@ -79,5 +81,9 @@ void disks_free(struct vmware_session *session);
 /* What changed since the planned change id, else what is allocated: disk->list, or NULL with the
  * reason in unusable. */
 int areas_load(struct vmware_session *session, struct session_disk *disk, struct err *err);
+/* What changed since another change id: disk->since_map.  As vmware_changed_since(). */
+int areas_load_since(struct vmware_session *session, struct session_disk *disk,
+	const char *change_id, struct err *err);
+void areas_drop_since(struct session_disk *disk);
 
 #endif

@@ -102,6 +102,8 @@ struct point_disk {
 	const char *change_id, *bitmap, *source_state;
 	const struct repository_pair *identity;
 	bool full;
+	/* Of the first one, for all; its context is this.  NULL: nothing tells. */
+	repository_changed_since *changed_since;
 };
 
 static inline struct repository_backup *points_begin(struct repository *repo, const char *vm,
@@ -125,6 +127,7 @@ static inline struct repository_backup *points_begin(struct repository *repo, co
 			.change_id = disks[i].change_id,
 			.bitmap = disks[i].bitmap,
 			.source_state = disks[i].source_state,
+			.tells_since = disks[i].changed_since != NULL,
 			.source = {
 				"raw", "raw:/test", disks[i].identity, disks[i].identity != NULL}};
 	}
@@ -134,7 +137,9 @@ static inline struct repository_backup *points_begin(struct repository *repo, co
 		.nr_disks = nr_disks,
 		.software = "test",
 		.consistency = "crash",
-		.consistency_reason = "no agent"};
+		.consistency_reason = "no agent",
+		.changed_since = disks[0].changed_since,
+		.changed_context = (void *)(uintptr_t)disks};
 	struct repository_backup *backup = repository_backup_begin(repo, &options, err);
 	for (size_t i = 0; i < nr_disks; i++)
 		repository_point_free(latest[i]);

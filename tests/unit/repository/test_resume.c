@@ -4,6 +4,16 @@
 #include "points.h"
 
 #define SIZE (6 * MIB + 700)
+#define NR_CHUNKS 97
+
+/* What is known of a source, as of a tracked disk: in which state each chunk came to be as it is.
+ */
+struct tracked {
+	struct memory_disk map;
+	unsigned epoch, state;
+	unsigned since[NR_CHUNKS];
+	char change_id[32];
+};
 
 /* A source that ends its reader on the way. */
 struct source {
@@ -49,6 +59,46 @@ static uint64_t draw(uint64_t below)
 	random_state ^= random_state >> 7;
 	random_state ^= random_state << 17;
 	return random_state % below;
+}
+
+/* --- what tells of changes since any earlier state ---------------------------------------- */
+
+static void tracked_init(struct tracked *tracked)
+{
+	memset(tracked, 0, sizeof *tracked);
+	assert_int_equal(div_round_up(SIZE, DIGEST_CHUNK_BYTES), NR_CHUNKS);
+	memory_disk_init(&tracked->map, SIZE);
+}
+
+/* The source as it is now is a state of its own; before: as it was in the last one. */
+static void tracked_freeze(struct tracked *tracked, const struct source *source, uint8_t *before)
+{
+	tracked->state++;
+	for (uint64_t i = 0; i < NR_CHUNKS; i++) {
+		uint64_t at = i * DIGEST_CHUNK_BYTES;
+		if (memcmp(before + at, source->disk.bytes + at,
+			    min_u64(DIGEST_CHUNK_BYTES, SIZE - at)) != 0)
+			tracked->since[i] = tracked->state;
+	}
+	memcpy(before, source->disk.bytes, SIZE);
+	snprintf(tracked->change_id, sizeof tracked->change_id, "%u/%u", tracked->epoch,
+		tracked->state);
+}
+
+static struct tracked tracked;
+
+static int tell_since(
+	void *context, size_t disk, const char *change_id, struct block **map, struct err *err)
+{
+	unsigned epoch, state;
+	(void)context, (void)disk, (void)err;
+	assert_int_equal(sscanf(change_id, "%u/%u", &epoch, &state), 2);
+	if (epoch != tracked.epoch)
+		return 0;
+	for (unsigned i = 0; i < NR_CHUNKS; i++)
+		tracked.map.changed[i] = tracked.since[i] > state;
+	*map = &tracked.map.block;
+	return 1;
 }
 
 static void change_something(struct source *source)
@@ -202,8 +252,11 @@ static void make_repository(const char *path)
 static void test_any_interruption(void **state)
 {
 	(void)state;
-	const unsigned nr_rounds = getenv("SENDENSE_SOAK") ? 400 : 6;
-	unsigned nr_resumed = 0, nr_compared = 0, nr_fresh = 0;
+	const unsigned nr_rounds = getenv("SENDENSE_SOAK") ? 400 : 8;
+	const struct repository_pair identity = {"disk-uuid", "1"};
+	unsigned nr_resumed = 0, nr_updated = 0, nr_compared = 0, nr_fresh = 0;
+	uint8_t *before = malloc(SIZE);
+	assert_non_null(before);
 	if (getenv("SENDENSE_SEED"))
 		random_state = strtoull(getenv("SENDENSE_SEED"), NULL, 10);
 	for (unsigned round = 0; round < nr_rounds; round++) {
@@ -214,8 +267,14 @@ static void test_any_interruption(void **state)
 		snprintf(path, sizeof path, "r%u", round);
 		make_repository(path);
 		source_init(&source);
-		struct point_disk one = {
-			.key = "a", .source = &source.disk, .source_state = source_state};
+		bool is_tracked = round % 2;
+		tracked_init(&tracked);
+		memset(before, 0, SIZE);
+		struct point_disk one = {.key = "a",
+			.source = &source.disk,
+			.source_state = is_tracked ? NULL : source_state,
+			.change_id = tracked.change_id,
+			.identity = &identity};
 		for (unsigned i = 0; i < 5; i++) {
 			bool pure = draw(3) == 0; /* not damaged, its source is not changed */
 			change_something(&source);
@@ -223,6 +282,8 @@ static void test_any_interruption(void **state)
 				draw(2) ? REPOSITORY_CHANGE_EXTENTS : REPOSITORY_CHANGE_COMPARE;
 			for (unsigned k = (unsigned)draw(4); k > 0; k--) {
 				snprintf(source_state, sizeof source_state, "state %u", age);
+				tracked_freeze(&tracked, &source, before);
+				one.changed_since = is_tracked && draw(8) ? tell_since : NULL;
 				source.stop_at = 1 + draw(6 * MIB);
 				source.checkpoint_at = draw(2) ? 1 + draw(source.stop_at) : 0;
 				if (draw(2))
@@ -233,11 +294,14 @@ static void test_any_interruption(void **state)
 					change_something(&source);
 					age++;
 				}
+				tracked.epoch += is_tracked && draw(8) == 0;
 				if (!pure && draw(4) == 0)
 					damage(path, draw(3) ? ".qcow2.part" : ".sums.part",
 						draw(4) == 0);
 			}
 			snprintf(source_state, sizeof source_state, "state %u", age);
+			tracked_freeze(&tracked, &source, before);
+			one.changed_since = is_tracked ? tell_since : NULL;
 			source.stop_at = source.checkpoint_at = 0;
 			struct repository *repo = open_repository(path);
 			struct repository_backup *backup = points_begin(repo, "web", &one, 1, &err);
@@ -249,6 +313,9 @@ static void test_any_interruption(void **state)
 				break;
 			case REPOSITORY_RESUMED:
 				nr_resumed++;
+				break;
+			case REPOSITORY_UPDATED:
+				nr_updated++;
 				break;
 			case REPOSITORY_COMPARED:
 				nr_compared++;
@@ -265,8 +332,11 @@ static void test_any_interruption(void **state)
 		}
 		expect_verified(path, 5);
 		memory_disk_free(&source.disk);
+		memory_disk_free(&tracked.map);
 	}
-	assert_true(nr_resumed > nr_rounds / 4 && nr_compared > nr_rounds / 4 && nr_fresh > 0);
+	free(before);
+	assert_true(nr_updated > nr_rounds / 8);
+	assert_true(nr_resumed > nr_rounds / 8 && nr_compared > nr_rounds / 8 && nr_fresh > 0);
 }
 
 static struct repository_backup *begin(struct repository *repo, struct point_disk *one)
@@ -313,6 +383,106 @@ static void test_mixed_states(void **state)
 	begin_and_leave(&one, &source, MIB);
 	finish(&one, &source, REPOSITORY_COMPARED);
 	memory_disk_free(&source.disk);
+}
+
+/* Two interruptions, and changes between: the first state stays the one that all is counted from.
+ */
+static void go_on_twice(struct point_disk *one, struct source *source, bool other_epoch,
+	void (*meanwhile)(struct point_disk *one), enum repository_resumed expect)
+{
+	uint8_t *before = calloc(1, SIZE);
+	assert_non_null(before);
+	repository_close(support_repository("r"));
+	source_init(source);
+	tracked_init(&tracked);
+	memory_disk_fill(&source->disk, 0, SIZE, 1);
+	tracked_freeze(&tracked, source, before);
+	begin_and_leave(one, source, 4 * MIB);
+	memory_disk_fill(&source->disk, MIB, 2 * DIGEST_CHUNK_BYTES, 2);
+	memory_disk_fill(&source->disk, 5 * MIB, 1, 3);
+	tracked_freeze(&tracked, source, before);
+	begin_and_leave(one, source, 1);
+	memory_disk_fill(&source->disk, 2 * MIB, 1, 4);
+	tracked.epoch += other_epoch;
+	tracked_freeze(&tracked, source, before);
+	if (meanwhile)
+		meanwhile(one);
+	finish(one, source, expect);
+	memory_disk_free(&source->disk);
+	memory_disk_free(&tracked.map);
+	free(before);
+}
+
+static const struct repository_pair this_disk = {"disk-uuid", "1"};
+
+#define TRACKED_DISK(source)                                                          \
+	{                                                                             \
+		.key = "a", .source = &(source).disk, .change_id = tracked.change_id, \
+		.identity = &this_disk, .changed_since = tell_since                   \
+	}
+
+static void test_what_changed_since(void **state)
+{
+	(void)state;
+	struct source source;
+	struct point_disk one = TRACKED_DISK(source);
+	go_on_twice(&one, &source, false, NULL, REPOSITORY_UPDATED);
+	/* What was in flight when it was left counts as not stored. */
+	assert_true(source.disk.read_bytes <= SIZE - 4 * MIB + 512 * KIB + 3 * DIGEST_CHUNK_BYTES);
+}
+
+static void test_another_epoch(void **state)
+{
+	(void)state;
+	struct source source;
+	struct point_disk one = TRACKED_DISK(source);
+	go_on_twice(&one, &source, true, NULL, REPOSITORY_COMPARED);
+	assert_int_equal(source.disk.read_bytes, SIZE);
+}
+
+static void becomes_another(struct point_disk *one)
+{
+	static const struct repository_pair other_disk = {"disk-uuid", "2"};
+	one->identity = &other_disk;
+}
+
+static void test_another_disk(void **state)
+{
+	(void)state;
+	struct source source;
+	struct point_disk one = TRACKED_DISK(source);
+	go_on_twice(&one, &source, false, becomes_another, REPOSITORY_COMPARED);
+	assert_int_equal(source.disk.read_bytes, SIZE);
+}
+
+static void is_not_believed(struct point_disk *one)
+{
+	one->changed_since = NULL;
+}
+
+static void test_nobody_tells_what_changed(void **state)
+{
+	(void)state;
+	struct source source;
+	struct point_disk one = TRACKED_DISK(source);
+	go_on_twice(&one, &source, false, is_not_believed, REPOSITORY_COMPARED);
+	assert_int_equal(source.disk.read_bytes, SIZE);
+}
+
+/* Once it was compared with another state, nothing says how old what is stored is. */
+static void compares_and_is_left(struct point_disk *one)
+{
+	one->changed_since = NULL;
+	begin_and_leave(one, (struct source *)one->source, MIB);
+	one->changed_since = tell_since;
+}
+
+static void test_compared_in_between(void **state)
+{
+	(void)state;
+	struct source source;
+	struct point_disk one = TRACKED_DISK(source);
+	go_on_twice(&one, &source, false, compares_and_is_left, REPOSITORY_COMPARED);
 }
 
 /* What an interrupted increment stored, and what is as in the parent again. */
@@ -498,6 +668,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		SUPPORT_TEST(test_mixed_states),
 		SUPPORT_TEST(test_reverted),
+		SUPPORT_TEST(test_what_changed_since),
+		SUPPORT_TEST(test_another_epoch),
+		SUPPORT_TEST(test_another_disk),
+		SUPPORT_TEST(test_nobody_tells_what_changed),
+		SUPPORT_TEST(test_compared_in_between),
 		SUPPORT_TEST(test_what_is_kept),
 		SUPPORT_TEST(test_which_job),
 		SUPPORT_TEST(test_a_job_of_long_ago),
