@@ -8,6 +8,7 @@
  *   feed       the last events, for listeners        systemd   ready, stopping, the watchdog
  *   life       started in order, signals, stopped in reverse
  *   setup      what "init" makes                    inspect   what "check-config" looks at
+ *   prometheus the text that it reads
  */
 #ifndef SENDENSE_DAEMON_H
 #define SENDENSE_DAEMON_H
@@ -18,6 +19,7 @@
 #include "inspect.h"
 #include "life.h"
 #include "logging.h"
+#include "prometheus.h"
 #include "settings.h"
 #include "setup.h"
 #include "systemd.h"

@@ -131,9 +131,7 @@ int api_metrics(void *context, struct rest_request *request, struct err *err)
 {
 	struct hub *hub = context;
 	char *AUTO_FREE text = metrics_text(hub->time, err);
-	return text ? rest_reply_text(
-			      request, "text/plain; version=0.0.4; charset=utf-8", text, err)
-		    : -1;
+	return text ? rest_reply_text(request, PROMETHEUS_TYPE, text, err) : -1;
 }
 
 /* --- the stream ----------------------------------------------------------------------------------

@@ -88,52 +88,10 @@ void metrics_job_ended(struct metrics *metrics, enum job_state state, const json
 
 /* --- writing -------------------------------------------------------------------------------- */
 
-void metrics_head(FILE *out, const char *name, const char *type, const char *help)
-{
-	fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-static void put_escaped(FILE *out, const char *text)
-{
-	for (; *text; text++) {
-		if (*text == '\n')
-			fputs("\\n", out);
-		else if (*text == '"' || *text == '\\')
-			fprintf(out, "\\%c", *text);
-		else
-			fputc(*text, out);
-	}
-}
-
-void metrics_put(FILE *out, const char *name, const char *const *labels, double value)
-{
-	fputs(name, out);
-	for (size_t i = 0; labels && labels[i]; i += 2) {
-		fprintf(out, "%s%s=\"", i == 0 ? "{" : ",", labels[i]);
-		put_escaped(out, labels[i + 1]);
-		fputs("\"", out);
-	}
-	if (labels && labels[0])
-		fputs("}", out);
-	/* Up to there each whole number is one of its own. */
-	if (value > -9e15 && value < 9e15 && value == (double)(int64_t)value)
-		fprintf(out, " %.0f\n", value);
-	else
-		fprintf(out, " %.9g\n", value);
-}
-
-#define LABELS(...) ((const char *const[]){__VA_ARGS__, NULL})
-
-static void put_one(FILE *out, const char *name, const char *type, const char *help, double value)
-{
-	metrics_head(out, name, type, help);
-	metrics_put(out, name, NULL, value);
-}
-
 static void put_durations(FILE *out, const struct metrics *m)
 {
 	static const char name[] = "sendense_job_duration_seconds";
-	metrics_head(out, name, "histogram", "Time that jobs took, from start to end.");
+	prometheus_head(out, name, "histogram", "Time that jobs took, from start to end.");
 	for (size_t k = 0; k < NR_KINDS; k++) {
 		uint64_t sum = 0;
 		for (size_t b = 0; b < NR_BUCKETS; b++) {
@@ -143,13 +101,13 @@ static void put_durations(FILE *out, const struct metrics *m)
 				snprintf(le, sizeof le, "+Inf");
 			else
 				snprintf(le, sizeof le, "%.0f", buckets[b]);
-			metrics_put(out, "sendense_job_duration_seconds_bucket",
-				LABELS("kind", kinds[k], "le", le), (double)sum);
+			prometheus_put(out, "sendense_job_duration_seconds_bucket",
+				PROMETHEUS_LABELS("kind", kinds[k], "le", le), (double)sum);
 		}
-		metrics_put(out, "sendense_job_duration_seconds_sum", LABELS("kind", kinds[k]),
-			m->duration_s[k]);
-		metrics_put(out, "sendense_job_duration_seconds_count", LABELS("kind", kinds[k]),
-			(double)sum);
+		prometheus_put(out, "sendense_job_duration_seconds_sum",
+			PROMETHEUS_LABELS("kind", kinds[k]), m->duration_s[k]);
+		prometheus_put(out, "sendense_job_duration_seconds_count",
+			PROMETHEUS_LABELS("kind", kinds[k]), (double)sum);
 	}
 }
 
@@ -158,25 +116,26 @@ static void put_jobs(FILE *out, struct hub_time *time)
 	struct metrics *m = time->metrics;
 	unsigned nr_queued = 0, nr_running = 0;
 	jobs_count(time->hub->jobs, &nr_queued, &nr_running);
-	metrics_head(out, "sendense_jobs", "gauge", "Jobs that have not ended.");
-	metrics_put(out, "sendense_jobs", LABELS("state", "queued"), nr_queued);
-	metrics_put(out, "sendense_jobs", LABELS("state", "running"), nr_running);
+	prometheus_head(out, "sendense_jobs", "gauge", "Jobs that have not ended.");
+	prometheus_put(out, "sendense_jobs", PROMETHEUS_LABELS("state", "queued"), nr_queued);
+	prometheus_put(out, "sendense_jobs", PROMETHEUS_LABELS("state", "running"), nr_running);
 	WITH_LOCK(&m->mutex);
-	metrics_head(out, "sendense_jobs_ended_total", "counter",
+	prometheus_head(out, "sendense_jobs_ended_total", "counter",
 		"Jobs that ended since the hub was started.");
 	for (size_t k = 0; k < NR_KINDS; k++)
 		for (size_t e = 0; e < NR_ENDS; e++)
-			metrics_put(out, "sendense_jobs_ended_total",
-				LABELS("kind", kinds[k], "state", ends[e]),
+			prometheus_put(out, "sendense_jobs_ended_total",
+				PROMETHEUS_LABELS("kind", kinds[k], "state", ends[e]),
 				(double)m->nr_ended[k][e]);
 	for (size_t f = 0; f < NR_FIGURES; f++) {
 		char name[64], help[128];
 		snprintf(name, sizeof name, "sendense_job_%s_bytes_total", figures[f]);
 		snprintf(help, sizeof help,
 			"Bytes of ended jobs, the figure \"%s\" of their progress.", figures[f]);
-		metrics_head(out, name, "counter", help);
+		prometheus_head(out, name, "counter", help);
 		for (size_t k = 0; k < NR_KINDS; k++)
-			metrics_put(out, name, LABELS("kind", kinds[k]), (double)m->bytes[k][f]);
+			prometheus_put(out, name, PROMETHEUS_LABELS("kind", kinds[k]),
+				(double)m->bytes[k][f]);
 	}
 	put_durations(out, m);
 }
@@ -201,7 +160,7 @@ static void put_machines(FILE *out, struct hub_time *time)
 		{"sendense_vm_stored_bytes", "Bytes that the VM's restore points take."},
 	};
 	for (size_t g = 0; g < ARRAY_LENGTH(gauges); g++) {
-		metrics_head(out, gauges[g].name, "gauge", gauges[g].help);
+		prometheus_head(out, gauges[g].name, "gauge", gauges[g].help);
 		for (size_t i = 0; i < set->nr_machines; i++) {
 			const struct machine *machine = &set->machines[i];
 			if (g == 1 && machine->objective_s == 0)
@@ -210,7 +169,8 @@ static void put_machines(FILE *out, struct hub_time *time)
 			const double values[] = {(double)machine->newest_time,
 				(double)machine->objective_s, alarm, machine->nr_points,
 				machine->nr_damaged, (double)machine->stored_bytes};
-			metrics_put(out, gauges[g].name, LABELS("vm", machine->name), values[g]);
+			prometheus_put(out, gauges[g].name, PROMETHEUS_LABELS("vm", machine->name),
+				values[g]);
 		}
 	}
 }
@@ -222,9 +182,10 @@ static void put_alarms(FILE *out, struct hub_time *time)
 	const struct alarm *alarms = alarm_list(time->alarms, &nr);
 	for (size_t i = 0; i < nr; i++)
 		nr_severe += alarms[i].severe;
-	metrics_head(out, "sendense_alarms", "gauge", "What somebody should look at.");
-	metrics_put(out, "sendense_alarms", LABELS("severity", "alarm"), nr_severe);
-	metrics_put(out, "sendense_alarms", LABELS("severity", "warning"), (double)nr - nr_severe);
+	prometheus_head(out, "sendense_alarms", "gauge", "What somebody should look at.");
+	prometheus_put(out, "sendense_alarms", PROMETHEUS_LABELS("severity", "alarm"), nr_severe);
+	prometheus_put(out, "sendense_alarms", PROMETHEUS_LABELS("severity", "warning"),
+		(double)nr - nr_severe);
 }
 
 struct repositories {
@@ -242,18 +203,19 @@ static void put_repository(void *context, const struct capacity_report *report)
 	const double values[] = {(double)report->free_bytes, (double)report->total_bytes, up};
 	if (r->what < 2 && report->total_bytes == 0)
 		return;
-	metrics_put(r->out, names[r->what], LABELS("repository", report->name), values[r->what]);
+	prometheus_put(r->out, names[r->what], PROMETHEUS_LABELS("repository", report->name),
+		values[r->what]);
 }
 
 static void put_repositories(FILE *out, struct hub_time *time)
 {
-	metrics_head(out, "sendense_repository_free_bytes", "gauge",
+	prometheus_head(out, "sendense_repository_free_bytes", "gauge",
 		"Free bytes of the repository's file system.");
 	capacity_look(time->capacity, put_repository, &(struct repositories){out, 0});
-	metrics_head(out, "sendense_repository_size_bytes", "gauge",
+	prometheus_head(out, "sendense_repository_size_bytes", "gauge",
 		"Size of the repository's file system.");
 	capacity_look(time->capacity, put_repository, &(struct repositories){out, 1});
-	metrics_head(out, "sendense_repository_up", "gauge",
+	prometheus_head(out, "sendense_repository_up", "gauge",
 		"1 while the repository is there and its file system answers.");
 	capacity_look(time->capacity, put_repository, &(struct repositories){out, 2});
 }
@@ -273,11 +235,11 @@ static void put_schedules(FILE *out, struct hub_time *time, int64_t now)
 {
 	static const char name[] = "sendense_schedule_next_run_timestamp_seconds";
 	struct runs_view view = time_view(time, now);
-	metrics_head(out, name, "gauge", "When the schedule begins something next; 0: never.");
+	prometheus_head(out, name, "gauge", "When the schedule begins something next; 0: never.");
 	for (size_t i = 0; i < time->nr_schedules; i++) {
 		struct soonest soonest = {0};
 		runs_list(time->runs, &view, time->schedules[i], note_soonest, &soonest);
-		metrics_put(out, name, LABELS("schedule", time->schedules[i]->id),
+		prometheus_put(out, name, PROMETHEUS_LABELS("schedule", time->schedules[i]->id),
 			(double)soonest.next);
 	}
 }
@@ -287,18 +249,18 @@ static void put_notices(FILE *out, struct hub_time *time)
 	struct notify_figures f;
 	static const char name[] = "sendense_notices_total";
 	notify_figures(time->notify, &f);
-	put_one(out, "sendense_notices_pending", "gauge", "Notices that are not delivered yet.",
-		f.nr_pending);
-	metrics_head(out, name, "counter", "Tries to deliver a notice, by how they ended.");
-	metrics_put(out, name, LABELS("channel", "webhook", "result", "delivered"),
+	prometheus_one(out, "sendense_notices_pending", "gauge",
+		"Notices that are not delivered yet.", f.nr_pending);
+	prometheus_head(out, name, "counter", "Tries to deliver a notice, by how they ended.");
+	prometheus_put(out, name, PROMETHEUS_LABELS("channel", "webhook", "result", "delivered"),
 		(double)f.nr_webhooks);
-	metrics_put(out, name, LABELS("channel", "webhook", "result", "failed"),
+	prometheus_put(out, name, PROMETHEUS_LABELS("channel", "webhook", "result", "failed"),
 		(double)f.nr_webhook_failures);
-	metrics_put(
-		out, name, LABELS("channel", "mail", "result", "delivered"), (double)f.nr_mails);
-	metrics_put(out, name, LABELS("channel", "mail", "result", "failed"),
+	prometheus_put(out, name, PROMETHEUS_LABELS("channel", "mail", "result", "delivered"),
+		(double)f.nr_mails);
+	prometheus_put(out, name, PROMETHEUS_LABELS("channel", "mail", "result", "failed"),
 		(double)f.nr_mail_failures);
-	put_one(out, "sendense_notices_given_up_total", "counter",
+	prometheus_one(out, "sendense_notices_given_up_total", "counter",
 		"Notices that were never delivered.", (double)f.nr_given_up);
 }
 
@@ -325,13 +287,14 @@ static void put_process(FILE *out, const struct hub *hub)
 	if (statm)
 		fclose(statm);
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
-	put_one(out, "process_start_time_seconds", "gauge", "When the hub was started.",
+	prometheus_one(out, "process_start_time_seconds", "gauge", "When the hub was started.",
 		(double)hub->started);
-	put_one(out, "process_cpu_seconds_total", "counter", "Processor time of the hub itself.",
+	prometheus_one(out, "process_cpu_seconds_total", "counter",
+		"Processor time of the hub itself.",
 		(double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9);
-	put_one(out, "process_resident_memory_bytes", "gauge", "Memory of the hub itself.",
+	prometheus_one(out, "process_resident_memory_bytes", "gauge", "Memory of the hub itself.",
 		(double)resident * (double)sysconf(_SC_PAGESIZE));
-	put_one(out, "process_open_fds", "gauge", "Open file descriptors of the hub itself.",
+	prometheus_one(out, "process_open_fds", "gauge", "Open file descriptors of the hub itself.",
 		count_fds());
 }
 
@@ -345,9 +308,9 @@ char *metrics_text(struct hub_time *time, struct err *err)
 		return NULL;
 	}
 	const struct hub_run_options *options = time->hub->options;
-	metrics_head(out, "sendense_build_info", "gauge", "The exact build; always 1.");
-	metrics_put(out, "sendense_build_info",
-		LABELS("version", options->version, "build", options->build), 1);
+	prometheus_head(out, "sendense_build_info", "gauge", "The exact build; always 1.");
+	prometheus_put(out, "sendense_build_info",
+		PROMETHEUS_LABELS("version", options->version, "build", options->build), 1);
 	put_jobs(out, time);
 	put_notices(out, time);
 	put_process(out, time->hub);

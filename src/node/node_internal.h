@@ -4,7 +4,9 @@
  *   run.c       starts and stops everything, signals, reload
  *   config.c    the file of settings                    check.c   check-config
  *   init.c      node init                               keeper.c  old jobs forgotten
+ *   discover.c  what machines there are
  *   api.c       health, tokens, the audit log           api_jobs.c   jobs
+ *   api_machines.c  vCenters, machines, snapshots that are owed, metrics
  */
 #ifndef SENDENSE_NODE_INTERNAL_H
 #define SENDENSE_NODE_INTERNAL_H
@@ -18,6 +20,8 @@
 
 #define NODE_DIGEST_BYTES 65 /* SHA-256 in hex, end */
 
+struct discover;
+
 struct node {
 	const struct node_run_options *options;
 	/* What counts now.  A reload puts another one here; the older ones stay until the node
@@ -27,6 +31,7 @@ struct node {
 	struct jobs *jobs;
 	struct rest_server *rest;
 	struct node_keeper *keeper;
+	struct discover *discover;
 	char vmware_dir[SETUP_PATH_BYTES], replica_dir[SETUP_PATH_BYTES]; /* below the state's */
 	char digest[NODE_DIGEST_BYTES]; /* of the binary that runs; "" when it cannot be read */
 	int64_t started_ns; /* of the monotonic clock */
@@ -58,7 +63,7 @@ void node_remember(void *context, const struct rest_actor *actor, const char *ke
 void node_audit(void *context, const struct rest_actor *actor, const char *peer,
 	const char *operation, const char *path, unsigned status);
 
-extern const struct rest_route node_routes[], node_job_routes[];
+extern const struct rest_route node_routes[], node_job_routes[], node_machine_routes[];
 
 /* All of them, as the server gets them (run.c); docs/openapi-node.json describes each. */
 extern const struct rest_route *const node_route_tables[];

@@ -1,13 +1,14 @@
 /*
  * The daemon's life.
  *
- *   configuration ─► locks ─► state ─► jobs ─► keeper ─► REST ─► ready ─► (signals) ─► the same
- *        backwards
+ *   configuration ─► locks ─► state ─► jobs ─► keeper ─► discover ─► REST ─► ready ─► (signals) ─►
+ * the same backwards
  *
  * Steps have a stop in steps[]; see life.h.
  */
 #include "node_internal.h"
 
+#include "discover.h"
 #include "log.h"
 #include "statedir.h"
 
@@ -157,11 +158,27 @@ static void stop_keeper(void *context)
 	node_keeper_stop(&r->node);
 }
 
+static int start_discover(void *context, struct err *err)
+{
+	struct running *r = context;
+	const struct node_config *c = node_config(&r->node);
+	r->node.discover = discover_start(c->vcenters, c->nr_vcenters, err);
+	return r->node.discover ? 0 : -1;
+}
+
+static void stop_discover(void *context)
+{
+	struct running *r = context;
+	discover_stop(r->node.discover);
+	r->node.discover = NULL;
+}
+
 /* --- REST ------------------------------------------------------------------------------------ */
 
 const struct rest_route *const node_route_tables[] = {
 	node_routes,
 	node_job_routes,
+	node_machine_routes,
 	NULL,
 };
 
@@ -200,6 +217,7 @@ static const struct life_step steps[] = {
 	{"state", start_state, stop_state},
 	{"jobs", start_jobs, stop_jobs},
 	{"keeper", start_keeper, stop_keeper},
+	{"discover", start_discover, stop_discover},
 	{"REST", start_rest, stop_rest},
 };
 

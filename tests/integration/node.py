@@ -11,10 +11,15 @@ runtime folder, and is gone at the end of the test, also of one that fails.
 import contextlib
 import json
 import os
+import random
 
 import hub
 import support
-from support import SENDENSE, run
+import vddk
+from support import KIB, MIB, SENDENSE, run, sendense, wait_for
+
+SIZES = {2000: 24 * MIB, 16000: 8 * MIB}
+PATH = "/DC0/vm/web01"
 
 
 class Node(hub.Hub):
@@ -93,3 +98,75 @@ def node_in(servers, **kwargs):
         yield made
     finally:
         made.clean_up()
+
+
+class Site:
+    """A vCenter with a machine of two disks, VMware's library, and a node beside them."""
+
+    def __init__(self, servers, vc, **kwargs):
+        self.servers, self.vc = servers, vc
+        self.rng = random.Random(7)
+        self.lib = vddk.FakeVddk(servers.folder, frozen=vc.frozen)
+        self.machine = vc.add_machine("web01", SIZES, cbt=True)
+        self.node = node.Node(servers, vcenters={"vc": vc}, vddk=self.lib.folder, **kwargs)
+        self.tell()
+        for key in SIZES:
+            self.guest_writes(key, 5)
+
+    def tell(self, **values):
+        self.lib.tell(thumbprint=self.vc.sha1, password=self.vc.password, **values)
+
+    def start(self):
+        self.node.start(env=self.lib.env())
+        return self
+
+    def guest_writes(self, key, nr=1):
+        for _ in range(nr):
+            length = self.rng.choice((512, 4 * KIB, 100 * KIB, MIB))
+            self.machine.write(key, self.rng.randrange(0, SIZES[key] - length, 512),
+                               self.rng.randbytes(length))
+
+    def until_it_reads(self, start=None, slow=400):
+        """A job whose worker reads, slowly; by default a backup."""
+        self.tell(slow=slow)
+        self.lib.forget()
+        job = (start or (lambda: self.node.start_backup(PATH, vm="web01")))()
+        wait_for(lambda: self.lib.calls("read") or self.node.job(job["id"])["state"] in hub.ENDS,
+                 "the worker to read")
+        found = self.node.job(job["id"])
+        assert found["state"] not in hub.ENDS, (found["error"], self.node.process.err[-3000:])
+        self.tell()
+        return job
+
+    def is_clean(self):
+        """No snapshot, no process, no debt."""
+        wait_for(lambda: not self.node.workers() and not self.lib.helpers(), "the workers to end")
+        return self.machine.snapshots() == [] and self.node.get("debts")["items"] == []
+
+    def same(self, vm="web01", repository="main"):
+        """The newest point is what the disks hold, as nobody wrote since."""
+        images = self.node_images(vm, repository)
+        return all(hub.compare(images[str(key)], path) for key, path in self.machine.disks.items())
+
+    def node_images(self, vm, repository):
+        folder = self.node.repositories[repository]
+        points = sendense("ls", "--repo", folder, vm, "--json").json["points"]
+        return {disk["key"]: os.path.join(folder, disk["image"]) for disk in points[-1]["disks"]}
+
+
+@contextlib.contextmanager
+def site_in(servers, vc, **kwargs):
+    made = Site(servers, vc, **kwargs)
+    try:
+        yield made
+    finally:
+        made.node.clean_up()
+
+
+def known(n, name="vc"):
+    """The vCenter, once a look at it ended."""
+    def looked():
+        return [one for one in n.get("vcenters")["items"]
+                if one["name"] == name and one["state"] not in ("unknown", "looking")]
+    wait_for(looked, f"the look at {name}")
+    return looked()[0]

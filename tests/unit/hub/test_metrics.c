@@ -10,9 +10,9 @@ static void test_lines(void **context)
 	size_t length;
 	FILE *out = open_memstream(&text, &length);
 	assert_non_null(out);
-	metrics_head(out, "sendense_x_bytes", "gauge", "What it is.");
-	metrics_put(out, "sendense_x_bytes", NULL, 1099511627776.0);
-	metrics_put(out, "sendense_x_bytes",
+	prometheus_head(out, "sendense_x_bytes", "gauge", "What it is.");
+	prometheus_put(out, "sendense_x_bytes", NULL, 1099511627776.0);
+	prometheus_put(out, "sendense_x_bytes",
 		(const char *const[]){"vm", "a\"b\\c\nd", "k", "", NULL}, 0.25);
 	fclose(out);
 	assert_string_equal(text, "# HELP sendense_x_bytes What it is.\n"
