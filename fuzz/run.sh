@@ -20,7 +20,7 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
 status=0
 for target in fuzz_qcow2_open fuzz_nbd_server fuzz_changes fuzz_rest fuzz_allow fuzz_archive \
-	fuzz_vsphere fuzz_vddk; do
+	fuzz_vsphere fuzz_vddk fuzz_rebuild; do
 	printf '==> %s, %s s\n' "$target" "$seconds"
 	mkdir "$scratch/findings"
 	if "$build/fuzz/$target" -max_total_time="$seconds" -dict="$scratch/$target.dict" \

@@ -242,12 +242,33 @@ def helpers(folder):
             file.write(content)
 
 
+def machines(folder):
+    """vsphere.json, as backups keep it."""
+    disks = [{"key": key, "label": f"Hard disk {nr}", "controller": controller, "unit": unit}
+             for nr, (key, controller, unit) in enumerate(
+                 (("2000", 1000, 0), ("2001", 1001, 9), ("3000", 200, 0), ("16000", 15000, 1)), 1)]
+    kinds = ((1000, "ParaVirtualSCSIController"), (1001, "VirtualLsiLogicController"),
+             (200, "VirtualIDEController"), (15000, "VirtualAHCIController"),
+             (31000, "VirtualNVMEController"))
+    whole = {"sendense-vsphere": 1, "name": "web01", "guest_id": "debian11_64Guest", "firmware": "efi",
+             "bios_uuid": "4216f6b0-1234-4abc-8000-00000000abcd", "secure_boot": True, "cpus": 4,
+             "cores_per_socket": 2, "memory_bytes": 1 << 28, "disks": disks,
+             "controllers": [{"key": key, "bus": nr, "type": kind} for nr, (key, kind) in enumerate(kinds)],
+             "nics": [{"key": 4000, "label": "n", "type": "VirtualVmxnet3", "mac": "00:50:56:aa:bb:00",
+                       "network": "VM & Network", "connected": False}]}
+    crowded = dict(whole, disks=[dict(disks[0], unit=unit) for unit in range(80)])
+    odd = dict(whole, controllers=[], name="\x01", nics=[{}], disks=[{}, {"key": 5}])
+    for name, machine in {"whole": whole, "crowded": crowded, "odd": odd}.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            json.dump(machine, file)
+
+
 def main():
     folder = sys.argv[1]
     for target, make in (("fuzz_qcow2_open", images), ("fuzz_nbd_server", clients),
                          ("fuzz_changes", lists), ("fuzz_rest", rest), ("fuzz_allow", rules),
                          ("fuzz_archive", exports), ("fuzz_vsphere", answers),
-                         ("fuzz_vddk", helpers)):
+                         ("fuzz_vddk", helpers), ("fuzz_rebuild", machines)):
         os.mkdir(os.path.join(folder, target))
         make(os.path.join(folder, target))
     dictionary(os.path.join(folder, "fuzz_qcow2_open.dict"), (
@@ -280,6 +301,11 @@ def main():
         b"xmlns:x='http://www.w3.org/2001/XMLSchema-instance'", b"x:type='VirtualDisk'", b"type='Task'",
         b"<key>", b"</key>", b"<device>", b"</device>", b"<start>", b"</start>", b"<length>", b"</length>",
         b"9223372036854775807", b"-1", b"<Fault>", b"<detail>", b"capacityInBytes"))
+    dictionary(os.path.join(folder, "fuzz_rebuild.dict"), (
+        *(f'"{word}":'.encode() for word in (
+            "sendense-vsphere", "name", "firmware", "cpus", "cores_per_socket", "memory_bytes", "disks",
+            "controllers", "nics", "key", "bus", "type", "controller", "unit", "mac", "network")),
+        b"\\u0001", b"\\ud800", b"9223372036854775807", b"-1", b"null", b"ParaVirtualSCSIController"))
     dictionary(os.path.join(folder, "fuzz_vddk.dict"), (
         *(bytes((3, kind)) for kind in range(11)), struct.pack(">Q", 1 << 15), b"\xff" * 8,
         struct.pack("=I", 128), struct.pack("=I", 1 << 15)))

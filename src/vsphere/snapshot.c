@@ -109,7 +109,7 @@ struct creation {
 };
 
 /* Nobody knows whether it was asked for: 0 when it is there. */
-static int look_for_lost(struct creation *c, struct err *err)
+static int look_for_lost(struct creation *c, const struct err *why, struct err *err)
 {
 	struct deadline seen = deadline_min(c->until, deadline_after_ms(LOST_MS));
 	char task[VM_TASK_BYTES];
@@ -124,7 +124,7 @@ static int look_for_lost(struct creation *c, struct err *err)
 		if (!rc)
 			rc = cancel_sleep(c->vsphere->cancel, deadline_after_ms(PAUSE_MS), err);
 		if (rc)
-			return err_context(err, "the server's answer was lost");
+			return err_context(err, "the server's answer was lost (%s)", why->text);
 	}
 }
 
@@ -145,7 +145,7 @@ static int create(struct creation *c, bool quiesce, struct err *err)
 	vim_free(&answer);
 	if (rc && lost && why.code != ERR_CANCELLED) {
 		log_warning("%s (looking whether the snapshot was made)", why.text);
-		return look_for_lost(c, err);
+		return look_for_lost(c, &why, err);
 	}
 	if (rc)
 		return err_copy(err, &why);
@@ -153,8 +153,11 @@ static int create(struct creation *c, bool quiesce, struct err *err)
 		&c->fault, &why);
 	/* A server that was started again has forgotten its tasks. */
 	bool forgotten = rc ? !c->fault.name[0] && why.code == ERR_NOT_FOUND : !c->taken->moref[0];
-	if (forgotten)
-		return look_for_lost(c, err);
+	if (forgotten) {
+		if (!rc)
+			err_set(&why, ERR_NOT_FOUND, "the task %s tells no snapshot", task);
+		return look_for_lost(c, &why, err);
+	}
 	return rc ? err_copy(err, &why) : 0;
 }
 

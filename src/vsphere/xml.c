@@ -224,7 +224,10 @@ struct xml_parser *xml_parser_new(struct err *err)
 		err_set(err, ERR_NO_MEMORY, "reading XML: no memory");
 		return NULL;
 	}
-	xmlCtxtUseOptions(parser->context, XML_PARSE_NONET);
+	/* NOENT: "&amp;" in an attribute is given as "&"; no entity is ever declared, as document
+	 * types are refused.  IGNORE_ENC: it is UTF-8, whatever else it says of itself. */
+	xmlCtxtUseOptions(
+		parser->context, XML_PARSE_NONET | XML_PARSE_NOENT | XML_PARSE_IGNORE_ENC);
 	return parser;
 }
 
@@ -347,7 +350,7 @@ int xml_number(const struct xml *xml, const char *path, int64_t least, int64_t m
 /* --- printing ----------------------------------------------------------------------------------
  */
 
-static void print_text(FILE *out, const char *text)
+static void print_text(FILE *out, const char *text, bool in_attribute)
 {
 	for (; *text; text++) {
 		switch (*text) {
@@ -366,6 +369,13 @@ static void print_text(FILE *out, const char *text)
 		case '\r': /* would be read as a line's end */
 			fputs("&#13;", out);
 			break;
+		case '\n':
+		case '\t': /* in an attribute they would be read as spaces */
+			if (in_attribute)
+				fprintf(out, "&#%d;", *text);
+			else
+				putc(*text, out);
+			break;
 		default:
 			putc(*text, out);
 		}
@@ -377,7 +387,7 @@ static void print_attribute(FILE *out, const char *name, const char *value)
 	if (!*value)
 		return;
 	fprintf(out, " %s=\"", name);
-	print_text(out, value);
+	print_text(out, value, true);
 	putc('"', out);
 }
 
@@ -399,7 +409,7 @@ static void print_element(FILE *out, const struct xml *xml, const char *name, un
 			print_element(out, child, child->name, depth + 1);
 		fprintf(out, "%*s", (int)(2 * depth), "");
 	} else {
-		print_text(out, xml->text);
+		print_text(out, xml->text, false);
 	}
 	fprintf(out, "</%s>\n", name);
 }

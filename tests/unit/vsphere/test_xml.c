@@ -49,7 +49,8 @@ static void test_types_are_told_by_namespace_not_prefix(void **state)
 	struct xml_parser *parser;
 	const struct xml *root = parse(&parser,
 		"<a xmlns:x='http://www.w3.org/2001/XMLSchema-instance' xmlns:y='urn:other'>"
-		"<b x:type='p:Foo' type='Bar'>1</b><b y:type='Wrong'>2</b><b x:type='Plain'/></a>",
+		"<b x:type='p:Foo' type='Bar'>1</b><b y:type='Wrong'>2</b><b x:type='Plain'/>"
+		"<b type='a&amp;&lt;&#x43;'/></a>",
 		5);
 	assert_non_null(root);
 	const struct xml *b = xml_child(root, "b");
@@ -61,6 +62,8 @@ static void test_types_are_told_by_namespace_not_prefix(void **state)
 	assert_string_equal(b->text, "2");
 	b = xml_again(b);
 	assert_string_equal(b->type, "Plain");
+	b = xml_again(b);
+	assert_string_equal(b->ref, "a&<C");
 	assert_null(xml_again(b));
 	xml_parser_free(parser);
 }
@@ -194,9 +197,10 @@ static void test_printed_xml_reads_the_same(void **state)
 	free(other);
 	capture_free(&first);
 	capture_free(&second);
-	first = capture_of("<a><b>&lt;&amp;&quot;&#13; x</b></a>");
+	first = capture_of("<a><b type='&#10;&#9;&amp;'>&lt;&amp;&quot;&#13; x</b></a>");
 	text = xml_print(first.root, "c", &length);
 	second = capture_of(text);
+	assert_string_equal(xml_child(second.root, "b")->ref, "\n\t&");
 	assert_string_equal(xml_text(second.root, "b"), "<&\"\r x");
 	free(text);
 	capture_free(&first);
