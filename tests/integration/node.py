@@ -108,7 +108,7 @@ class Site:
         self.rng = random.Random(7)
         self.lib = vddk.FakeVddk(servers.folder, frozen=vc.frozen)
         self.machine = vc.add_machine("web01", SIZES, cbt=True)
-        self.node = node.Node(servers, vcenters={"vc": vc}, vddk=self.lib.folder, **kwargs)
+        self.node = Node(servers, vcenters={"vc": vc}, vddk=self.lib.folder, **kwargs)
         self.tell()
         for key in SIZES:
             self.guest_writes(key, 5)
