@@ -1,5 +1,6 @@
 """What a node tells of the machines of its vCenters."""
 
+import os
 import time
 import urllib.parse
 
@@ -20,16 +21,17 @@ def site(servers, scratch):
 
 def test_machines(site):
     n = site.node
-    dead = vcenter.Machine.__new__(vcenter.Machine)  # what a vCenter must have for the settings
-    dead.url = lambda: "vmware://user@127.0.0.1:1"
-    dead.ca, dead.password_file = site.vc.ca, site.vc.password_file
-    n.vcenters["dead"] = dead
+    secret = os.path.join(n.folder, "wrong")
+    with open(os.open(secret, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as file:
+        file.write("wrong\n")
+    n.settings = (f"[vcenter denied]\nurl = {site.vc.url()}\npassword-file = {secret}\nca-file = {site.vc.ca}\n"
+                  f"[vcenter gone]\nurl = vmware://user@127.0.0.1:1\npassword-file = {secret}\n")
     site.vc.add_machine("db", {2000: MIB, 2001: {"size": MIB, "mode": "independent_persistent"}}, off=True)
     site.start()
-    good, bad = known(n), known(n, "dead")
+    good, bad = known(n), known(n, "denied")
     assert good["state"] == "ok" and good["error"] is None and good["server"]["fingerprint"]
-    assert bad["state"] == "failed" and bad["error"]["text"] and bad["machines"] == 0
-    support.bad_input("node: a vCenter that is not there", bad["error"]["text"])
+    assert bad["state"] == "failed" and "password is wrong" in bad["error"]["text"] and bad["machines"] == 0
+    support.bad_input("node: a vCenter that does not let it in", bad["error"]["text"])
     everything = n.all("machines")
     assert len(everything) == good["machines"]
     assert [one["path"] for one in everything] == sorted(one["path"] for one in everything)
