@@ -285,6 +285,9 @@ static int prepare(struct replicate *r, struct err *err)
 	progress_stage(r->progress, "prove");
 	if (replica_prove(r->replica, err) < 0)
 		return -1;
+	progress_stage(r->progress, "look");
+	if (replica_look(r->replica, err) < 0)
+		return -1;
 	/* Whatever could be refused without it was. */
 	if (is_machine(r) && open_machine(r, err) < 0)
 		return -1;

@@ -2,8 +2,8 @@
  * replicate: what the files of "sendense replicate" share.
  *
  *   replicate_targets  words of the command line ─► one target for each disk, opened
- *   cmd_replicate      the flow: sources, targets ─► match ─► prove ─► begin ─► copy ─► verify
- *                      ─► commit; a machine's snapshot is taken behind the proof
+ *   cmd_replicate      the flow: sources, targets ─► match ─► prove ─► look ─► begin ─► copy
+ *                      ─► verify ─► commit; a machine's snapshot is taken before begin
  */
 #ifndef SENDENSE_CLI_REPLICATE_H
 #define SENDENSE_CLI_REPLICATE_H

@@ -183,6 +183,28 @@ int replica_prove(struct replica *r, struct err *err)
 	return proof_run(r, err);
 }
 
+/* After another boot no mark counts, and all is read. */
+static int look_at_disk(struct replica *r, struct one_disk *disk, bool trusted, struct err *err)
+{
+	const struct ledger_disk *record = ledger_disk(&r->record, disk->given->key);
+	disk->resumed = r->record.running && record && !disk->retake;
+	if (!disk->resumed) {
+		disk->full = disk->retake || !record || !record->root_hex[0];
+		return 0;
+	}
+	disk->leaves.unknown = disk->full = record->full;
+	return decide_look(r, disk, !trusted, err);
+}
+
+int replica_look(struct replica *r, struct err *err)
+{
+	bool trusted = same_boot(r);
+	for (size_t i = 0; i < r->nr_disks; i++)
+		if (look_at_disk(r, &r->disks[i], trusted, err) < 0)
+			return -1;
+	return 0;
+}
+
 void replica_since(const struct replica *r, size_t i, const char **change_id, const char **bitmap)
 {
 	const struct one_disk *disk = &r->disks[i];
@@ -271,23 +293,13 @@ static int note_run(struct replica *r, struct err *err)
 	return ledger_store(r->dir_fd, r->record_name, record, r->options.software, err);
 }
 
-/* Before the run is noted: after another boot no mark counts, and all is read. */
-static int begin_disk(struct replica *r, struct one_disk *disk, bool trusted, struct err *err)
+static void begin_disk(const struct replica *r, struct one_disk *disk)
 {
 	const struct ledger_disk *record = ledger_disk(&r->record, disk->given->key);
 	static const struct ledger_disk none;
-	if (r->record.running && record && !disk->retake) {
-		disk->resumed = true;
-		disk->leaves.unknown = disk->full = record->full;
-		if (decide_look(r, disk, !trusted, err) < 0)
-			return -1;
-	} else {
-		disk->full = disk->retake || !record || !record->root_hex[0];
-	}
 	if (disk->resumed && disk->full)
 		snprintf(disk->reason, sizeof disk->reason, "first run, gone on with");
 	decide_disk(disk, record ? record : &none);
-	return 0;
 }
 
 /* After it: what is of no use any more goes. */
@@ -323,13 +335,11 @@ static int check_source(const struct replica_disk *given, struct err *err)
 
 int replica_begin(struct replica *r, struct err *err)
 {
-	bool trusted = same_boot(r);
 	for (size_t i = 0; i < r->nr_disks; i++)
 		if (check_source(r->disks[i].given, err) < 0)
 			return -1;
 	for (size_t i = 0; i < r->nr_disks; i++)
-		if (begin_disk(r, &r->disks[i], trusted, err) < 0)
-			return -1;
+		begin_disk(r, &r->disks[i]);
 	if (note_run(r, err) < 0)
 		return -1;
 	for (size_t i = 0; i < r->nr_disks; i++)

@@ -4,15 +4,16 @@
  *   open (lock, record, what a crash left in the targets is put right)
  *     ─► match (the mapping against the record, the targets against their digests)
  *     ─► prove (no target is another one, or a source, under another name)
+ *     ─► look (what a run that did not come to its commit left in the targets)
  *     ─► begin (each disk whole or what changed; the run is in the record)
  *     ─► copying, by the caller, with replica_copy()'s options
  *     ─► verify ─► commit (all disks are of the next generation, at once)
  *
- * A source that is costly to open (a snapshot) is opened behind the proof.
+ * A source that is costly to hold open (a snapshot) is opened behind the look.
  *
  * Nothing is written to a target before begin, but for the proof, which gives back what it
  * took.  What was told by a run that did
- * not come to its commit is doubted: begin() reads it again from the target.
+ * not come to its commit is doubted: look() reads it again from the target.
  *
  * Thread rule: one thread, save for the options of replica_copy().
  */
@@ -82,13 +83,17 @@ int replica_match(
  * two that are one.  Nothing with no_alias_proof.  Sources that are open are read as well. */
 int replica_prove(struct replica *replica, struct err *err);
 
+/* Reads from the targets what an interrupted run may have written: all of them after another boot.
+ * Nothing when there was none. */
+int replica_look(struct replica *replica, struct err *err);
+
 /* After match: since what a source is to tell the changes of disk i, as the latest generation
  * recorded it.  Both NULL: nothing was recorded, or all of the disk is going to be written.  Lent
  * until begin. */
 void replica_since(
 	const struct replica *replica, size_t i, const char **change_id, const char **bitmap);
 
-/* Decides, notes the run, and reads from the targets what an interrupted one may have written.
+/* Decides, and notes the run.
  * ERR_BUSY: a source has another size than it had. */
 int replica_begin(struct replica *replica, struct err *err);
 

@@ -405,7 +405,7 @@ def kill_at(machine, stage, condition=None, more=()):
     return popen
 
 
-STAGES = ["recover", "open", "match", "prove", "begin", "copy", "verify", "commit"]
+STAGES = ["recover", "open", "match", "prove", "look", "begin", "copy", "verify", "commit"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
