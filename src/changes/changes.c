@@ -305,23 +305,25 @@ int changes_next(
 
 /* --- opening and closing --------------------------------------------------------------- */
 
-static int open_file(struct changes *c, const char *path, struct err *err)
+static int take_file(struct changes *c, struct err *err)
 {
-	c->path = strdup(path);
-	if (!c->path)
-		return err_errno(err, ENOMEM, "cannot open %s", path);
-	/* Not to wait for the writer of a pipe. */
-	c->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (c->fd < 0 || fstat(c->fd, &c->as_opened) < 0)
-		return err_errno(err, errno, "cannot open the extents file %s", path);
-	if (guard_ask(c->fd, path, NULL, err) < 0)
-		return -1;
+		return err_errno(err, errno, "cannot open the extents file %s", c->path);
 	if (!S_ISREG(c->as_opened.st_mode))
 		return err_set(err, ERR_USAGE,
 			"cannot use the extents file %s: it is not a regular file, and it is read "
 			"twice",
-			path);
+			c->path);
 	return 0;
+}
+
+static int open_file(struct changes *c, struct err *err)
+{
+	/* Not to wait for the writer of a pipe. */
+	c->fd = open(c->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (c->fd >= 0 && guard_ask(c->fd, c->path, NULL, err) < 0)
+		return -1;
+	return take_file(c, err);
 }
 
 static int allocate(struct changes *c, struct err *err)
@@ -335,18 +337,46 @@ static int allocate(struct changes *c, struct err *err)
 	return 0;
 }
 
-struct changes *changes_open(const char *path, struct cancel *cancel, struct err *err)
+static struct changes *make(const char *path, struct err *err)
 {
 	struct changes *c = calloc(1, sizeof *c);
-	if (!c) {
+	if (c)
+		c->path = strdup(path);
+	if (!c || !c->path) {
+		free(c);
 		err_errno(err, ENOMEM, "cannot open the extents file %s", path);
 		return NULL;
 	}
 	pthread_mutex_init(&c->mutex, NULL);
 	c->fd = -1;
 	c->decoded = NO_BLOCK;
-	if (open_file(c, path, err) == 0 && allocate(c, err) == 0 && check_all(c, cancel, err) == 0)
+	return c;
+}
+
+static struct changes *check_whole(struct changes *c, struct cancel *cancel, struct err *err)
+{
+	if (allocate(c, err) == 0 && check_all(c, cancel, err) == 0)
 		return c;
+	changes_close(c);
+	return NULL;
+}
+
+struct changes *changes_open(const char *path, struct cancel *cancel, struct err *err)
+{
+	struct changes *c = make(path, err);
+	if (c && open_file(c, err) == 0)
+		return check_whole(c, cancel, err);
+	changes_close(c);
+	return NULL;
+}
+
+struct changes *changes_open_own(int fd, const char *name, struct cancel *cancel, struct err *err)
+{
+	struct changes *c = make(name, err);
+	if (c)
+		c->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (c && take_file(c, err) == 0)
+		return check_whole(c, cancel, err);
 	changes_close(c);
 	return NULL;
 }

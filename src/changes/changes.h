@@ -38,6 +38,9 @@ struct changes_facts {
  * no regular file, ERR_NOT_FOUND, ERR_IO, ERR_CANCELLED.  Some 10 million extents a second.
  */
 struct changes *changes_open(const char *path, struct cancel *cancel, struct err *err);
+/* One that this process wrote itself: the guard (guard.h) is not asked, since nobody from outside
+ * named it.  fd is duplicated, and must be readable; name: for messages. */
+struct changes *changes_open_own(int fd, const char *name, struct cancel *cancel, struct err *err);
 void changes_close(struct changes *changes); /* NULL is harmless */
 const struct changes_facts *changes_facts(const struct changes *changes);
 

@@ -201,12 +201,14 @@ int cli_stop_signal(void)
 	return stop_signal;
 }
 
-/* The first signal asks to stop; a second one kills. */
+/* The first signal asks to stop; a second one kills.  Not a worker, which may be giving something
+ * back: its supervisor, and the next one, ask again, and have SIGKILL when that takes too long. */
 static void catch_signals(struct cancel *cancel)
 {
 	static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
 	signal_cancel = cancel;
-	struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+	struct sigaction action = {
+		.sa_handler = on_signal, .sa_flags = hooks ? 0 : (int)SA_RESETHAND};
 	sigemptyset(&action.sa_mask);
 	for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++) {
 		struct sigaction old;

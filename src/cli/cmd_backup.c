@@ -135,7 +135,7 @@ static struct store_backup *begin(struct backup *b, struct err *err)
 			  : v->no_resume   ? REPOSITORY_RESUME_NEVER
 					   : REPOSITORY_RESUME_AUTO,
 		.wait_ms = (v->wait.given ? (unsigned)v->wait.value : WAIT_S) * 1000,
-		.hub_job = cli_hooks() ? cli_hooks()->job : NULL,
+		.job = cli_hooks() ? cli_hooks()->job : NULL,
 		.stage = tell_stage,
 		.estimate = backup_sources_estimate,
 		.changed_since = backup_sources_changed_since,
@@ -353,8 +353,11 @@ static int back_up(struct backup *b, struct err *err)
 	if (!b->progress)
 		return -1;
 	int rc = b->vm[0] ? 0 : vmware_source_name(b->vmware, b->store, b->vm, err);
+	progress_vm(b->progress, b->vm);
 	if (rc == 0)
 		rc = plan(b, err);
+	if (rc == 0 && b->vmware)
+		progress_stage(b->progress, "snapshot");
 	if (rc == 0)
 		rc = backup_sources_open(b, err);
 	if (rc == 0)
@@ -363,7 +366,7 @@ static int back_up(struct backup *b, struct err *err)
 		err_context(err, "cannot back up %s", b->vm[0] ? b->vm : vmware_vm_name(b->vmware));
 	/* The machine waits for nobody who reads the report. */
 	if (b->vmware)
-		progress_stage(b->progress, "remove-snapshot");
+		progress_stage(b->progress, "give-back");
 	backup_sources_close(b);
 	progress_end(b->progress, err);
 	return rc == 0 ? backup_report_print(b, clock_now_ns() - began_ns, err) : -1;

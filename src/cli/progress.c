@@ -2,6 +2,7 @@
 #include "progress.h"
 
 #include "console.h"
+#include "repository.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -38,6 +39,7 @@ struct progress {
 	bool ending;
 	const char *stage;
 	char stage_since[CLOCK_UTC_BYTES];
+	char vm[REPOSITORY_VM_BYTES];
 	struct progress_disk *disks;
 	size_t nr_disks;
 	struct sums window[2]; /* the start of the rate window, and of the next */
@@ -203,6 +205,8 @@ static json_t *now_of(struct progress *p)
 		json_object_set_new(figures, "seconds_left", json_integer((json_int_t)left));
 	json_object_set_new(out, "stage", json_string(p->stage));
 	json_object_set_new(out, "stage_since", json_string(p->stage_since));
+	if (p->vm[0])
+		json_object_set_new(out, "vm", json_string(p->vm));
 	json_object_set_new(out, "progress", figures);
 	put_disks(out, p);
 	return out;
@@ -376,6 +380,12 @@ void progress_stage(struct progress *p, const char *stage)
 {
 	if (set_stage(p, stage))
 		tell_watcher();
+}
+
+void progress_vm(struct progress *p, const char *vm)
+{
+	WITH_LOCK(&p->mutex);
+	snprintf(p->vm, sizeof p->vm, "%s", vm);
 }
 
 int progress_add_disk(struct progress *p, const char *key, uint64_t size_bytes,

@@ -29,6 +29,9 @@ struct progress *progress_start(const struct cli_common *common, struct err *err
 /* A name for what is done now; a literal or living until the end.  Any thread. */
 void progress_stage(struct progress *progress, const char *stage);
 
+/* Which machine it is, where that was not given; copied.  Any thread. */
+void progress_vm(struct progress *progress, const char *vm);
+
 /* One more disk.  key is copied; NULL for a job of one nameless disk.  figures
  * live until progress_end() or progress_begin_again().  Any thread. */
 int progress_add_disk(struct progress *progress, const char *key, uint64_t size_bytes,
@@ -39,7 +42,7 @@ void progress_begin_again(struct progress *progress);
 
 /*
  * What the command that runs shows now, for whoever tells of it elsewhere:
- * {"stage", "stage_since", "progress": {"total", "logical", "read", "sent", "stored",
+ * {"stage", "stage_since", "vm"?, "progress": {"total", "logical", "read", "sent", "stored",
  * "zeros_skipped", "rate_bytes_per_second", "seconds_left"?}, "disks": [{"key"?, "size", ...}]};
  * the caller's.  NULL when no command is at it.  Any thread.
  */

@@ -9,6 +9,7 @@
 #include "job.h"
 #include "progress.h"
 #include "tls_options.h"
+#include "version.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -146,7 +147,9 @@ int worker_main(const char *folder)
 {
 	struct err err = ERR_INIT;
 	struct telling t = {.why = ERR_INIT};
-	t.worker = worker_open(folder, &err);
+	char software[128];
+	snprintf(software, sizeof software, "sendense %s", version_text());
+	t.worker = worker_open(folder, software, version_build(), &err);
 	if (!t.worker)
 		return fail(&err);
 	pthread_mutex_init(&t.mutex, NULL);

@@ -46,6 +46,7 @@ static const struct rest_field client_fields[] = {
 	{.name = "software", .type = REST_STRING, .required = true, .least = 1, .most = 255},
 	{.name = "build", .type = REST_STRING, .least = 0, .most = 255},
 	{.name = "protocol", .type = REST_INTEGER, .least = 0, .most = 1000000},
+	{.name = "job", .type = REST_STRING, .least = 1, .most = 64},
 	{0},
 };
 

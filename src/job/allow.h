@@ -50,7 +50,8 @@ int allow_check(const char *const *rules, enum allow_use use, const char *name,
 struct allow_job {
 	const char *const *sources, *const *targets; /* as above */
 	const char *own; /* the repository that the job works in, without links: what is named by
-			    its path there, or by an image there, is no disk from outside */
+			    its path there, or by an image there, is no disk from outside; NULL: it
+			    has none here */
 };
 int allow_opened(
 	const struct allow_job *job, int fd, const char *path, const char *above, struct err *err);

@@ -197,7 +197,7 @@ int allow_opened(
 	if (check_forbidden(job->sources, found, path, err) < 0 ||
 		check_forbidden(job->targets, found, path, err) < 0)
 		return -1;
-	if (is_inside(job->own, above ? above : path))
+	if (job->own && is_inside(job->own, above ? above : path))
 		return 0;
 	if (repository_path_inside(found, root))
 		return err_set(err, ERR_DENIED,

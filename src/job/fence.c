@@ -5,8 +5,6 @@
  */
 #include "job_internal.h"
 
-#include "jobplan.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -31,11 +29,15 @@ void fence_adopt(struct job *job, const json_t *process)
 		process_find(&job->fence, process);
 }
 
-static json_t *plan_of(const struct job *job, const struct job_repository *r)
+/* A hub needs nobody to take locks away: the session's lease ends it. */
+static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct err *err)
 {
-	return json_pack("{s:s, s:[], s:{s:s, s:s}, s:O, s:o*}", "job", job->id, "argv",
-		"repository", "name", r->name, "path", r->path, "revoke", job->held, "look",
-		look_plan(job));
+	json_t *repository = supervise_repository(jobs, job, false, err);
+	bool is_here = json_object_get(repository, "path") != NULL;
+	return repository ? json_pack("{s:s, s:[], s:o, s:O*, s:o*}", "job", job->id, "argv",
+				    "repository", repository, "revoke", is_here ? job->held : NULL,
+				    "look", look_plan(job))
+			  : NULL;
 }
 
 /* Written down before it does anything, as a worker is. */
@@ -61,14 +63,14 @@ static int launch(struct jobs *jobs, struct job *job, const json_t *plan, struct
 static void start(struct jobs *jobs, struct job *job)
 {
 	struct err why = ERR_INIT;
-	const struct job_repository *r = jobplan_repository(&jobs->options, job->repository);
 	if (!job->held && job->process.pid > 0)
 		job->held = process_to_json(&job->process);
 	job->fence_at = deadline_after_ms(AGAIN_MS);
-	if (!r || !job->held)
+	job->is_fenced |= !job->repository; /* it holds nothing of the kind */
+	if (job->is_fenced || !job->held)
 		return;
-	json_t *plan = plan_of(job, r);
-	if (launch(jobs, job, plan, &why) < 0)
+	json_t *plan = plan_of(jobs, job, &why);
+	if (!plan || launch(jobs, job, plan, &why) < 0)
 		log_warning("job %s: its locks cannot be taken away: %s", job->id, why.text);
 	json_decref(plan);
 }

@@ -25,7 +25,7 @@
  *   session-open    {session, repository: PATH, repository_id?, vm, source?: SOURCE, mode?:
  *                   "auto|full|incremental", resume?: "auto|never|must", digest?:
  *                   "required|optional", lease_s? (2..86400; 300), client: {software, build?,
- *                   protocol?}, consistency?, consistency_reason?, for?: TEXT (who asks, for
+ *                   protocol?, job?}, consistency?, consistency_reason?, for?: TEXT (who asks, for
  *                   messages), disks: [{key, size_bytes, source?: SOURCE, change?:
  *                   "none|compare|bitmap|extents", from?, bitmap?, change_id?, new_bitmap?,
  *                   source_state?, unusable?, estimate_bytes?, tells_since?}]}

@@ -157,7 +157,8 @@ json_t *jobs_get(struct jobs *jobs, const char *id, struct err *err);
  * are older ones, behind the last one's id.  filter's strings may be NULL. */
 json_t *jobs_list(struct jobs *jobs, const struct state_job_filter *filter, unsigned most,
 	bool *more, struct err *err);
-/* At most 5 s from any stage; asynchronous.  ERR_REFUSED: it has ended. */
+/* At most 5 s from any stage; one that has a snapshot on a vCenter has 5 minutes to remove it (stage
+ * "give-back").  Asynchronous.  ERR_REFUSED: it has ended. */
 int jobs_cancel(struct jobs *jobs, const char *id, const char *why, struct err *err);
 /* A new job with the spec of one that failed or was cancelled, else ERR_REFUSED. */
 int jobs_retry(struct jobs *jobs, const char *id, char new_id[JOB_ID_BYTES], struct err *err);

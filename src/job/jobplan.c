@@ -389,8 +389,8 @@ int jobplan_may_open(void *plan, int fd, const char *path, const char *above, st
 	const char **AUTO_FREE sources = list_of(json_object_get(allow, "source"));
 	const char **AUTO_FREE targets = list_of(json_object_get(allow, "target"));
 	char *AUTO_FREE own = repository ? realpath(repository, NULL) : NULL;
-	if (!sources || !targets || !own)
-		return err_errno(err, own ? ENOMEM : errno, "cannot use %s", path);
+	if (!sources || !targets || (repository && !own))
+		return err_errno(err, sources && targets ? errno : ENOMEM, "cannot use %s", path);
 	const struct allow_job job = {sources, targets, own};
 	return allow_opened(&job, fd, path, above, err);
 }

@@ -17,7 +17,7 @@
 struct open_request {
 	const char *id, *path, *repository_id, *vm, *mode, *resume, *digest, *asker;
 	const char *consistency, *consistency_reason;
-	const char *software, *build;
+	const char *software, *build, *client_job;
 	const json_t *source, *disks;
 	int lease_s, protocol;
 	char *client; /* software and build; freed */
@@ -195,13 +195,13 @@ static int parse_request(struct open_request *r, const json_t *request, struct e
 	if (host_unpack(request, "session-open", err,
 		    "{s:s, s:s, s?s, s:s, s?s, s?s, s?s, s?s, s?s, s?s, s?o, s:o, s?i, s:{s:s, "
 		    "s?s, "
-		    "s?i}}",
+		    "s?i, s?s}}",
 		    "session", &r->id, "repository", &r->path, "repository_id", &r->repository_id,
 		    "vm", &r->vm, "mode", &r->mode, "resume", &r->resume, "digest", &r->digest,
 		    "for", &r->asker, "consistency", &r->consistency, "consistency_reason",
 		    &r->consistency_reason, "source", &r->source, "disks", &r->disks, "lease_s",
 		    &r->lease_s, "client", "software", &r->software, "build", &r->build, "protocol",
-		    &r->protocol) < 0)
+		    &r->protocol, "job", &r->client_job) < 0)
 		return -1;
 	/* Who gives no digests does not ask for ours, so it cannot know what is there. */
 	if (!r->resume)
@@ -349,6 +349,7 @@ static int begin(struct push *session, const struct open_request *r, struct err 
 		.nr_disks = r->nr_disks,
 		.software = session->service->software,
 		.client = r->client,
+		.client_job = r->client_job,
 		.hub_job = session->id,
 		.consistency = r->consistency,
 		.consistency_reason = r->consistency_reason,

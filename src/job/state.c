@@ -36,26 +36,19 @@ static const struct {
 	enum job_state state;
 	unsigned still_ms;
 } stages[] = {
-	{"start", JOB_STARTING, 15 * MINUTES},
-	{"check", JOB_STARTING, 15 * MINUTES},
-	{"prepare", JOB_STARTING, 15 * MINUTES},
-	{"begin", JOB_STARTING, 20 * MINUTES},
+	{"start", JOB_STARTING, 15 * MINUTES}, {"check", JOB_STARTING, 15 * MINUTES},
+	{"prepare", JOB_STARTING, 15 * MINUTES}, {"begin", JOB_STARTING, 20 * MINUTES},
 	{"create", JOB_STARTING, 15 * MINUTES},
-	{"copy", JOB_RUNNING, 5 * MINUTES},
-	{"audit", JOB_VERIFYING, 15 * MINUTES},
-	{"verify", JOB_VERIFYING, 15 * MINUTES},
-	{"settle", JOB_VERIFYING, 15 * MINUTES},
-	{"sync-data", JOB_COMMITTING, 30 * MINUTES},
-	{"close-data", JOB_COMMITTING, 30 * MINUTES},
-	{"sync-sums", JOB_COMMITTING, 30 * MINUTES},
-	{"rename-data", JOB_COMMITTING, 30 * MINUTES},
+	{"snapshot", JOB_STARTING, 20 * MINUTES}, /* its merging may hold another one up */
+	{"copy", JOB_RUNNING, 5 * MINUTES}, {"audit", JOB_VERIFYING, 15 * MINUTES},
+	{"verify", JOB_VERIFYING, 15 * MINUTES}, {"settle", JOB_VERIFYING, 15 * MINUTES},
+	{"sync-data", JOB_COMMITTING, 30 * MINUTES}, {"close-data", JOB_COMMITTING, 30 * MINUTES},
+	{"sync-sums", JOB_COMMITTING, 30 * MINUTES}, {"rename-data", JOB_COMMITTING, 30 * MINUTES},
 	{"sync-folders", JOB_COMMITTING, 30 * MINUTES},
-	{"rename-manifest", JOB_COMMITTING, 30 * MINUTES},
-	{"commit", JOB_COMMITTING, 30 * MINUTES},
-	{"log", JOB_COMMITTING, 15 * MINUTES},
-	{"drop-plan", JOB_COMMITTING, 15 * MINUTES},
-	{"finish", JOB_COMMITTING, 30 * MINUTES},
-	{"look", JOB_COMMITTING, 15 * MINUTES},
+	{"rename-manifest", JOB_COMMITTING, 30 * MINUTES}, {"commit", JOB_COMMITTING, 30 * MINUTES},
+	{"log", JOB_COMMITTING, 15 * MINUTES}, {"drop-plan", JOB_COMMITTING, 15 * MINUTES},
+	{"finish", JOB_COMMITTING, 30 * MINUTES}, {"look", JOB_COMMITTING, 15 * MINUTES},
+	{"give-back", JOB_COMMITTING, 40 * MINUTES}, /* a snapshot is merged: 30 at most */
 };
 
 const char *job_state_name(enum job_state state)

@@ -4,6 +4,9 @@
  *
  *   end of a worker:  asked ─► SIGTERM ─4 s─► SIGKILL ─½ s─► fenced ─½ s─► closed, its process
  *                                             (its locks are taken away)    reaped when it goes
+ *
+ * One that has a snapshot on a vCenter gets minutes instead of the 4 s, as long as it gives signs
+ * of life: what it does not give back would slow the machine down until the next job of it.
  */
 #include "job_internal.h"
 
@@ -20,6 +23,7 @@
 #define LOOK_MS 250
 #define LOOK_IDLE_MS 5000
 #define TERMINATE_MS 4000
+#define GIVE_BACK_MS 300000
 #define FENCE_MS 500
 #define LOOK_MOST_MS 20000 /* for its restore point */
 #define SILENCE_OTHERWISE_MS 60000u
@@ -256,6 +260,15 @@ static json_int_t sum_of(const json_t *progress)
 	return sum;
 }
 
+/* Its worker found out which machine it is: the next attempt, and whoever looks for its restore
+ * point, go by that name. */
+static void take_vm(struct job *job, const json_t *status)
+{
+	json_t *vm = json_object_get(status, "vm");
+	if (!job->vm && json_is_string(vm) && json_object_set(job->spec, "vm", vm) == 0)
+		job->vm = json_string_value(vm);
+}
+
 static void take_figures(struct job *job, const json_t *status)
 {
 	json_t *progress = json_object_get(status, "progress");
@@ -294,6 +307,7 @@ void supervise_look(struct jobs *jobs, struct job *job)
 		memcpy(before, job->stage, sizeof before);
 		if (!job->is_looking) {
 			take_figures(job, status);
+			take_vm(job, status);
 			take_stage(jobs, job, status);
 		}
 		json_int_t moved =
@@ -333,6 +347,25 @@ static void check_deadlines(struct job *job)
 
 /* --- ending -------------------------------------------------------------------------------- */
 
+/* Whether it may have a snapshot on a vCenter: from before it asks for one. */
+static bool has_snapshot(const struct job *job)
+{
+	static const char *const before[] = {"start", "check", "prepare"};
+	bool takes_one = strcmp(job->kind, "backup") == 0 || strcmp(job->kind, "replicate") == 0;
+	if (!takes_one || !json_object_get(job->spec, "vcenter") || job->is_looking)
+		return false;
+	for (size_t i = 0; i < ARRAY_LENGTH(before); i++)
+		if (strcmp(job->stage, before[i]) == 0)
+			return false;
+	return true;
+}
+
+static bool is_patience_over(const struct job *job)
+{
+	return deadline_passed(job->stop_at) ||
+	       (has_snapshot(job) && deadline_passed(job->silent_at));
+}
+
 static void go_on_stopping(struct jobs *jobs, struct job *job)
 {
 	struct err why = ERR_INIT;
@@ -340,9 +373,9 @@ static void go_on_stopping(struct jobs *jobs, struct job *job)
 	if (job->stop == STOP_ASKED) {
 		number = SIGTERM;
 		job->stop = STOP_TERMINATED;
-		job->stop_at = deadline_after_ms(TERMINATE_MS);
+		job->stop_at = deadline_after_ms(has_snapshot(job) ? GIVE_BACK_MS : TERMINATE_MS);
 		jobrecord_tell(jobs, job);
-	} else if (job->stop == STOP_TERMINATED && deadline_passed(job->stop_at)) {
+	} else if (job->stop == STOP_TERMINATED && is_patience_over(job)) {
 		number = SIGKILL;
 		job->stop = STOP_KILLED;
 		job->stop_at = deadline_after_ms(JOB_KILL_MS);

@@ -3,7 +3,7 @@
 
 #include "job_internal.h"
 #include "jobplan.h"
-#include "repository.h"
+#include "remote.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,11 +14,13 @@
 #include <sys/uio.h>
 
 #define LOG_BYTES_MOST (16 * MIB)
+#define LOOK_MOST_MS 15000 /* sooner than the supervisor loses patience */
 #define WORK_BYTES MIB /* one of "work" ... */
 #define WORK_NS 1000000000 /* ... or so much of a processor's time */
 
 struct worker {
 	char *folder;
+	const char *software, *build;
 	int dir_fd, log_fd;
 	json_t *plan;
 	char **words;
@@ -29,7 +31,8 @@ struct worker {
 	uint64_t heartbeat, own_bytes; /* of whoever tells the status */
 };
 
-struct worker *worker_open(const char *folder, struct err *err)
+struct worker *worker_open(
+	const char *folder, const char *software, const char *build, struct err *err)
 {
 	struct worker *w = calloc(1, sizeof *w);
 	if (!w) {
@@ -38,6 +41,8 @@ struct worker *worker_open(const char *folder, struct err *err)
 	}
 	pthread_mutex_init(&w->mutex, NULL);
 	w->log_fd = -1;
+	w->software = software;
+	w->build = build;
 	w->folder = strdup(folder);
 	w->dir_fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (w->dir_fd < 0) {
@@ -82,27 +87,74 @@ static uint64_t number_of(const json_t *object, const char *name)
 	return value > 0 ? (uint64_t)value : 0;
 }
 
-static int check_repository(const json_t *plan, struct err *err)
+static const char *text_of(const json_t *object, const char *name)
 {
-	const json_t *r = json_object_get(plan, "repository");
-	struct job_repository repository = {
-		.name = json_string_value(json_object_get(r, "name")),
-		.path = json_string_value(json_object_get(r, "path")),
-		.id = json_string_value(json_object_get(r, "id")),
+	return json_string_value(json_object_get(object, name));
+}
+
+static int check_local(const json_t *r, struct err *err)
+{
+	const struct job_repository repository = {
+		.name = text_of(r, "name"),
+		.path = text_of(r, "path"),
+		.id = text_of(r, "id"),
 		.require_mount = json_is_true(json_object_get(r, "require_mount")),
-		.mount = json_string_value(json_object_get(r, "mount")),
+		.mount = text_of(r, "mount"),
 		.stop_free_bytes = number_of(r, "stop_free"),
 	};
-	if (!repository.name || !repository.path)
-		return err_set(err, ERR_FORMAT, "the plan is not one: it names no repository");
 	return job_repository_check(&repository, number_of(r, "reserved"), err);
+}
+
+/* The repository, wherever it is. */
+static struct store *open_store(const struct worker *w, const json_t *r, struct err *err)
+{
+	const char *url = text_of(r, "url");
+	const struct store_options options = {
+		.name = url ? url : text_of(r, "path"),
+		.mode = REPOSITORY_WRITE,
+		.token_file = text_of(r, "token_file"),
+		.ca_file = text_of(r, "ca_file"),
+		.software = w->software,
+		.build = w->build,
+	};
+	struct store *store = store_open(&options, err);
+	if (!store)
+		err_context(err, "repository %s", text_of(r, "name"));
+	return store;
+}
+
+/* Its space is looked at where it is. */
+static int check_hub(const struct worker *w, const json_t *r, struct err *err)
+{
+	struct repository_info info;
+	const char *id = text_of(r, "id");
+	struct store *store = open_store(w, r, err);
+	if (!store)
+		return -1;
+	int rc = id ? store_info(store, &info, err) : 0;
+	if (rc == 0 && id && strcmp(id, info.id) != 0)
+		rc = err_set(err, ERR_DENIED,
+			"repository %s: at %s is the repository %s, and not %s", text_of(r, "name"),
+			text_of(r, "url"), info.id, id);
+	store_close(store);
+	return rc;
+}
+
+static int check_repository(const struct worker *w, struct err *err)
+{
+	const json_t *r = json_object_get(w->plan, "repository");
+	if (!r)
+		return 0; /* a job without one */
+	if (!text_of(r, "name") || (!text_of(r, "path") && !text_of(r, "url")))
+		return err_set(err, ERR_FORMAT, "the plan is not one: it names no repository");
+	return text_of(r, "url") ? check_hub(w, r, err) : check_local(r, err);
 }
 
 /* --- without a command ------------------------------------------------------------------- */
 
 static const char *path_of(const json_t *plan)
 {
-	return json_string_value(json_object_get(json_object_get(plan, "repository"), "path"));
+	return text_of(json_object_get(plan, "repository"), "path");
 }
 
 /* Whatever that process holds in the repository. */
@@ -137,22 +189,30 @@ static int report_made(const struct worker *w, const char *vm, const char *point
 	return rc;
 }
 
-/* 1 when this job's restore point is there; then its maker's plan may still be. */
+/* Then its maker's plan may still be there. */
+static void clean_up(struct store *store, const char *vm)
+{
+	struct repository *repo = store_local(store);
+	struct err why = ERR_INIT;
+	if (repo && repository_clean(repo, REPOSITORY_CLEAN_EXPIRED, vm, NULL, NULL, &why) < 0)
+		log_warning("what its maker left is not cleaned up: %s", why.text);
+}
+
+/* 1 when this job's restore point is there. */
 static int is_made(const struct worker *w, const json_t *look, struct err *err)
 {
-	const char *vm = json_string_value(json_object_get(look, "vm"));
-	const char *path = path_of(w->plan), *job = worker_job(w);
+	const char *vm = text_of(look, "vm"), *job = worker_job(w);
+	const json_t *r = json_object_get(w->plan, "repository");
 	char point[REPOSITORY_POINT_BYTES];
-	struct err why = ERR_INIT;
-	if (!vm || !path || !job)
+	if (!vm || !r || !job)
 		return err_set(err, ERR_FORMAT, "the plan is not one: it names no machine");
-	struct repository *repo = repository_open(path, REPOSITORY_WRITE, err);
-	if (!repo)
+	struct store *store = open_store(w, r, err);
+	if (!store)
 		return -1;
-	int made = repository_point_of_job(repo, vm, job, point, err);
-	if (made > 0 && repository_clean(repo, REPOSITORY_CLEAN_EXPIRED, vm, NULL, NULL, &why) < 0)
-		log_warning("what its maker left is not cleaned up: %s", why.text);
-	repository_close(repo);
+	int made = store_point_of_job(store, vm, job, deadline_after_ms(LOOK_MOST_MS), point, err);
+	if (made > 0)
+		clean_up(store, vm);
+	store_close(store);
 	if (made <= 0)
 		return made;
 	log_warning("restore point %s was made by this job: nothing is left to do", point);
@@ -161,14 +221,14 @@ static int is_made(const struct worker *w, const json_t *look, struct err *err)
 
 const char *worker_job(const struct worker *w)
 {
-	return json_string_value(json_object_get(w->plan, "job"));
+	return text_of(w->plan, "job");
 }
 
 char **worker_words(struct worker *w, struct err *err)
 {
 	const json_t *who = json_object_get(w->plan, "revoke");
 	const json_t *look = json_object_get(w->plan, "look");
-	if (who ? take_locks(w->plan, who, err) < 0 : check_repository(w->plan, err) < 0)
+	if (who ? take_locks(w->plan, who, err) < 0 : check_repository(w, err) < 0)
 		return NULL;
 	int made = look ? is_made(w, look, err) : 0;
 	if (made < 0)

@@ -19,7 +19,9 @@
 
 struct worker;
 
-struct worker *worker_open(const char *folder, struct err *err);
+/* software, build: of this program, as store_options has them; lent. */
+struct worker *worker_open(
+	const char *folder, const char *software, const char *build, struct err *err);
 void worker_close(struct worker *worker);
 
 /* The command line to run, ended by NULL, lent: the repository was looked at, so were the disks.

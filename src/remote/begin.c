@@ -123,6 +123,20 @@ static void look_at_sessions(struct store *store, const char *vm, struct obstacl
 	json_decref(list);
 }
 
+int begin_settle(struct store *store, const char *vm, struct deadline until, struct err *err)
+{
+	for (;;) {
+		struct obstacle obstacle = {.kind = OBSTACLE_STAYS};
+		look_at_sessions(store, vm, &obstacle);
+		if (obstacle.kind == OBSTACLE_STAYS)
+			return 0;
+		if (deadline_passed(until))
+			return err_set(err, ERR_BUSY, "%s has not come to its end", obstacle.what);
+		if (cancel_sleep(store->cancel, deadline_after_ms(BEGIN_PAUSE_MS), err) < 0)
+			return -1;
+	}
+}
+
 /* Of this machine, or of all. */
 static void look_at_prunes(struct store *store, const char *vm, struct obstacle *obstacle)
 {

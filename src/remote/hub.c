@@ -369,6 +369,34 @@ int hub_list_points(struct store *store, const char *vm, repository_point_callba
 	return each(store, path, visit_point, &visit, err);
 }
 
+struct made {
+	const char *job;
+	char *point;
+	bool found;
+};
+
+static int compare_job(void *context, const struct repository_point *point)
+{
+	struct made *made = context;
+	if (point->damage || !point->client_job || strcmp(point->client_job, made->job) != 0)
+		return 0;
+	made->found = true;
+	snprintf(made->point, REPOSITORY_POINT_BYTES, "%s", point->id);
+	return 1;
+}
+
+int hub_point_of_job(struct store *store, const char *vm, const char *job, struct deadline until,
+	char point[REPOSITORY_POINT_BYTES], struct err *err)
+{
+	struct made made = {.job = job, .point = point};
+	struct err why = ERR_INIT;
+	if (begin_settle(store, vm, until, err) < 0)
+		return -1;
+	if (hub_list_points(store, vm, compare_job, &made, &why) < 0 && why.code != ERR_NOT_FOUND)
+		return err_copy(err, &why);
+	return made.found;
+}
+
 struct repository_point *hub_point_load(
 	struct store *store, const char *vm, const char *id, struct err *err)
 {

@@ -72,6 +72,8 @@ int hub_list_vms(
 	struct store *store, repository_vm_callback *callback, void *context, struct err *err);
 int hub_list_points(struct store *store, const char *vm, repository_point_callback *callback,
 	void *context, struct err *err);
+int hub_point_of_job(struct store *store, const char *vm, const char *job, struct deadline until,
+	char point[REPOSITORY_POINT_BYTES], struct err *err);
 struct repository_point *hub_point_load(
 	struct store *store, const char *vm, const char *point, struct err *err);
 int hub_point_config(struct store *store, const char *vm, const char *point, const char *name,
@@ -111,6 +113,9 @@ int begin_post(struct store *store, const struct store_backup_options *options,
 	const json_t *request, json_t **answer, struct err *err);
 /* Ends a session (its path), and waits until the hub has noted that: its machine may be backed up
  * again then.  keep: what it stored can be gone on with. */
+/* Waits until no session of that machine is opened or commits any more; one whose client is gone is
+ * ended.  ERR_BUSY: it did not until then. */
+int begin_settle(struct store *store, const char *vm, struct deadline until, struct err *err);
 int begin_end_session(struct store *store, const char *session, bool keep, struct err *err);
 bool begin_is_state(const json_t *object, const char *state);
 

@@ -156,6 +156,13 @@ struct repository_point *store_latest(struct store *store, const char *vm, const
 	return NULL;
 }
 
+int store_point_of_job(struct store *store, const char *vm, const char *job, struct deadline until,
+	char point[REPOSITORY_POINT_BYTES], struct err *err)
+{
+	return store->repo ? repository_point_of_job(store->repo, vm, job, point, err)
+			   : hub_point_of_job(store, vm, job, until, point, err);
+}
+
 int store_protect(struct store *store, const char *vm, const char *point, bool off, int64_t until,
 	struct err *err)
 {
@@ -245,7 +252,7 @@ static struct repository_backup *begin_local(struct store *store,
 		.software = store->software,
 		.consistency = options->consistency,
 		.consistency_reason = options->consistency_reason,
-		.hub_job = options->hub_job,
+		.hub_job = options->job,
 		.resume = options->resume,
 		.wait_ms = options->wait_ms,
 		.cancel = store->cancel,

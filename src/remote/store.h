@@ -68,6 +68,12 @@ int store_config_load(struct store *store, const char *vm, const char *point, co
 	char **bytes, size_t *length, struct err *err);
 struct repository_point *store_latest(struct store *store, const char *vm, const char *key,
 	const struct repository_disk_info **disk, struct err *err);
+/*
+ * The VM's restore point that this job made (store_backup_options): 1, 0 when there is none, -1.
+ * Of a hub: one that it is just making is waited for, until then (ERR_BUSY).
+ */
+int store_point_of_job(struct store *store, const char *vm, const char *job, struct deadline until,
+	char point[REPOSITORY_POINT_BYTES], struct err *err);
 int store_protect(struct store *store, const char *vm, const char *point, bool off, int64_t until,
 	struct err *err);
 
@@ -87,7 +93,9 @@ struct store_backup_options {
 	const struct store_backup_disk *disks;
 	size_t nr_disks;
 	const char *consistency, *consistency_reason;
-	const char *hub_job; /* see repository_backup_options; of folders alone; may be NULL */
+	/* Of whoever makes it; store_point_of_job() finds it by that.  A folder has it as the job
+	 * of a hub, a hub as that of its client.  May be NULL. */
+	const char *job;
 	enum repository_resume resume;
 	unsigned wait_ms; /* at a hub for the end of another session that commits, too */
 	void (*stage)(void *context, const char *stage); /* may be NULL */

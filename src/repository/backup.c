@@ -321,6 +321,7 @@ void backup_free(struct repository_backup *backup)
 	free(backup->disks);
 	free(backup->software);
 	free(backup->client);
+	free(backup->client_job);
 	free(backup->hub_job);
 	free(backup->consistency);
 	free(backup->consistency_reason);
@@ -347,13 +348,16 @@ static struct repository_backup *backup_new(
 	backup->source = manifest_source_to_json(&options->source);
 	backup->config = json_array();
 	backup->client = options->client ? strdup(options->client) : NULL;
+	backup->client_job = options->client_job ? strdup(options->client_job) : NULL;
 	backup->hub_job = options->hub_job ? strdup(options->hub_job) : NULL;
 	backup->consistency = options->consistency ? strdup(options->consistency) : NULL;
 	backup->consistency_reason =
 		options->consistency_reason ? strdup(options->consistency_reason) : NULL;
 	backup->disks = calloc(options->nr_disks, sizeof *backup->disks);
 	if (backup->software && backup->source && backup->config && backup->disks &&
-		!backup->client == !options->client && !backup->hub_job == !options->hub_job &&
+		!backup->client == !options->client &&
+		!backup->client_job == !options->client_job &&
+		!backup->hub_job == !options->hub_job &&
 		!backup->consistency == !options->consistency &&
 		!backup->consistency_reason == !options->consistency_reason &&
 		name_make_job(time(NULL), backup->job, err) == 0)

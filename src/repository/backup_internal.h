@@ -63,7 +63,7 @@ struct repository_backup {
 	char point[REPOSITORY_POINT_BYTES];
 	char started[CLOCK_UTC_BYTES];
 	/* All but the first may be NULL. */
-	char *software, *client, *hub_job, *consistency, *consistency_reason;
+	char *software, *client, *client_job, *hub_job, *consistency, *consistency_reason;
 	json_t *source;
 	json_t *config; /* for the manifest */
 	struct cancel *cancel;

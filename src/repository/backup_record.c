@@ -150,6 +150,8 @@ json_t *backup_record_facts(struct repository_backup *backup)
 		json_object_set_new(facts, "hub_job", record_printable(backup->hub_job));
 	if (facts && backup->client)
 		json_object_set_new(facts, "client", record_printable(backup->client));
+	if (facts && backup->client_job)
+		json_object_set_new(facts, "client_job", record_printable(backup->client_job));
 	if (facts && backup->consistency)
 		json_object_set_new(facts, "consistency", json_string(backup->consistency));
 	if (facts && backup->consistency_reason)

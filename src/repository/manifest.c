@@ -243,6 +243,7 @@ static int parse_facts(struct repository *repo, struct repository_point *point, 
 			"%s belongs to another VM, restore point or repository", name);
 	if (parse_optional(facts, "hub_job", &point->hub_job, name, err) < 0 ||
 		parse_optional(facts, "client", &point->client, name, err) < 0 ||
+		parse_optional(facts, "client_job", &point->client_job, name, err) < 0 ||
 		parse_optional(facts, "consistency", &point->consistency, name, err) < 0 ||
 		parse_optional(facts, "consistency_reason", &point->consistency_reason, name, err) <
 			0)

@@ -90,6 +90,7 @@ json_t *point_json(const struct repository_point *point)
 	put_text(object, "consistency_reason", point->consistency_reason);
 	put_text(object, "software", point->software);
 	put_text(object, "client", point->client);
+	put_text(object, "client_job", point->client_job);
 	put_text(object, "job", point->job);
 	json_object_set_new(object, "disks", disks);
 	return object;
@@ -236,6 +237,7 @@ static int parse_point(const json_t *object, struct repository_point *point, str
 	point->consistency = text_of(object, "consistency");
 	point->consistency_reason = text_of(object, "consistency_reason");
 	point->client = text_of(object, "client");
+	point->client_job = text_of(object, "client_job");
 	point->software = text_of(object, "software") ? text_of(object, "software") : "";
 	point->job = text_of(object, "job") ? text_of(object, "job") : "";
 	return parse_disks(json_object_get(object, "disks"), point, err);

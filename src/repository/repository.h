@@ -204,6 +204,7 @@ struct repository_point {
 	const char *hub_job; /* the job of a hub that made it; NULL: none */
 	const char *client; /* the program that read the source and sent it ("sendense 0.1.0 (git
 			       ...)"); NULL: software did itself */
+	const char *client_job; /* what client called its job; NULL: it did not say */
 	struct repository_point_internal *internal;
 };
 
@@ -346,6 +347,7 @@ struct repository_backup_options {
 	size_t nr_disks; /* 1..REPOSITORY_DISKS_MAX, keys distinct */
 	const char *software; /* "sendense 0.1.0 (build ...)" */
 	const char *client; /* the same of who reads the source and sends it; NULL: this one */
+	const char *client_job; /* what client calls its job, to know it again; NULL: nothing */
 	const char *hub_job; /* id of the job of a hub that this is; NULL: none */
 	const char *consistency; /* "application", "crash"; NULL: not known */
 	const char *consistency_reason; /* why it is no better ("the guest agent is not

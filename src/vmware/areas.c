@@ -79,7 +79,7 @@ static int load(struct vmware_session *session, const struct session_disk *disk,
 	struct changes **list, struct vsphere_changes *changes, struct err *err)
 {
 	struct spool spool;
-	char path[64];
+	char name[64];
 	*changes = (struct vsphere_changes){.gone = false};
 	if (open_spool(&spool, session->folder, err) < 0)
 		return -1;
@@ -91,8 +91,8 @@ static int load(struct vmware_session *session, const struct session_disk *disk,
 	if (rc == 0)
 		rc = write_end(&spool, err);
 	if (rc == 0) {
-		snprintf(path, sizeof path, "/proc/self/fd/%d", fileno(spool.file));
-		*list = changes_open(path, session->cancel, err);
+		snprintf(name, sizeof name, "of disk %s", disk->facts.key);
+		*list = changes_open_own(fileno(spool.file), name, session->cancel, err);
 		rc = *list ? 0 : -1;
 	}
 	fclose(spool.file);

@@ -43,6 +43,7 @@ class Site:
     def __init__(self, folder, **config):
         self.folder, self.hub = folder, None
         self.repo, self.hold = f"{folder}/repo", f"{folder}/hold"
+        self.env = {}  # more of the hub's environment
         for name in ("run", "kept", "vms"):
             os.mkdir(f"{folder}/{name}")
         self.config = {
@@ -72,7 +73,7 @@ class Site:
         self.config.update(config)
         self.hub = subprocess.Popen(  # pylint: disable=consider-using-with
             [JOBS_HUB], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err,
-            env=dict(os.environ, WORKER_HOLD=self.hold))
+            env=dict(os.environ, WORKER_HOLD=self.hold, **self.env))
         self.tell(self.config)
         return self.answer()
 

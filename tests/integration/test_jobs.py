@@ -72,7 +72,9 @@ def test_what_may_be_asked_for(site):
     site.start()
     inside = f"raw:{site.repo}/repository.json"
     refused(site, "usage", {}, "kind")
-    refused(site, "unsupported", {"kind": "replicate", "repository": "main"}, "replicate")
+    refused(site, "unsupported", {"kind": "measure", "repository": "main"}, "measure")
+    refused(site, "usage", {"kind": "replicate", "vcenter": "none", "machine": "a",
+                            "targets": [{"key": "a", "target": "null:1"}]}, "vcenter: there is none")
     refused(site, "usage", site.spec(repository="none"), "none")
     refused(site, "usage", site.spec(colour="red"), "colour")
     refused(site, "usage", {**site.spec(), "vm": 7}, "vm")

@@ -4,7 +4,8 @@
  * failed.
  *
  *   {"state", "runtime", "kept", "program", "repositories": [{"name", "path", "id", ...}],
- *    "sources": [], "targets": [], "most", "per_source", "attempts", "retry_ms", ...}
+ *    "vcenters": [{"name", "url", "password_file", "ca_file"}], "vmware_state", "replica_state",
+ *    "vddk", "sources": [], "targets": [], "most", "per_source", "attempts", "retry_ms", ...}
  *   {"do": "add", "spec"} {"do": "get", "id"} {"do": "cancel", "id"} {"do": "wait", "id",
  *   "stage", "states"} {"do": "stop", "hand_over", "ms"} ...
  */
@@ -21,6 +22,8 @@ struct site {
 	struct state *state;
 	struct jobs *jobs;
 	struct job_repository repositories[MOST];
+	struct job_vcenter vcenters[MOST];
+	size_t nr_repositories, nr_vcenters;
 	const char *sources[MOST + 1], *targets[MOST + 1];
 };
 
@@ -45,21 +48,40 @@ static void list(const json_t *config, const char *name, const char **out)
 	}
 }
 
-static int start(struct site *s, struct err *err)
+static void take_places(struct site *s)
 {
 	const json_t *c = s->config, *r;
-	size_t i, nr = 0;
+	size_t i;
 	json_array_foreach(json_object_get(c, "repositories"), i, r)
 	{
-		if (nr < MOST)
-			s->repositories[nr++] = (struct job_repository){
+		if (s->nr_repositories < MOST)
+			s->repositories[s->nr_repositories++] = (struct job_repository){
 				.name = text(r, "name"),
 				.path = text(r, "path"),
+				.url = text(r, "url"),
+				.token_file = text(r, "token_file"),
+				.ca_file = text(r, "ca_file"),
 				.id = text(r, "id"),
 				.require_mount = json_is_true(json_object_get(r, "require_mount")),
 				.stop_free_bytes = (uint64_t)number(r, "stop_free"),
 			};
 	}
+	json_array_foreach(json_object_get(c, "vcenters"), i, r)
+	{
+		if (s->nr_vcenters < MOST)
+			s->vcenters[s->nr_vcenters++] = (struct job_vcenter){
+				.name = text(r, "name"),
+				.url = text(r, "url"),
+				.password_file = text(r, "password_file"),
+				.ca_file = text(r, "ca_file"),
+			};
+	}
+}
+
+static int start(struct site *s, struct err *err)
+{
+	const json_t *c = s->config;
+	take_places(s);
 	list(c, "sources", s->sources);
 	list(c, "targets", s->targets);
 	s->state = state_open(text(c, "state"), err);
@@ -71,7 +93,12 @@ static int start(struct site *s, struct err *err)
 		.state_dir = text(c, "kept"),
 		.program = text(c, "program"),
 		.repositories = s->repositories,
-		.nr_repositories = nr,
+		.nr_repositories = s->nr_repositories,
+		.vcenters = s->vcenters,
+		.nr_vcenters = s->nr_vcenters,
+		.vmware_state_dir = text(c, "vmware_state"),
+		.replica_state_dir = text(c, "replica_state"),
+		.vddk_dir = text(c, "vddk"),
 		.allow_sources = s->sources,
 		.allow_targets = s->targets,
 		.most = (unsigned)number(c, "most"),

@@ -1,6 +1,7 @@
 /* Whole files: good ones, bad ones, long ones, and ones that change under us. */
 #include "test_support.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #define FIRST \
@@ -154,6 +155,36 @@ static void test_no_regular_file(void **state)
 	rmdir(folder);
 }
 
+static int refuse(void *context, int fd, const char *path, const char *above, struct err *err)
+{
+	(void)context;
+	(void)fd;
+	(void)above;
+	return err_set(err, ERR_DENIED, "%s", path);
+}
+
+/* What this process wrote itself needs nobody's leave. */
+static void test_guarded(void **state)
+{
+	struct list list;
+	struct err err = ERR_INIT;
+	(void)state;
+	list_write(&list, FIRST END(0, 0), strlen(FIRST END(0, 0)));
+	int fd = open(list.path, O_RDONLY | O_CLOEXEC);
+	guard_set(refuse, NULL);
+	assert_null(changes_open(list.path, NULL, &err));
+	assert_int_equal(err.code, ERR_DENIED);
+	struct changes *c = changes_open_own(fd, "of disk 2000", NULL, NULL);
+	guard_set(NULL, NULL);
+	assert_non_null(c);
+	close(fd);
+	check_next(c, 0, 1000000, 1000000);
+	changes_close(c);
+	assert_null(changes_open_own(-1, "of disk 2000", NULL, &err));
+	assert_non_null(strstr(err.text, "of disk 2000"));
+	unlink(list.path);
+}
+
 static void test_cancel(void **state)
 {
 	struct list list;
@@ -278,6 +309,7 @@ int main(void)
 		cmocka_unit_test(test_bad),
 		cmocka_unit_test(test_long_lines),
 		cmocka_unit_test(test_no_regular_file),
+		cmocka_unit_test(test_guarded),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_long),
 		cmocka_unit_test(test_changed_under_us),

@@ -1,0 +1,137 @@
+"""Jobs with machines of a vCenter: into a repository here, and into one behind a hub; killed and
+cancelled in each stage."""
+
+import os
+import shutil
+import signal
+
+import pytest
+
+import hub
+import vcenter
+import vddk
+from jobs_hub import HELD, Failed, Site, need_tools, processes
+from support import KIB, MIB, need, run, sendense, wait_for
+
+pytestmark = need_tools
+
+SIZES = {2000: 8 * MIB, 2001: 4 * MIB}
+
+
+class Place(Site):
+    """A queue of jobs beside a vCenter with a machine; its repositories: main, and far, behind a
+    hub, where there is one."""
+
+    def __init__(self, folder, vc, far=None, **config):
+        self.vc, self.far = vc, far
+        self.state = os.path.join(folder, "debts")
+        self.lib = vddk.FakeVddk(folder, frozen=vc.frozen)
+        self.lib.tell(thumbprint=vc.sha1, password=vc.password)
+        super().__init__(folder, vmware_state=self.state, vddk=self.lib.folder, **config)
+        # VMware's helper is looked for beside the program.
+        program = f"{folder}/bin/worker"
+        os.mkdir(f"{folder}/bin")
+        shutil.copy(HELD, program)
+        os.symlink(vddk.HELPER, f"{folder}/bin/sendense-vddk")
+        self.config["program"] = program
+        self.config["vcenters"] = [{"name": "lab", "url": vc.url().rstrip("/"), "ca_file": vc.ca,
+                                    "password_file": vc.password_file}]
+        if far:
+            self.config["repositories"].append(
+                {"name": "far", "url": f"{far.url}/main", "token_file": far.token_file,
+                 "ca_file": far.ca_file})
+        self.env["SENDENSE_FAKE_VDDK"] = self.lib.config
+        self.machine = vc.add_machine("web01", SIZES, cbt=True)
+        for key in SIZES:
+            self.machine.write(key, 3 * MIB, os.urandom(300 * KIB))
+
+    def spec(self, vm="web01", repository="main", **more):
+        spec = {"kind": "backup", "vcenter": "lab", "machine": f"/DC0/vm/{vm}",
+                "repository": repository}
+        spec.update(more)
+        return spec
+
+    def points(self, vm="web01", repository="main"):
+        if repository == "far":
+            done = hub.cli(self.far, "ls", vm, "--json", status=None)
+            return [p["point"] for p in done.json["points"]] if done.status == 0 else []
+        return super().points(vm)
+
+    def debts(self):
+        return sorted(os.listdir(self.state)) if os.path.isdir(self.state) else []
+
+    def check_clean(self):
+        """Nothing is left, here or at the vCenter."""
+        self.nothing_left()
+        assert self.machine.snapshots() == [] and self.debts() == []
+        assert self.vc.sessions() == 0 and self.lib.helpers() == []
+
+    def check_disks(self, repository="main"):
+        """The latest restore point is what the machine's disks hold."""
+        words = ["restore", "--repo", self.repo]
+        if repository == "far":
+            words = ["restore", "--repo", self.far.url, "--token-file", self.far.token_file,
+                     "--ca-file", self.far.ca_file]
+        out = {key: f"{self.folder}/back-{key}.raw" for key in SIZES}
+        sendense(*words, "web01", *[word for key, path in out.items()
+                                    for word in ("--to", f"{key}=raw:{path}")], "--force")
+        for key, path in out.items():
+            run("qemu-img", "compare", "-f", "raw", "-F", "raw", self.machine.disks[key], path)
+
+
+@pytest.fixture(name="vc")
+def vc_fixture(scratch):
+    need("qemu-img")
+    with vcenter.fake_in(scratch) as made:
+        yield made
+        made.heal()
+
+
+@pytest.fixture(name="site")
+def site_fixture(scratch, vc):
+    site = Place(scratch, vc)
+    try:
+        yield site
+    finally:
+        site.end()
+
+
+@pytest.fixture(name="both")
+def both_fixture(scratch, vc, servers):
+    with hub.hub_in(servers) as far:
+        far.start()
+        os.mkdir(f"{scratch}/node")
+        site = Place(f"{scratch}/node", vc, far)
+        try:
+            yield site
+        finally:
+            site.end()
+
+
+def secrets_in(folder, *secrets):
+    found = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(parent, name), "rb") as file:
+                data = file.read()
+            found += [name for secret in secrets if secret.encode() in data]
+    return found
+
+
+@pytest.mark.parametrize("repository", ("main", "far"))
+def test_a_whole_life(both, repository):
+    both.start()
+    for mode in ("full", "incremental"):
+        both.machine.write(2000, MIB, os.urandom(64 * KIB))
+        job = both.wait(both.add(both.spec(repository=repository)))
+        assert job["state"] == "done" and job["attempt"] == 1, job["error"] or job
+        assert {disk["mode"] for disk in job["report"]["disks"]} == {mode}, job["report"]
+        assert job["vm"] == "web01" and job["point"] == both.points(repository=repository)[-1]
+        both.check_disks(repository)
+        both.check_clean()
+    # Secrets are in no plan, log or command line.
+    with open(both.far.token_file, encoding="ascii") as file:
+        token = file.read().strip()
+    assert secrets_in(f"{both.folder}/kept", token, both.vc.password) == []
+    assert secrets_in(f"{both.folder}/run", token, both.vc.password) == []
+    both.stop()
