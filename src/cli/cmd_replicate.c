@@ -6,6 +6,7 @@
  */
 #include "commands.h"
 #include "figures.h"
+#include "locator.h"
 #include "replicate.h"
 
 #include "version.h"
@@ -145,6 +146,7 @@ static int gather(struct replicate *r, struct err *err)
 			.key = source->key,
 			.source_id = r->names[i].id,
 			.target_id = r->targets[i].id,
+			.may_move = !locator_path(r->targets[i].name),
 			.target = r->targets[i].name,
 			.size_bytes = size_of(source),
 			.target_block = r->targets[i].block,

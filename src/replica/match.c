@@ -80,6 +80,16 @@ static int differs(struct replica *r, struct one_disk *disk, const char *what, c
 	return err_hint(err, "--force takes it, and writes all of the disk");
 }
 
+/* Not to where another disk was, and not in the middle of a run. */
+static bool may_have_moved(
+	const struct replica *r, const struct ledger_disk *record, const struct replica_disk *given)
+{
+	for (size_t i = 0; i < r->record.nr_disks; i++)
+		if (strcmp(r->record.disks[i].target_id, given->target_id) == 0)
+			return false;
+	return given->may_move && !r->record.running && record->root_hex[0];
+}
+
 static int check_disk(struct replica *r, struct one_disk *disk, struct err *err)
 {
 	const struct ledger_disk *record = ledger_disk(&r->record, disk->given->key);
@@ -87,7 +97,8 @@ static int check_disk(struct replica *r, struct one_disk *disk, struct err *err)
 	uint64_t size_bytes = given->size_bytes;
 	if (!record)
 		return 0;
-	if (strcmp(record->target_id, given->target_id) != 0)
+	disk->moved = strcmp(record->target_id, given->target_id) != 0;
+	if (disk->moved && !may_have_moved(r, record, given))
 		return differs(r, disk, "target", given->target_id, record->target_id, err);
 	if (strcmp(record->source_id, given->source_id) != 0)
 		return differs(r, disk, "source", given->source_id, record->source_id, err);

@@ -124,8 +124,11 @@ static int check_content(
 	struct replica *r, struct one_disk *disk, const struct ledger_disk *record, struct err *err)
 {
 	bool running = r->record.running;
-	bool whole = !running && (r->options.read_back || r->record.cut_over[0]);
+	bool whole = disk->moved || (!running && (r->options.read_back || r->record.cut_over[0]));
 	if (!running && check_root(r, disk, record, err) < 0)
+		return -1;
+	/* Another disk shows itself soon. */
+	if (disk->moved && match_target(r, disk, false, NULL, err) < 0)
 		return -1;
 	return match_target(r, disk, whole, NULL, err);
 }
@@ -145,8 +148,13 @@ static int match_content(struct replica *r, struct one_disk *disk, struct err *e
 	/* Then all of it is read, or written, in any case. */
 	if ((r->record.running && !same_boot(r)) || record->full || !record->root_hex[0])
 		return 0;
-	if (check_content(r, disk, record, &why) == 0)
+	if (check_content(r, disk, record, &why) == 0) {
+		if (disk->moved)
+			log_warning("disk %s: its target was %s; %s holds all that it held, and "
+				    "takes its place",
+				record->key, record->target, disk->given->target);
 		return 0;
+	}
 	if (why.code == ERR_CORRUPT && r->options.force) {
 		disk->retake = true;
 		snprintf(disk->reason, sizeof disk->reason, "--force: %.200s", why.text);
@@ -154,6 +162,14 @@ static int match_content(struct replica *r, struct one_disk *disk, struct err *e
 	}
 	if (why.code != ERR_CORRUPT)
 		return err_copy(err, &why);
+	if (disk->moved) {
+		err_set(err, ERR_CONFLICT,
+			"disk %s: its target is %s, was %s in generation %" PRIu64
+			", and does not hold the same: %.400s",
+			record->key, disk->given->target, record->target, r->record.generation,
+			why.text);
+		return err_hint(err, "--force takes it, and writes all of the disk");
+	}
 	err_set(err, ERR_CONFLICT, "disk %s: %s is not as generation %" PRIu64 " left it: %.400s",
 		record->key, disk->given->target, r->record.generation, why.text);
 	return err_hint(err, "is it the right target? --force writes all of it");

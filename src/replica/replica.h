@@ -32,6 +32,8 @@ struct replica_disk {
 	const char *key; /* of the hypervisor */
 	const char *source_id; /* what the disk is known by: the same text in each run */
 	const char *target_id; /* the same of the target */
+	bool may_move; /* the target has another id where it is served elsewhere: if all that it
+			  holds is as it was, it is the same */
 	const char *target; /* its name, to be opened by again after a crash */
 	uint64_t size_bytes; /* of the source */
 	struct block *target_block; /* writable */

@@ -126,6 +126,7 @@ struct one_disk {
 	struct copy_chunk_sink sink;
 	struct copy_baseline baseline;
 	bool retake; /* forced: written whole */
+	bool moved; /* the target has another id: all of it must be as it was */
 	bool begun; /* the marks are this run's */
 	bool full, resumed, changed_only;
 	enum repository_change change;

@@ -306,6 +306,42 @@ def test_exports_that_were_exchanged(machine, servers):
     assert machine.digests() == before
 
 
+def test_exports_that_have_another_name_now(machine, servers):
+    """Another socket, the same bytes: that is the target; other bytes are not."""
+    def serve():
+        return {key: servers.qemu_nbd(path) for key, path in machine.files.items()}
+
+    old = serve()
+    machine.targets = {key: server.uri for key, server in old.items()}
+    machine.run()
+    machine.guest_writes()
+    for server in old.values():
+        server.stop()
+    new = serve()
+    swapped = dict(machine.targets, **{"2000": new["2001"].uri, "2001": new["2000"].uri,
+                                       "16000": new["16000"].uri})
+    before = machine.digests()
+    fails(*machine.words(targets=list(swapped.items())),
+          contains=["its target is", "does not hold", "--force"],
+          case="exports that have each other's new name")
+    assert machine.digests() == before
+    machine.targets = {key: server.uri for key, server in new.items()}
+    result = sendense(*machine.words("--json"))
+    assert "holds all that it held" in result.err
+    assert machine.same() and {disk["mode"] for disk in result.json["disks"]} == {"delta"}
+    assert {disk["target"] for disk in machine.record["disks"]} == set(machine.targets.values())
+    # One chunk that a sample may miss.
+    new["2000"].stop()
+    with open(machine.files["2000"], "rb") as file:
+        file.seek(4 * MIB)
+        byte = file.read(1)[0]
+    write(machine.files["2000"], 4 * MIB, bytes([byte ^ 1]))
+    machine.targets["2000"] = servers.qemu_nbd(machine.files["2000"]).uri
+    fails(*machine.words(), contains=["disk 2000", "offset 4194304"])
+    machine.run("--force")
+    assert machine.same()
+
+
 def test_targets_that_others_changed(machine):
     machine.run()
     write(machine.files["2001"], 100, b"somebody else")
