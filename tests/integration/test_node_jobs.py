@@ -1,0 +1,189 @@
+"""Jobs of a node: backups into folders and hubs, replications, cleanups; what dies meanwhile."""
+
+import os
+import shutil
+import signal
+
+import pytest
+
+import hub
+import node
+import support
+import vcenter
+from node import PATH, SIZES
+from support import wait_for
+
+
+@pytest.fixture
+def site(servers, scratch):
+    with vcenter.fake_in(scratch) as vc, node.site_in(servers, vc) as made:
+        yield made
+
+
+# --- backups -------------------------------------------------------------------------------
+
+
+def test_backups_into_a_folder(site):
+    n = site.start().node
+    done = n.backup(PATH)
+    assert done["report"]["vm"] == "web01"
+    assert {disk["mode"] for disk in done["report"]["disks"]} == {"full"}
+    assert site.same() and site.is_clean()
+    for key in SIZES:
+        site.guest_writes(key, 2)
+    done = n.backup(site.machine.instance_uuid, mode="incremental", quiesce=False)
+    assert {disk["mode"] for disk in done["report"]["disks"]} == {"incremental"}
+    assert site.same() and site.is_clean()
+    # No secret anywhere: not in the log of the node, of the job, nor in the state folder.
+    log = n.stop()
+    assert site.vc.password not in log
+    for folder, _, names in os.walk(n.state):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                assert site.vc.password.encode() not in file.read(), name
+
+
+def test_what_may_be_asked_for(site):
+    n = site.start().node
+    good = {"repository": "main", "vcenter": "vc", "machine": PATH}
+
+    def wrong(case, status, contains, route="backups", token="", **members):
+        answer = n.ask("POST", route, {**good, **members}, token=token)
+        assert answer.status == status and contains in answer.body["detail"], (case, answer.body)
+        support.bad_input(f"node: {case}", answer.body["detail"])
+
+    wrong("a vCenter that is not in the settings", 422, "vcenter: there is none", vcenter="other")
+    wrong("a repository that is not in the settings", 422, "repository: there is none", repository="x")
+    wrong("a server in place of a name", 422, "vcenter", vcenter="vmware://u@evil.example")
+    wrong("a member that is not known", 422, "password", password="x")
+    wrong("a kind", 422, "kind", kind="restore")
+    backup = n.make_token("backup", vms=["web*"])
+    wrong("a token for other machines", 403, "not for the VM", vm="db", token=backup)
+    wrong("a token for machines, and none is named", 403, "must name it", token=backup)
+    answer = n.ask("POST", "replications", {"vcenter": "vc", "machine": PATH, "targets": []}, token=backup)
+    assert answer.status == 403
+    answer = n.ask("POST", "replications", {"vcenter": "vc", "machine": PATH, "targets": [
+        {"key": "2000", "target": f"raw:{n.state}/state.db"}]})
+    assert answer.status == 403, answer.body
+    failed = n.wait(n.post("backups", {**good, "machine": "/DC0/vm/none"}), "failed")
+    assert "no VM" in failed["error"]["text"]
+    assert site.is_clean()
+
+
+def test_backups_into_a_hub(site, servers):
+    n = site.node
+    with hub.hub_in(servers) as h:
+        n.far["far"] = (h.start(), "main")
+        site.start()
+        n.backup(PATH, repository="far", vm="web01")
+        site.guest_writes(2000, 2)
+        done = n.backup(PATH, repository="far", vm="web01")
+        assert {disk["mode"] for disk in done["report"]["disks"]} == {"incremental"}
+        images = h.point_images("web01")
+        assert all(hub.compare(images[str(key)], path) for key, path in site.machine.disks.items())
+        assert site.is_clean()
+        assert h.token not in n.process.err
+
+
+def test_cancel_gives_the_snapshot_back(site):
+    n = site.start().node
+    job = site.until_it_reads()
+    assert len(site.machine.snapshots()) == 1
+    n.post(f"jobs/{job['id']}/cancel")
+    n.wait(job, "cancelled")
+    assert site.is_clean()
+    assert n.backup(PATH)["state"] == "done" and site.same()
+
+
+def test_one_job_for_a_machine(site):
+    n = site.start().node
+    first = site.until_it_reads()
+    second = n.start_backup(PATH, vm="web01")
+    assert n.job(second["id"])["state"] == "queued" and n.job(second["id"])["waits_for"]
+    n.wait(first)
+    n.wait(second)
+    assert site.is_clean() and site.same()
+
+
+# --- replications ----------------------------------------------------------------------------
+
+
+def test_replications(site):
+    n = site.start().node
+    targets = []
+    for key, size in SIZES.items():
+        path = os.path.join(n.folder, f"replica-{key}.raw")
+        with open(path, "wb") as file:
+            file.truncate(size)
+        targets.append({"key": str(key), "target": f"raw:{path}"})
+    body = {"vcenter": "vc", "machine": PATH, "vm": "web01", "targets": targets}
+
+    def same():
+        return all(support.same_content(target["target"][4:], "raw", site.machine.disks[int(target["key"])], "raw")
+                   for target in targets)
+
+    n.wait(n.post("replications", {**body, "force": True}))
+    assert same() and site.is_clean()
+    site.guest_writes(2000, 2)
+    n.wait(n.post("replications", body))
+    assert same() and site.is_clean()
+    site.machine.set_power(False)
+    n.wait(n.post("replications", {**body, "cutover": True}))
+    assert same() and site.is_clean()
+
+
+# --- what dies -------------------------------------------------------------------------------
+
+
+def kill_workers(site):
+    for pid in site.node.workers():
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not site.lib.helpers(), "the helpers to end")
+
+
+def test_a_worker_is_killed(site):
+    """Tried again, it removes the snapshot of the first attempt."""
+    n = site.start().node
+    job = site.until_it_reads()
+    (debt,) = n.get("debts")["items"]
+    assert debt["alive"] and debt["path"] == PATH and "file" not in debt
+    kill_workers(site)
+    done = n.wait(job)
+    assert done["attempt"] == 2 and site.is_clean() and site.same()
+
+
+def test_a_snapshot_that_is_left_is_told(site):
+    n = site.start().node
+    job = site.until_it_reads()
+    n.post(f"jobs/{job['id']}/cancel")  # or it would be tried again
+    kill_workers(site)
+    n.wait(job, None)
+    if n.get("debts")["items"]:  # it was killed before it had removed it
+        assert "sendense_debts 1" in n.ask("GET", "/metrics").body.decode()
+        assert len(site.machine.snapshots()) == 1
+    assert n.backup(PATH)["state"] == "done" and site.is_clean() and site.same()
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_the_node_is_killed_while_a_backup_runs(site, round_):
+    n = site.start().node
+    job = site.until_it_reads()
+    n.kill()
+    if round_ == 1:  # the worker dies too
+        kill_workers(site)
+    if round_ == 2:  # the worker comes to its end alone
+        wait_for(lambda: not n.workers(), "the worker's end")
+    site.start()
+    n.wait(job)
+    assert site.is_clean() and site.same()
+    assert n.backup(PATH)["state"] == "done" and site.is_clean()
+    shutil.rmtree(n.repositories["main"])
+
+
+def test_a_clean_stop_hands_over(site):
+    n = site.start().node
+    job = site.until_it_reads(slow=1500)
+    n.stop()
+    site.start()
+    n.wait(job)
+    assert site.is_clean() and site.same()
