@@ -356,8 +356,6 @@ static int back_up(struct backup *b, struct err *err)
 	progress_vm(b->progress, b->vm);
 	if (rc == 0)
 		rc = plan(b, err);
-	if (rc == 0 && b->vmware)
-		progress_stage(b->progress, "snapshot");
 	if (rc == 0)
 		rc = backup_sources_open(b, err);
 	if (rc == 0)

@@ -287,7 +287,7 @@ static int prepare(struct replicate *r, struct err *err)
 	progress_stage(r->progress, "prove");
 	if (replica_prove(r->replica, err) < 0)
 		return -1;
-	progress_stage(r->progress, "look");
+	progress_stage(r->progress, "resume");
 	if (replica_look(r->replica, err) < 0)
 		return -1;
 	/* Whatever could be refused without it was. */
@@ -415,6 +415,7 @@ static int run_replicate(struct replicate *r, struct err *err)
 	r->progress = r->sources.progress = progress_start(&r->cli->common, err);
 	if (!r->progress)
 		return -1;
+	progress_vm(r->progress, r->sources.vm);
 	progress_stage(r->progress, "recover");
 	int rc = open_replica(r, folder, err);
 	if (rc == 0)
@@ -423,7 +424,7 @@ static int run_replicate(struct replicate *r, struct err *err)
 		err_context(err, "cannot replicate %s", r->sources.vm);
 	/* The machine waits for nobody who reads the report. */
 	if (r->sources.vmware)
-		progress_stage(r->progress, "remove-snapshot");
+		progress_stage(r->progress, "give-back");
 	replica_end_reading(r->replica);
 	backup_sources_close(&r->sources);
 	progress_end(r->progress, err);

@@ -441,7 +441,7 @@ def kill_at(machine, stage, condition=None, more=()):
     return popen
 
 
-STAGES = ["recover", "open", "match", "prove", "look", "begin", "copy", "verify", "commit"]
+STAGES = ["recover", "open", "match", "prove", "resume", "begin", "copy", "verify", "commit"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
