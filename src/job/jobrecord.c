@@ -226,7 +226,8 @@ static void show(json_t *out, const char *name, const json_t *value)
 
 json_t *jobrecord_stored_json(const struct state_job *record)
 {
-	const json_t *value = record->value;
+	static const char *const of_vcenters[] = {"vcenter", "machine", "hub_job"};
+	const json_t *value = record->value, *spec = json_object_get(value, "spec");
 	const char *point = text_in(value, "point");
 	json_t *out = json_object();
 	show_text(out, "id", record->id);
@@ -236,7 +237,10 @@ json_t *jobrecord_stored_json(const struct state_job *record)
 	show_text(out, "stage_since", text_in(value, "stage_since"));
 	show_text(out, "vm", record->vm);
 	show_text(out, "repository", record->repository);
-	show_text(out, "point", point ? point : text_in(json_object_get(value, "spec"), "point"));
+	show_text(out, "point", point ? point : text_in(spec, "point"));
+	for (size_t i = 0; i < ARRAY_LENGTH(of_vcenters); i++)
+		if (text_in(spec, of_vcenters[i]))
+			show_text(out, of_vcenters[i], text_in(spec, of_vcenters[i]));
 	show_time(out, "created", record->created);
 	show_time(out, "started", record->started);
 	show_time(out, "ended", record->ended);

@@ -78,6 +78,15 @@ static void free_rules(char **rules)
 	free(rules);
 }
 
+/* path may be NULL. */
+static bool never(char **rules, size_t *nr, const char *path)
+{
+	if (path && asprintf(&rules[*nr], "!%s", path) < 0)
+		return false;
+	*nr += path != NULL;
+	return true;
+}
+
 /* What the settings allow, but nothing of the node's own; ended by NULL; NULL: no memory. */
 static char **make_rules(const struct node_config *c)
 {
@@ -86,14 +95,16 @@ static char **make_rules(const struct node_config *c)
 	size_t nr = 0, nr_allowed = 0;
 	while (c->allow_targets && c->allow_targets[nr_allowed])
 		nr_allowed++;
-	char **rules = calloc(nr_allowed + c->nr_vcenters + ARRAY_LENGTH(own) + 1, sizeof *rules);
+	char **rules =
+		calloc(nr_allowed + c->nr_vcenters + c->nr_repositories + ARRAY_LENGTH(own) + 1,
+			sizeof *rules);
 	bool good = rules != NULL;
 	for (size_t i = 0; good && i < ARRAY_LENGTH(own); i++)
-		if (own[i] && (good = asprintf(&rules[nr], "!%s", own[i]) >= 0))
-			nr++;
+		good = never(rules, &nr, own[i]);
 	for (size_t i = 0; good && i < c->nr_vcenters; i++)
-		if ((good = asprintf(&rules[nr], "!%s", c->vcenters[i].access.password_file) >= 0))
-			nr++;
+		good = never(rules, &nr, c->vcenters[i].access.password_file);
+	for (size_t i = 0; good && i < c->nr_repositories; i++)
+		good = never(rules, &nr, c->repositories[i].token_file);
 	for (size_t i = 0; good && i < nr_allowed; i++)
 		good = (rules[nr++] = strdup(c->allow_targets[i])) != NULL;
 	if (good)

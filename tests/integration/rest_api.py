@@ -1,4 +1,4 @@
-"""A client of the hub's REST API that knows nothing but the API's document: each operation is a
+"""A client of a daemon's REST API that knows nothing but the API's document: each operation is a
 method (api.getJob(id=...)), and what is asked and answered is held to the document's schemas."""
 
 import http.client
@@ -12,11 +12,10 @@ import pytest
 
 import support
 
-DOCUMENT = os.path.join(support.TOP, "docs/openapi.json")
 
-
-def document():
-    with open(DOCUMENT, encoding="utf-8") as file:
+def document(name="openapi.json"):
+    """The hub's; "openapi-node.json": the node's."""
+    with open(os.path.join(support.TOP, "docs", name), encoding="utf-8") as file:
         return json.load(file)
 
 
@@ -108,9 +107,9 @@ class Operation:
 class Api:
     """api.OPERATION(body=..., PARAMETER=...), or Problem."""
 
-    def __init__(self, url, token=None, ca=None):
+    def __init__(self, url, token=None, ca=None, api_document=None):
         self.url, self.token, self.ca = urllib.parse.urlsplit(url), token, ca
-        self.document = document()
+        self.document = api_document or document()
         self.answers = {"schemas": self.closed(self.document["components"]["schemas"]),
                         "responses": self.document["components"]["responses"]}
         jsonschema = pytest.importorskip("jsonschema", reason="python3-jsonschema is not installed")
@@ -129,7 +128,7 @@ class Api:
             raise AttributeError(name) from None
 
     def as_(self, token):
-        return Api(self.url.geturl(), token, self.ca)
+        return Api(self.url.geturl(), token, self.ca, self.document)
 
     def resolve(self, value):
         while "$ref" in value:
