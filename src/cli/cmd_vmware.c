@@ -3,8 +3,10 @@
  * sendense vmware info: what one of them has, and what would keep a backup from being good.
  * sendense vmware cbt: whether its changes are tracked, and switching that on.
  * sendense vmware debts: which snapshots backups have not removed yet.
+ * sendense vmware collect: removes them.
  */
 #include "commands.h"
+#include "progress.h"
 #include "vmware_options.h"
 
 #include "vmware.h"
@@ -272,6 +274,72 @@ static int run_debts(struct cli *cli, const void *values, struct err *err)
 	return cli_flush(err);
 }
 
+/* --- collect ------------------------------------------------------------------------------------
+ */
+
+struct collect_values {
+	struct vmware_access vmware;
+	const char *state_folder;
+};
+
+struct collected {
+	json_t *removed, *left; /* both NULL: text is printed as they come */
+	bool quiet;
+};
+
+static void take_collected(void *context, const struct vmware_debt *debt, const struct err *why)
+{
+	struct collected *c = context;
+	json_t *shown = c->left ? vmware_debt_json(debt) : NULL;
+	if (why)
+		log_warning("%s", why->text);
+	else if (!c->left && !c->quiet)
+		printf("removed %s of %s at %s, left at %s\n", debt->snapshot, debt->path,
+			debt->host, debt->created);
+	if (shown && why)
+		json_object_set_new(shown, "why", json_string(why->text));
+	if (shown)
+		json_array_append_new(why ? c->left : c->removed, shown);
+}
+
+static int collect(struct cli *cli, const struct vmware_options *options, struct err *err)
+{
+	struct collected c = {.quiet = cli->common.quiet};
+	if (cli->common.json) {
+		c.removed = json_array();
+		c.left = json_array();
+	}
+	int rc = vmware_collect(options, take_collected, &c, err);
+	if (rc == 0 && c.left)
+		return cli_print_json(
+			json_pack("{s:o, s:o}", "removed", c.removed, "left", c.left), err);
+	json_decref(c.removed);
+	json_decref(c.left);
+	return rc == 0 ? cli_flush(err) : -1;
+}
+
+static int run_collect(struct cli *cli, const void *values, struct err *err)
+{
+	const struct collect_values *v = values;
+	struct vmware_login login;
+	if (vmware_options_login(cli, cli->arguments.items[0], &v->vmware, &login, err) < 0)
+		return err_context(err, "cannot remove snapshots that are left");
+	const struct vmware_options options = {
+		.server = login.session,
+		.what = login.url.path,
+		.state_folder = v->state_folder,
+	};
+	struct progress *progress = progress_start(&cli->common, err);
+	int rc = -1;
+	if (progress) {
+		progress_stage(progress, "give-back");
+		rc = collect(cli, &options, err);
+		progress_end(progress, err);
+	}
+	vmware_options_forget(&login);
+	return rc < 0 ? err_context(err, "cannot remove all snapshots that are left") : 0;
+}
+
 /* --- options
  * --------------------------------------------------------------------------------------- */
 
@@ -356,4 +424,27 @@ const struct command command_vmware_debts = {
 	.common = COMMON_JSON,
 	.values_bytes = sizeof(struct debts_values),
 	.run = run_debts,
+};
+
+static const struct option_spec collect_options[] = {
+	VMWARE_OPTION_ROWS(struct collect_values),
+	STATE_DIR_ROW("where backups keep what they owe (default: as of sendense backup)",
+		struct collect_values),
+};
+
+const struct command command_vmware_collect = {
+	.name = "vmware collect",
+	.arguments = "URL",
+	.summary = "Remove the snapshots that dead backups left, without a backup",
+	.details =
+		"The URL is vmware://USER@HOST[:PORT][/VM]; without a machine, those of all that\n"
+		"the state folder names. What \"vmware debts\" lists of this server is removed, "
+		"by\n"
+		"its exact name, unless a backup of that machine runs.",
+	COMMAND_OPTIONS(collect_options),
+	.common = COMMON_JSON,
+	.min_arguments = 1,
+	.max_arguments = 1,
+	.values_bytes = sizeof(struct collect_values),
+	.run = run_collect,
 };

@@ -32,6 +32,7 @@ const struct command *const cli_commands[] = {
 	&command_vmware_info,
 	&command_vmware_cbt,
 	&command_vmware_debts,
+	&command_vmware_collect,
 	&command_doctor,
 	&command_version,
 	&command_completion,

@@ -14,6 +14,8 @@
  */
 #include "vmware_internal.h"
 
+#include "pay.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -21,7 +23,6 @@
 #include <time.h>
 
 #define SNAPSHOT_MS (15u * 60 * 1000)
-#define REMOVE_MS (30u * 60 * 1000)
 #define NAMES_MOST 3
 
 #define MAY(state) (1u << (state))
@@ -45,54 +46,22 @@ static void advance(struct vmware_session *session, enum vmware_state state)
 /* --- paying debts -------------------------------------------------------------------------------
  */
 
-/* Removes the snapshot of this name, if it is there or comes to be, and drops the debt. */
-static int pay(
-	struct vmware_session *session, const char *vm, const char *snapshot, struct err *err)
+static int pay(struct vmware_session *session, const char *snapshot, struct err *err)
 {
-	char moref[VSPHERE_MOREF_BYTES];
-	struct deadline until = deadline_after_ms(session->remove_timeout_ms);
-	bool consolidation_needed = false;
-	/* First a look, whose deadline is short: the server may be gone. */
-	int rc = vsphere_snapshot_find(session->vsphere, vm, snapshot, moref, err);
-	if (rc == 0)
-		rc = vsphere_snapshot_settle(session->vsphere, vm, snapshot, until, moref, err);
-	if (rc > 0)
-		rc = vsphere_snapshot_remove(
-			session->vsphere, vm, moref, until, &consolidation_needed, err);
-	if (rc < 0)
-		return -1;
-	if (consolidation_needed)
-		log_warning("%s: its disks need consolidation, says the server (vSphere client: "
-			    "Snapshots, Consolidate)",
-			session->vm->path);
-	return debts_drop(session->folder, snapshot, err);
-}
-
-static int hint_debt(struct vmware_session *session, const char *snapshot, struct err *err)
-{
-	char file[DEBTS_PATH_BYTES];
-	debts_file(session->folder, snapshot, file);
-	err_context(err, "the snapshot %s of %s is still there", snapshot, session->vm->path);
-	return err_hint(err,
-		"the next backup of this machine removes it, as %s says; or remove it in the "
-		"vSphere client",
-		file);
+	return pay_snapshot(session->vsphere, &session->place, snapshot,
+		deadline_after_ms(session->remove_timeout_ms), err);
 }
 
 static int pay_old(void *context, const struct vmware_debt *debt, struct err *err)
 {
 	struct vmware_session *session = context;
 	const struct debts_place *place = &session->place;
-	const char *server = place->vcenter_uuid[0] ? place->vcenter_uuid : place->host;
-	const char *its = debt->vcenter_uuid[0] ? debt->vcenter_uuid : debt->host;
-	if (strcmp(debt->vm_uuid, place->vm_uuid) != 0 || strcmp(its, server) != 0)
+	if (strcmp(debt->vm_uuid, place->vm_uuid) != 0 || !pay_is_at(debt, place))
 		return 0;
 	/* The machine is locked by this session: whoever wrote it is dead, or has given up. */
 	log_warning("%s: the snapshot %s, which an earlier backup left (%s), is removed",
 		session->vm->path, debt->snapshot, debt->created);
-	if (pay(session, place->vm, debt->snapshot, err) == 0)
-		return 0;
-	return hint_debt(session, debt->snapshot, err);
+	return pay(session, debt->snapshot, err) == 0 ? 0 : pay_hint(place, debt->snapshot, err);
 }
 
 /* --- open ---------------------------------------------------------------------------------------
@@ -124,7 +93,7 @@ static int take_options(
 	session->snapshot_timeout_ms =
 		options->snapshot_timeout_ms ? options->snapshot_timeout_ms : SNAPSHOT_MS;
 	session->remove_timeout_ms =
-		options->remove_timeout_ms ? options->remove_timeout_ms : REMOVE_MS;
+		options->remove_timeout_ms ? options->remove_timeout_ms : PAY_MOST_MS;
 	if (vmware_state_folder(options->state_folder, session->folder, err) < 0)
 		return -1;
 	return statedir_make(session->folder, err);
@@ -340,9 +309,9 @@ static int switch_tracking_on(
 	int rc = vsphere_cbt_enable(session->vsphere, session->vm->moref, name,
 		deadline_after_ms(session->snapshot_timeout_ms), found, why);
 	vsphere_set_cancel(session->vsphere, NULL);
-	if (pay(session, session->vm->moref, name, rc < 0 ? NULL : err) < 0) {
+	if (pay(session, name, rc < 0 ? NULL : err) < 0) {
 		if (rc == 0)
-			return hint_debt(session, name, err);
+			return pay_hint(&session->place, name, err);
 		log_warning("the snapshot %s of %s may be left; the next backup removes it", name,
 			session->vm->path);
 	}
@@ -487,12 +456,12 @@ int vmware_changed_since(struct vmware_session *session, size_t disk, const char
 /* A snapshot may be there. */
 static int give_back(struct vmware_session *session, struct err *err)
 {
-	if (pay(session, session->vm->moref, session->snapshot, err) == 0) {
+	if (pay(session, session->snapshot, err) == 0) {
 		advance(session, VMWARE_REMOVED);
 		return 0;
 	}
 	advance(session, VMWARE_OWED);
-	return hint_debt(session, session->snapshot, err);
+	return pay_hint(&session->place, session->snapshot, err);
 }
 
 static void free_session(struct vmware_session *session)

@@ -171,6 +171,17 @@ struct vmware_debt {
  * warned of.  take: -1 (err set) ends it. */
 typedef int vmware_take_debt(void *context, const struct vmware_debt *debt, struct err *err);
 int vmware_debts(const char *state_folder, vmware_take_debt *take, void *context, struct err *err);
+
+/*
+ * Removes what dead sessions owe at a server, without a backup: of options counts server, what (the
+ * one machine; NULL, "" or "/": all), state_folder and remove_timeout_ms.  Each debt at that server
+ * is told with what came of it: why NULL, its snapshot is not there any more.  Where a session has
+ * the machine, that one sees to it itself.  -1 when others are left; those that could be removed
+ * are gone.  Heeds the server's cancel: what is being removed stays a debt then.
+ */
+typedef void vmware_tell_debt(void *context, const struct vmware_debt *debt, const struct err *why);
+int vmware_collect(const struct vmware_options *options, vmware_tell_debt *tell, void *context,
+	struct err *err);
 /* As "sendense vmware debts --json" shows it; new, NULL without memory. */
 json_t *vmware_debt_json(const struct vmware_debt *debt);
 

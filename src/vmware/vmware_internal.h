@@ -3,6 +3,7 @@
  *
  *   session    the states: open, begin, check, commit, end
  *   debts      what must be given back, written down; the lock of a machine
+ *   pay        debts, paid: by a session, or collected from all that are dead
  *   disks      which disks; whether the snapshot has the same ones
  *   areas      what changed, or what is allocated, as a list; the disk seen through it
  *   describe   what a rebuild needs, as files

@@ -3,14 +3,13 @@ cancelled in each stage."""
 
 import os
 import shutil
-import signal
 
 import pytest
 
 import hub
 import vcenter
 import vddk
-from jobs_hub import HELD, Failed, Site, need_tools, processes
+from jobs_hub import HELD, Failed, Site, need_tools
 from support import KIB, MIB, need, run, sendense, wait_for
 
 pytestmark = need_tools
@@ -135,3 +134,89 @@ def test_a_whole_life(both, repository):
     assert secrets_in(f"{both.folder}/kept", token, both.vc.password) == []
     assert secrets_in(f"{both.folder}/run", token, both.vc.password) == []
     both.stop()
+
+
+def reading(site, job):
+    """Until its worker reads."""
+    site.wait(job, states=[], stages=["copy"])
+    wait_for(lambda: site.lib.calls("read"), "reading")
+
+
+def slow(site, ms):
+    site.lib.tell(thumbprint=site.vc.sha1, password=site.vc.password, **({"slow": ms} if ms else {}))
+
+
+def test_a_cancelled_one_removes_its_snapshot(site):
+    """However long that takes, and over a restart of the queue; bounded, and shown."""
+    site.start()
+    slow(site, 300)
+    job = site.add(site.spec())
+    reading(site, job)
+    assert len(site.machine.snapshots()) == 1
+    site.vc.held()
+    site.vc.fail("RemoveSnapshot_Task", calls=1, slow=50)
+    site.do("cancel", id=job)
+    shown = site.wait(job, states=[], stages=["give-back"])
+    assert "the test asked" in shown["stopping"], shown
+    wait_for(site.vc.held, "the removal")
+    # What ends others after four seconds does not end this one; the next one of the machine waits.
+    with pytest.raises(Failed) as failed:
+        site.wait(job, ms=5000)
+    assert failed.value.code == "timeout"
+    second = site.add(site.spec())
+    site.kill()
+    site.start()
+    third = site.add({"kind": "cleanup", "vcenter": "lab"})
+    end = site.wait(third)
+    assert end["state"] == "done", end
+    assert [debt["path"] for debt in end["report"]["left"]] == ["/DC0/vm/web01"], end
+    assert site.do("get", id=second)["waits_for"] == f"job {job} (backup of the same machine)"
+    slow(site, 0)
+    site.vc.release()
+    end = site.wait(job)
+    assert end["state"] == "cancelled" and "the test asked" in end["error"]["text"], end
+    assert site.wait(second)["state"] == "done"
+    site.check_disks()
+    site.check_clean()
+    site.stop()
+
+
+def test_a_worker_that_stands_still_is_killed_all_the_same(site):
+    """It gives no sign of life, so that nobody waits minutes for its snapshot."""
+    site.start(silence_ms=1500)
+    site.hold_at("copy", "stop")
+    job = site.add(site.spec())
+    site.wait_held()
+    site.wait(job, states=[], stages=["copy"])
+    site.do("cancel", id=job)
+    end = site.wait(job)
+    assert end["state"] == "cancelled", end
+    site.release()
+    wait_for(lambda: not site.workers() and not site.lib.helpers(), "the worker's end")
+    assert len(site.machine.snapshots()) == 1 and len(site.debts()) == 2
+    site.vc.expire_sessions()
+    # A cleanup removes what it left.
+    end = site.wait(site.add({"kind": "cleanup", "vcenter": "lab", "machine": "web01"}))
+    assert end["state"] == "done", end
+    assert [debt["path"] for debt in end["report"]["removed"]] == ["/DC0/vm/web01"]
+    assert site.machine.snapshots() == []
+    site.nothing_left()
+    site.stop()
+
+
+def test_what_may_be_asked_for(site):
+    site.start()
+    for spec, field in (
+            (site.spec(vcenter="other"), "vcenter: there is none"),
+            (site.spec(url="vmware://root@127.0.0.1/x"), "url: there is no such field"),
+            (site.spec(repository="other"), "repository: there is none"),
+            ({"kind": "cleanup"}, "vcenter: it is missing")):
+        with pytest.raises(Failed) as failed:
+            site.add(spec)
+        assert failed.value.code == "usage" and field in failed.value.text, failed.value
+    # No word becomes an option, or a user of another server.
+    for machine in ("--help", "@evil.example/web01", "../web01", "web01?x#y"):
+        end = site.wait(site.add(site.spec(machine=machine)))
+        assert (end["state"], end["error"]["code"]) == ("failed", "not-found"), end
+    site.check_clean()
+    site.stop()

@@ -1,6 +1,7 @@
 """sendense backup vmware://…: a machine of the test vCenter, read through the test's own library."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -285,6 +286,83 @@ def test_a_snapshot_that_cannot_be_removed_is_a_debt(setting):
     assert setting.machine.snapshots() == ["sendense-of-somebody-else"]
     assert sendense(*words).out == "no snapshot is to be removed\n"
     setting.machine.remove_snapshot(theirs)
+    setting.check_clean()
+
+
+def collect_words(setting, *more, path=""):
+    return ["vmware", "collect", setting.vc.url(path), "--password-file", setting.vc.password_file,
+            "--ca-file", setting.vc.ca, "--state-dir", setting.state, *more]
+
+
+def leave_debt(setting, servers, path="DC0/vm/web01"):
+    """What a backup that is killed while it reads leaves: the snapshot's name."""
+    before = set(debts(setting)) if os.path.isdir(setting.state) else set()
+    setting.tell(slow=500)
+    setting.lib.forget()
+    process = servers.start(SENDENSE, *setting.words(path=path), env=setting.env(), name="backup")
+    wait_for(lambda: setting.lib.calls("read") or not process.running, "reading")
+    process.signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not setting.lib.helpers(), "the helpers to end")
+    setting.tell()
+    setting.vc.expire_sessions()
+    (new,) = set(debts(setting)) - before
+    return new[len("debt-"):-len(".json")]
+
+
+def test_debts_collected(setting, servers):
+    theirs = setting.machine.take_snapshot("sendense-of-somebody-else")
+    other = setting.vc.add_machine("db01", {2000: MIB}, cbt=True)
+    other.write(2000, 0, b"x" * MIB)
+    left = leave_debt(setting, servers)
+    left_there = leave_debt(setting, servers, path="db01")
+    # One machine's, then all that there are.
+    result = sendense(*collect_words(setting, path="db01"))
+    assert result.out.startswith(f"removed {left_there} of /DC0/vm/db01 at 127.0.0.1, left at 20")
+    assert other.snapshots() == [] and left in setting.machine.snapshots()
+    # A machine that another session has is left to it.
+    setting.tell(slow=500)
+    setting.lib.forget()
+    running = servers.start(SENDENSE, *setting.words(path="db01"), env=setting.env(), name="backup")
+    wait_for(lambda: setting.lib.calls("read") or not running.running, "reading")
+    told = sendense(*collect_words(setting, "--json")).json
+    assert [debt["snapshot"] for debt in told["removed"]] == [left]
+    (alive,) = told["left"]
+    assert alive["path"] == "/DC0/vm/db01" and f"process {running.popen.pid}" in alive["why"]
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 1
+    setting.tell()
+    assert setting.machine.snapshots() == ["sendense-of-somebody-else"]
+    assert sendense(*collect_words(setting, "--json")).json == {"removed": [], "left": []}
+    setting.machine.remove_snapshot(theirs)
+    setting.check_clean()
+
+
+def test_debts_that_cannot_be_collected(setting, servers):
+    left = leave_debt(setting, servers)
+    # Of another server than this one is.
+    path = os.path.join(setting.state, f"debt-{left}.json")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    with open(f"{path[:-5]}0.json", "w", encoding="utf-8") as file:
+        file.write(re.sub('"vcenter":"[^"]*"', '"vcenter":"another"', text))
+    setting.vc.fail("RemoveSnapshot_Task", calls=-1, task="InvalidState")
+    result = fails(*collect_words(setting, "--json"), case="vmware collect: a server that refuses",
+                   contains=["is still there", left, "InvalidState"])
+    assert left in setting.machine.snapshots(), result
+    setting.vc.heal()
+    fails(*collect_words(setting, path="none"), case="vmware collect: no such machine",
+          contains="none")
+    assert len(debts(setting)) == 2
+    sendense(*collect_words(setting))
+    assert debts(setting) == [f"debt-{left}0.json"] and setting.machine.snapshots() == []
+    # A machine that is gone, or that this user may not see.
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text.replace(setting.machine.instance_uuid, "no-such-machine"))
+    fails(*collect_words(setting), case="vmware collect: the machine is gone",
+          contains=["if the machine was deleted", path])
+    os.unlink(path)
+    os.unlink(f"{path[:-5]}0.json")
     setting.check_clean()
 
 
