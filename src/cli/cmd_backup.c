@@ -174,7 +174,7 @@ static int audit(struct backup *b, struct store_backup *backup, struct err *err)
 	store_backup_stage(backup, REPOSITORY_STAGE_AUDIT);
 	for (size_t i = 0; i < b->nr_disks; i++)
 		if (store_backup_audit(
-			    backup, i, b->disks[i].source, b->audit_per_mille, NULL, err) < 0)
+			    backup, i, b->copies[i].source, b->audit_per_mille, NULL, err) < 0)
 			return -1;
 	return 0;
 }

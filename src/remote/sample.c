@@ -1,5 +1,6 @@
 /*
- * The audit of a push: are the chunks that the source calls unchanged what the hub's parent holds?
+ * The audit of a push: are the chunks that the source calls unchanged what the hub's parent holds,
+ * or what the hub has kept of an interrupted backup?
  *
  * A run takes so many thousandths of the disk's units of 1 MiB as are asked for, drawn at random
  * each time, so that no guest can tell which; where the last run ended
@@ -38,8 +39,7 @@ static int compare_chunk(struct sample *sample, uint64_t offset, size_t length, 
 	if (ranges_look(sample->disk->ranges, offset / DIGEST_CHUNK_BYTES, 1, &kind, &sent, &nr,
 		    expect, err) < 0)
 		return -1;
-	/* What was sent already is not the parent's. */
-	if (sent || kind == RANGES_UNKNOWN)
+	if (kind == RANGES_UNKNOWN)
 		return 0;
 	bool same = is_zero == (kind == RANGES_ZERO);
 	if (same && !is_zero) {
@@ -126,15 +126,17 @@ static int tell_wrong(const struct sample *sample, struct err *err)
 	if (sample->nr_wrong > WRONG_MOST)
 		snprintf(offsets + used, sizeof offsets - used, " and %u more",
 			sample->nr_wrong - WRONG_MOST);
-	distrust(sample);
+	bool has_parent = sample->disk->mode == REPOSITORY_INCREMENTAL;
+	if (has_parent)
+		distrust(sample);
 	err_set(err, ERR_CORRUPT,
 		"the audit of disk %s found what tells of its changes to be wrong: %u of its "
 		"chunks "
 		"of 64 KiB that were called unchanged had changed, at offset %s",
 		sample->disk->key, sample->nr_wrong, offsets);
-	return err_hint(err,
-		"the next backup of this disk is a full; restore points since the last full may "
-		"lack changes");
+	return err_hint(err, has_parent ? "the next backup of this disk is a full; restore points "
+					  "since the last full may lack changes"
+					: "the next backup begins anew");
 }
 
 int session_audit(struct session *session, size_t index, struct block *source, unsigned per_mille,
@@ -145,7 +147,8 @@ int session_audit(struct session *session, size_t index, struct block *source, u
 	uint64_t nr_units = div_round_up(disk->size_bytes, UNIT_BYTES);
 	if (audited_bytes)
 		*audited_bytes = 0;
-	if (per_mille == 0 || !disk->ranges || !session_disk_has_changes(disk))
+	if (per_mille == 0 || !disk->ranges ||
+		(!session_disk_has_changes(disk) && disk->resumed != REPOSITORY_UPDATED))
 		return 0;
 	sample.bytes = malloc(UNIT_BYTES);
 	if (!sample.bytes)

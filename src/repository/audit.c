@@ -8,7 +8,8 @@
  *
  * A run takes the next per_mille thousandths of the units, so that any 1000 / per_mille
  * runs in a row see each unit.  Of a unit those chunks are read that the source calls
- * unchanged from end to end; the others are backed up anyway.
+ * unchanged from end to end; the others are backed up anyway.  What an interrupted backup stored
+ * and what is kept unread because it did not change since is held against what that one told.
  *
  * The permutation is a Feistel network over the next even number of bits; what falls
  * beyond the last unit is sent through it again until it does not (cycle walking).
@@ -88,17 +89,31 @@ struct audit {
 	unsigned nr_wrong; /* more may be */
 };
 
+/* What the restore point will have of an unchanged chunk: SUMS_INHERIT: nothing is known of it. */
+static int look_expected(struct backup_disk *disk, uint64_t chunk, enum sums_kind *kind,
+	uint8_t expect[DIGEST_LEAF_BYTES_MAX], struct err *err)
+{
+	uint64_t nr;
+	*kind = SUMS_INHERIT;
+	if (disk->resumed != REPOSITORY_FRESH &&
+		sums_writer_look(disk->sums, chunk, 1, kind, &nr, expect, err) < 0)
+		return -1;
+	if (*kind == SUMS_DATA || *kind == SUMS_ZERO || !disk->chain)
+		return 0;
+	return sums_reader_run(chain_sums(disk->chain), chunk, 1, kind, &nr, expect, err);
+}
+
 static int compare_chunk(
 	struct audit *audit, uint64_t offset, const uint8_t *bytes, size_t length, struct err *err)
 {
 	const struct digest_key *key = &audit->disk->backup->repo->key;
 	enum sums_kind kind;
-	uint64_t nr;
 	uint8_t leaf[DIGEST_LEAF_BYTES_MAX], expect[DIGEST_LEAF_BYTES_MAX];
 	bool is_zero = digest_is_zero(bytes, length);
-	if (sums_reader_run(chain_sums(audit->disk->chain), offset / DIGEST_CHUNK_BYTES, 1, &kind,
-		    &nr, expect, err) < 0)
+	if (look_expected(audit->disk, offset / DIGEST_CHUNK_BYTES, &kind, expect, err) < 0)
 		return -1;
+	if (kind == SUMS_INHERIT)
+		return 0;
 	bool same = is_zero == (kind == SUMS_ZERO);
 	if (same && !is_zero) {
 		digest_leaf(key, bytes, length, leaf);
@@ -185,16 +200,18 @@ static int distrust(const struct backup_disk *disk, const char *reason, struct e
 		repo, disk->backup->vm, disk->parent, json_pack("{s:o}", "distrusted", all), err);
 }
 
-#define REASON_BYTES (WRONG_MOST * 24 + 160)
+#define REASON_BYTES (WRONG_MOST * 24 + 200)
 
 /* offsets: as many of them as are told. */
 static void say_wrong(const struct backup_disk *disk, const uint64_t *offsets, size_t nr_wrong,
 	char reason[REASON_BYTES])
 {
+	bool is_updated = disk->resumed == REPOSITORY_UPDATED;
 	size_t used = (size_t)snprintf(reason, REASON_BYTES,
-		"%zu of its chunks of 64 KiB that were called unchanged had changed since %s, at "
-		"offset ",
-		nr_wrong, disk->parent);
+		"%zu of its chunks of 64 KiB that were called unchanged had changed since %s%s%s, "
+		"at offset ",
+		nr_wrong, disk->parent, disk->parent[0] && is_updated ? " or " : "",
+		is_updated ? "an interrupted backup stored them" : "");
 	for (size_t i = 0; i < nr_wrong && i < WRONG_MOST; i++)
 		used += (size_t)snprintf(reason + used, REASON_BYTES - used, "%s%" PRIu64,
 			i ? ", " : "", offsets[i]);
@@ -223,7 +240,7 @@ static int tell_wrong(const struct audit *audit, struct err *err)
 	char reason[REASON_BYTES];
 	say_wrong(disk, audit->wrong, audit->nr_wrong, reason);
 	struct err why = ERR_INIT;
-	if (distrust(disk, reason, &why) < 0)
+	if (disk->parent[0] && distrust(disk, reason, &why) < 0)
 		log_error("it could not be recorded that the changes of disk %s are not to be "
 			  "trusted "
 			  "(make the next backup with --mode full): %s",
@@ -231,9 +248,9 @@ static int tell_wrong(const struct audit *audit, struct err *err)
 	err_set(err, ERR_CORRUPT,
 		"the audit of disk %s found what tells of its changes to be wrong: %s", disk->key,
 		reason);
-	return err_hint(err,
-		"the next backup of this disk is a full; restore points since the last "
-		"full may lack changes");
+	return err_hint(err, disk->parent[0] ? "the next backup of this disk is a full; restore "
+					       "points since the last full may lack changes"
+					     : "the next backup begins anew");
 }
 
 int repository_backup_audit(struct repository_backup *backup, size_t index, struct block *source,
@@ -244,7 +261,8 @@ int repository_backup_audit(struct repository_backup *backup, size_t index, stru
 	struct audit audit = {.disk = disk, .source = source};
 	if (audited_bytes)
 		*audited_bytes = 0;
-	if (per_mille == 0 || !disk->chain || disk->change == REPOSITORY_CHANGE_COMPARE)
+	if (per_mille == 0 || disk->change == REPOSITORY_CHANGE_COMPARE ||
+		(!disk->chain && disk->resumed != REPOSITORY_UPDATED))
 		return 0;
 	audit.bytes = malloc(UNIT_BYTES);
 	if (!audit.bytes)

@@ -434,7 +434,9 @@ int repository_backup_copy(struct repository_backup *backup, size_t disk, struct
  * and compares them with the parent's digests; which chunks is random to the guest,
  * and goes round: the whole disk in 1000 / per_mille backups.  The first mismatch is
  * ERR_CORRUPT naming the offsets (at most 16), and the disk's next backup is a full.  Before
- * or after the copy; not for fulls and comparing (nothing is done).  audited_bytes may be NULL.
+ * or after the copy; not for fulls and comparing (nothing is done).  Where source is *from of
+ * repository_backup_copy(), what is kept of an interrupted job (of a full, too) is held against
+ * what that job told; then before the copy.  audited_bytes may be NULL.
  */
 int repository_backup_audit(struct repository_backup *backup, size_t disk, struct block *source,
 	unsigned per_mille, uint64_t *audited_bytes, struct err *err);

@@ -198,6 +198,30 @@ def test_changes_that_are_not_known_or_not_believed(site, servers, case):
         assert "what changed since the interrupted backup is not known" in site.err
 
 
+@pytest.mark.parametrize("mode", ["full", "incremental"])
+def test_an_audit_looks_at_what_is_kept(site, servers, mode):
+    """A server that forgets what changed since the interrupted backup is found out."""
+    if mode == "incremental":
+        site.finish(servers)
+        site.write_again()
+    assert site.killed(servers, 90 * MIB)
+    assert site.guest_writes(20)
+    site.lib.forget()
+    site.tell()
+    site.vc.fail("QueryChangedDiskAreas", skip=1, calls=1, areas=[], start=0, length=SIZE)
+    process = site.start(servers, "--audit", "100%")
+    assert process.wait() == 1
+    assert "found what tells of its changes to be wrong" in process.err, process.err
+    assert ("begins anew" if mode == "full" else "is a full") in process.err
+    assert site.machine.snapshots() == []
+    disk, _ = site.finish(servers)
+    assert disk["mode"] == "full" and disk["resumed"] == "no"
+    site.write_again()
+    assert site.killed(servers, 70 * MIB)
+    disk, _ = site.finish(servers, "--audit", "100%")
+    assert disk["resumed"] == "updated"
+
+
 def test_a_disk_that_grew(site, servers):
     """Nothing of it is gone on with."""
     assert site.killed(servers, 70 * MIB)
