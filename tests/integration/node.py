@@ -81,6 +81,10 @@ class Node(hub.Hub):
         self.url = json.loads(line)["url"]
         return self
 
+    def points_of(self, vm, repository="main"):
+        """In one that is a folder."""
+        return sendense("ls", "--repo", self.repositories[repository], vm, "--json").json["points"]
+
     # --- jobs ---------------------------------------------------------------------------
 
     def start_backup(self, machine, repository="main", vcenter="vc", **members):  # pylint: disable=arguments-renamed
@@ -150,8 +154,8 @@ class Site:
 
     def node_images(self, vm, repository):
         folder = self.node.repositories[repository]
-        points = sendense("ls", "--repo", folder, vm, "--json").json["points"]
-        return {disk["key"]: os.path.join(folder, disk["image"]) for disk in points[-1]["disks"]}
+        return {disk["key"]: os.path.join(folder, disk["image"])
+                for disk in self.node.points_of(vm, repository)[-1]["disks"]}
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import hub
 import node
 import support
 import vcenter
-from node import PATH, SIZES
+from node import PATH, SIZES, known
 from support import wait_for
 
 
@@ -152,15 +152,22 @@ def test_a_worker_is_killed(site):
     assert done["attempt"] == 2 and site.is_clean() and site.same()
 
 
-def test_a_snapshot_that_is_left_is_told(site):
+def test_a_snapshot_that_is_left_is_told_and_cleaned_up(site):
     n = site.start().node
+    site.vc.held()
+    site.vc.fail("RemoveSnapshot_Task", slow=50, calls=1)
     job = site.until_it_reads()
     n.post(f"jobs/{job['id']}/cancel")  # or it would be tried again
+    wait_for(lambda: "RemoveSnapshot_Task" in site.vc.held(), "the removal")
     kill_workers(site)
-    n.wait(job, None)
-    if n.get("debts")["items"]:  # it was killed before it had removed it
-        assert "sendense_debts 1" in n.ask("GET", "/metrics").body.decode()
-        assert len(site.machine.snapshots()) == 1
+    site.vc.heal()
+    n.wait(job, "cancelled")
+    wait_for(lambda: not n.workers(), "the worker's end")
+    (debt,) = n.get("debts")["items"]
+    assert not debt["alive"] and site.machine.snapshots() == [debt["snapshot"]]
+    assert "sendense_debts 1" in n.ask("GET", "/metrics").body.decode()
+    n.wait(n.post("cleanups", {"vcenter": "vc"}))
+    assert site.is_clean()
     assert n.backup(PATH)["state"] == "done" and site.is_clean() and site.same()
 
 
@@ -187,3 +194,39 @@ def test_a_clean_stop_hands_over(site):
     site.start()
     n.wait(job)
     assert site.is_clean() and site.same()
+
+
+# What a worker waits in: a call, after how many others of its kind.
+STAGES = {"login": ("Login", 0), "facts": ("RetrievePropertiesEx", 2), "asking": ("CreateSnapshot_Task", 0),
+          "areas": ("QueryChangedDiskAreas", 1), "removing": ("RemoveSnapshot_Task", 0)}
+
+
+@pytest.mark.parametrize("victims", ["node", "node and worker"])
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_killed_in_each_stage(site, stage, victims):
+    """The next node finds what became of the worker; nothing is left, the next run is good."""
+    n = site.start().node
+    known(n)
+    n.backup(PATH)
+    site.guest_writes(2000)
+    method, skip = STAGES[stage]
+    site.vc.held()
+    site.vc.fail(method, slow=50, calls=1, skip=skip)
+    job = n.start_backup(PATH, vm="web01")
+    wait_for(lambda: method in site.vc.held() or n.job(job["id"])["state"] in hub.ENDS, stage)
+    assert n.job(job["id"])["state"] not in hub.ENDS, n.job(job["id"])
+    n.kill()
+    if "worker" in victims:
+        kill_workers(site)
+        wait_for(lambda: not n.workers(), "the worker's end")
+    site.vc.release()
+    site.vc.heal()
+    site.start()
+    done = n.wait(job)
+    assert done["attempt"] == (2 if "worker" in victims else 1)
+    assert len(n.points_of("web01")) == 2  # one that was made is not made again
+    if (stage, victims) != ("removing", "node and worker"):
+        assert site.is_clean()
+    assert site.same()
+    site.guest_writes(16000)
+    assert n.backup(PATH)["state"] == "done" and site.is_clean() and site.same()
