@@ -37,7 +37,14 @@ static const char version_1[] =
 	" PRIMARY KEY (actor, key)) STRICT;"
 	"CREATE INDEX idempotency_time ON idempotency (time);";
 
-static const char *const steps[] = {version_1};
+/* Jobs that the hub's nodes do.  An older hub would never end them, and keep their machines
+ * waiting: it must not open a state that may hold some. */
+static const char version_2[] =
+	"ALTER TABLE job ADD COLUMN node TEXT;"
+	"CREATE INDEX job_node ON job (node, id)"
+	" WHERE node IS NOT NULL AND state NOT IN ('done', 'failed', 'cancelled');";
+
+static const char *const steps[] = {version_1, version_2};
 const struct state_schema state_schema = {steps, ARRAY_LENGTH(steps)};
 
 /* --- versions ---------------------------------------------------------------------------- */

@@ -28,8 +28,8 @@ void state_close(struct state *state);
 
 /* --- objects --------------------------------------------------------------------------- */
 
-/* Kinds: "token" (id; member "hash"), "schedule", "policy", "vm" (id: its name), "session",
- * "serve", "setting".  Ids: 1..255 bytes of UTF-8. */
+/* Kinds: "token" (id; member "hash"), "schedule", "policy", "vm" (id: its name), "node" and "code"
+ * (to enrol one; id: its name), "session", "serve", "setting".  Ids: 1..255 bytes of UTF-8. */
 struct state_object {
 	char *id;
 	uint64_t version;
@@ -50,6 +50,9 @@ int state_delete(
 int state_list(struct state *state, const char *kind, const char *after,
 	int (*callback)(void *context, const struct state_object *object), void *context,
 	struct err *err);
+/* Appends to ids (an array) those of a kind whose member is that text. */
+int state_list_ids(struct state *state, const char *kind, const char *member, const char *text,
+	json_t *ids, struct err *err);
 /* The token with that hash, in constant time with regard to it. */
 int state_token(
 	struct state *state, const char *hash, struct state_object *object, struct err *err);
@@ -65,6 +68,7 @@ struct state_job {
 	const char *state; /* "queued", "starting", "running", "verifying", "committing", "done",
 			      "failed", "cancelled" */
 	const char *repository, *vm; /* NULL: none */
+	const char *node; /* that does it; NULL: none.  Only asked for, not told */
 	int64_t created, started, ended; /* seconds since 1970; 0: not yet */
 	const json_t *value; /* all else: spec, attempt, error, progress, next_try, requested_by */
 };
@@ -74,6 +78,7 @@ int state_job_put(struct state *state, const struct state_job *job, struct err *
 struct state_job_filter {
 	const char *state, *kind, *vm, *repository; /* NULL: all.  state "open": all that have not
 						       ended */
+	const char *node; /* of "open" ones: that this node does; NULL: all */
 	const char *before; /* an id: older ones; NULL: from the newest */
 };
 /* The newest first. */

@@ -14,7 +14,8 @@ static int check_job(const struct state_job *job, struct err *err)
 		state_check_text(job->state, "a job's state", err) < 0 ||
 		(job->repository &&
 			state_check_text(job->repository, "a job's repository", err) < 0) ||
-		(job->vm && state_check_text(job->vm, "a job's VM", err) < 0))
+		(job->vm && state_check_text(job->vm, "a job's VM", err) < 0) ||
+		(job->node && state_check_text(job->node, "a job's node", err) < 0))
 		return -1;
 	if (!json_is_object(job->value))
 		return err_set(err, ERR_USAGE, "job %s is no JSON object", job->id);
@@ -30,7 +31,9 @@ int state_job_put(struct state *state, const struct state_job *job, struct err *
 		return -1;
 	WITH_LOCK(&state->db.mutex);
 	sqlite3_stmt *store = db_statement(&state->db,
-		"INSERT OR REPLACE INTO job (" COLUMNS ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", err);
+		"INSERT OR REPLACE INTO job (" COLUMNS ", node)"
+		" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		err);
 	if (!store)
 		return -1;
 	db_bind(store, 1, job->id);
@@ -42,6 +45,7 @@ int state_job_put(struct state *state, const struct state_job *job, struct err *
 	db_bind_number(store, 7, job->started);
 	db_bind_number(store, 8, job->ended);
 	db_bind(store, 9, text);
+	db_bind(store, 10, job->node);
 	return state_run(state, store, err);
 }
 
@@ -96,7 +100,15 @@ static sqlite3_stmt *query(
 	/* "~" is behind all ids. */
 	bool open = filter->state && strcmp(filter->state, "open") == 0;
 	sqlite3_stmt *list = NULL;
-	if (open)
+	if (open && filter->node)
+		list = db_statement(&state->db,
+			"SELECT " COLUMNS " FROM job WHERE state NOT IN " ENDED
+			" AND node = ?7 AND id < ?1"
+			" AND ?2 IS NOT NULL AND (?3 IS NULL OR kind = ?3)"
+			" AND (?4 IS NULL OR vm = ?4) AND (?5 IS NULL OR repository = ?5)"
+			" ORDER BY id DESC LIMIT ?6",
+			err);
+	else if (open)
 		list = db_statement(&state->db,
 			"SELECT " COLUMNS " FROM job WHERE state NOT IN " ENDED " AND id < ?1"
 			" AND ?2 IS NOT NULL AND (?3 IS NULL OR kind = ?3)"
@@ -123,6 +135,8 @@ static sqlite3_stmt *query(
 	db_bind(list, 4, filter->vm);
 	db_bind(list, 5, filter->repository);
 	db_bind_number(list, 6, STATE_PORTION);
+	if (open && filter->node)
+		db_bind(list, 7, filter->node);
 	return list;
 }
 

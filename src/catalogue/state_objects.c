@@ -217,6 +217,27 @@ int state_list(struct state *state, const char *kind, const char *after,
 	return rc;
 }
 
+int state_list_ids(struct state *state, const char *kind, const char *member, const char *text,
+	json_t *ids, struct err *err)
+{
+	int rc;
+	WITH_LOCK(&state->db.mutex);
+	sqlite3_stmt *list = db_statement(&state->db,
+		"SELECT id FROM object WHERE kind = ?1 AND json_extract(value, '$.' || ?2) = ?3"
+		" ORDER BY id",
+		err);
+	if (!list)
+		return -1;
+	db_bind(list, 1, kind);
+	db_bind(list, 2, member);
+	db_bind(list, 3, text);
+	bool failed = false;
+	while ((rc = db_step(&state->db, list, err)) > 0)
+		failed |= json_array_append_new(
+				  ids, json_string((const char *)sqlite3_column_text(list, 0))) < 0;
+	return rc == 0 && failed ? err_errno(err, ENOMEM, "cannot read the hub's state") : rc;
+}
+
 /* --- tokens ------------------------------------------------------------------------------------
  */
 

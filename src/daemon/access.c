@@ -119,7 +119,8 @@ void access_remember(struct state *state, const struct rest_actor *actor, const 
 const char *access_actor_text(const struct rest_actor *actor, char out[ACCESS_ACTOR_BYTES])
 {
 	if (actor && actor->id[0])
-		snprintf(out, ACCESS_ACTOR_BYTES, "token %s",
+		snprintf(out, ACCESS_ACTOR_BYTES, "%s %s",
+			actor->scope == REST_NODE ? "node" : "token",
 			actor->name[0] ? actor->name : actor->id);
 	else
 		snprintf(out, ACCESS_ACTOR_BYTES, "nobody");

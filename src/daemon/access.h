@@ -36,7 +36,7 @@ void access_remember(struct state *state, const struct rest_actor *actor, const 
 
 /* --- the audit log ------------------------------------------------------------------------ */
 
-/* "token NAME", for requested_by and the audit log. */
+/* "token NAME", "node NAME", for requested_by and the audit log. */
 #define ACCESS_ACTOR_BYTES 300
 const char *access_actor_text(const struct rest_actor *actor, char out[ACCESS_ACTOR_BYTES]);
 

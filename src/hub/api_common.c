@@ -39,8 +39,7 @@ int hub_reply_new_job(struct hub *hub, struct rest_request *request, json_t *spe
 	char id[JOB_ID_BYTES], who[ACCESS_ACTOR_BYTES];
 	int rc = hub_takes_work(hub, err);
 	if (rc == 0)
-		rc = jobs_add(
-			hub->jobs, spec, access_actor_text(rest_actor(request), who), id, err);
+		rc = hub_jobs_add(hub, spec, access_actor_text(rest_actor(request), who), id, err);
 	json_decref(spec);
 	return rc < 0 ? -1 : jobs_rest_made(hub->jobs, request, id, err);
 }

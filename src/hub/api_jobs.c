@@ -2,7 +2,7 @@
  * Jobs are asked for: what a job's words must be is checked by the room that runs them (job.h);
  * here each kind gets its name.  The rest is jobs_rest.h's.
  */
-#include "hub_internal.h"
+#include "nodes.h"
 
 #include <errno.h>
 #include <string.h>
@@ -31,12 +31,19 @@ static int add(struct hub *hub, struct rest_request *request, const char *kind, 
 
 static int post_backup(void *context, struct rest_request *request, struct err *err)
 {
+	const json_t *body = rest_body(request);
+	enum rest_scope scope = rest_actor(request)->scope;
+	if (scope == REST_NODE)
+		return err_set(err, ERR_DENIED, "a node is told what to do, and asks for nothing");
 	/* What one job is said to take, all others have to leave. */
-	if (rest_actor(request)->scope == REST_BACKUP &&
-		json_object_get(rest_body(request), "reserve_bytes"))
+	if (scope == REST_BACKUP && json_object_get(body, "reserve_bytes"))
 		return err_set(err, ERR_DENIED,
 			"reserve_bytes: it keeps other machines' backups waiting, so it takes a "
 			"token of the scope \"operate\"");
+	/* It would read any machine of a vCenter into those of the token. */
+	if (scope == REST_BACKUP && json_object_get(body, "node"))
+		return err_set(err, ERR_DENIED,
+			"node: what it reads is not for tokens of the scope \"backup\" to say");
 	return add(context, request, "backup", err);
 }
 
@@ -118,7 +125,11 @@ static int post_cancel(void *context, struct rest_request *request, struct err *
 static int post_retry(void *context, struct rest_request *request, struct err *err)
 {
 	struct hub *hub = context;
-	return hub_takes_work(hub, err) < 0 ? -1 : jobs_rest_retry(hub->jobs, request, err);
+	if (hub_takes_work(hub, err) < 0)
+		return -1;
+	json_t *spec = node_jobs_again(hub, rest_param(request, "id"));
+	return spec ? hub_reply_new_job(hub, request, spec, err)
+		    : jobs_rest_retry(hub->jobs, request, err);
 }
 
 const struct rest_route hub_job_routes[] = {

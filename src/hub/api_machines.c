@@ -125,6 +125,13 @@ int api_machines_get(void *context, struct rest_request *request, struct err *er
 	return answer(context, request, rest_param(request, "vm"), false, err);
 }
 
+/* The node must be there: it may be taken out, but not be named before. */
+static int check_node(struct hub *hub, const json_t *body, struct err *err)
+{
+	const char *node = time_text(body, "node");
+	return node ? api_objects_is_there(hub, "node", node, err) : 0;
+}
+
 /* What its jobs would be refused for is told now, to who sets it: in the night nobody listens.
  * A source that is only not there now may come. */
 static int check_disks(struct hub *hub, const char *name, const json_t *body, struct err *err)
@@ -160,7 +167,7 @@ int api_machines_replace(void *context, struct rest_request *request, struct err
 			err, ERR_USAGE, "repository: there is no repository \"%s\"", repository);
 	if (policy && api_objects_is_there(hub, "policy", policy, err) < 0)
 		return err_context(err, "policy");
-	if (check_disks(hub, name, body, err) < 0)
+	if (check_node(hub, body, err) < 0 || check_disks(hub, name, body, err) < 0)
 		return -1;
 	if (state_get(hub->state, "vm", name, &old, &why) < 0 && why.code != ERR_NOT_FOUND)
 		return err_copy(err, &why);

@@ -92,7 +92,7 @@ static json_t *full_json(
 	struct hub *hub, const struct job_repository *r, const struct rest_actor *actor)
 {
 	struct numbers numbers = {r->name, repository_json(hub, r, actor)};
-	if (actor->scope != REST_BACKUP)
+	if (!rest_actor_is_held(actor))
 		index_repositories(hub->index, put_numbers, &numbers, NULL);
 	return numbers.object;
 }

@@ -2,7 +2,7 @@
  * Push sessions.  A session has the id of its job; the NBD service does the work (host.h), here
  * it is noted, opened for who may, and passed on.
  */
-#include "hub_internal.h"
+#include "nodes.h"
 
 #include "job.h"
 #include "log.h"
@@ -36,6 +36,7 @@ static const struct rest_field session_fields[] = {
 	{.name = "resume", .type = REST_STRING, .choices = resumes},
 	{.name = "digest", .type = REST_STRING, .choices = digests},
 	{.name = "lease_s", .type = REST_INTEGER, .least = 10, .most = 86400},
+	{.name = "job", .type = REST_STRING, .least = 1, .most = JOB_ID_BYTES - 1},
 	{.name = "client", .type = REST_OBJECT, .required = true},
 	{.name = "consistency", .type = REST_STRING, .nullable = true, .choices = consistencies},
 	{.name = "consistency_reason", .type = REST_STRING, .nullable = true},
@@ -84,13 +85,27 @@ static int check_client(struct hub *hub, const json_t *client, struct err *err)
 	return hub_build_check(hub, build, hub_text(client, "software"), err);
 }
 
+/* The job that it is part of is this node's. */
+static int check_job(
+	struct hub *hub, const struct rest_request *request, const json_t *body, struct err *err)
+{
+	const struct rest_actor *actor = rest_actor(request);
+	const char *job = json_string_value(json_object_get(body, "job"));
+	if (!job)
+		return 0;
+	if (actor->scope != REST_NODE)
+		return err_set(err, ERR_DENIED, "job: only nodes are given jobs");
+	return node_jobs_is_given(hub, actor->name, job, err);
+}
+
 static int check_body(
 	struct hub *hub, const struct rest_request *request, const json_t *body, struct err *err)
 {
 	const char *vm = hub_text(body, "vm");
 	if (rest_check(body, session_fields, err) < 0 ||
 		rest_check_each("disks", json_object_get(body, "disks"), disk_fields, err) < 0 ||
-		repository_name_check_vm(vm, err) < 0 || hub_check_vm(request, vm, err) < 0)
+		repository_name_check_vm(vm, err) < 0 || hub_check_vm(request, vm, err) < 0 ||
+		check_job(hub, request, body, err) < 0)
 		return -1;
 	return check_client(hub, json_object_get(body, "client"), err);
 }
@@ -129,12 +144,14 @@ static int note_session(struct hub *hub, const struct rest_request *request, con
 	const char *repository = hub_text(body, "repository"), *vm = hub_text(body, "vm");
 	json_int_t total = total_of(json_object_get(body, "disks"));
 	access_actor_text(rest_actor(request), who);
-	json_t *spec = json_pack("{s:s, s:s, s:s, s:O, s:O}", "kind", "push", "repository",
+	const char *whole = json_string_value(json_object_get(body, "job"));
+	json_t *spec = json_pack("{s:s, s:s, s:s, s:O, s:O, s:s*}", "kind", "push", "repository",
 		repository, "vm", vm, "disks", json_object_get(body, "disks"), "client",
-		json_object_get(body, "client"));
-	json_t *noted = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I}", "repository", repository,
-		"vm", vm, "for", who, "state", "opening", "hub", (json_int_t)hub->started_ns,
-		"opened", (json_int_t)time(NULL), "total", total);
+		json_object_get(body, "client"), "for_job", whole);
+	json_t *noted = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s*}", "repository",
+		repository, "vm", vm, "for", who, "state", "opening", "hub",
+		(json_int_t)hub->started_ns, "opened", (json_int_t)time(NULL), "total", total,
+		"for_job", whole);
 	int rc = spec && noted ? 0 : err_errno(err, ENOMEM, "cannot open a session");
 	if (rc == 0)
 		rc = jobs_add_foreign(hub->jobs, spec, who, free_bytes, id, err);
@@ -158,6 +175,8 @@ static json_t *ask_service(
 	if (r->id)
 		json_object_set_new(request, "repository_id", json_string(r->id));
 	json_object_set_new(request, "for", json_string(who));
+	json_object_set(request, "hub_job", json_object_get(body, "job"));
+	json_object_del(request, "job");
 	return hub_host_call(hub, "session-open", request, err);
 }
 
@@ -450,6 +469,18 @@ static int post_distrust(void *context, struct rest_request *request, struct err
 	return pass(context, request, "session-distrust", told, 204, err);
 }
 
+/* Of one that is part of a job: what has ended without it makes no restore point any more. */
+static int check_commit(struct hub *hub, struct rest_request *request, struct err *err)
+{
+	struct state_object noted = {0};
+	if (session_of(hub, request, &noted, err) < 0)
+		return -1;
+	const char *whole = json_string_value(json_object_get(noted.value, "for_job"));
+	int rc = whole ? node_jobs_is_open(hub, whole, err) : 0;
+	state_object_clear(&noted);
+	return rc;
+}
+
 static int post_commit(void *context, struct rest_request *request, struct err *err)
 {
 	static const struct rest_field fields[] = {
@@ -473,7 +504,7 @@ static int post_commit(void *context, struct rest_request *request, struct err *
 	char location[64];
 	if (rest_check(body, fields, err) < 0 ||
 		rest_check_each("disks", json_object_get(body, "disks"), of_disk, err) < 0 ||
-		check_session(hub, request, err) < 0)
+		check_commit(hub, request, err) < 0)
 		return -1;
 	json_t *told = json_deep_copy(body);
 	json_object_set_new(told, "session", json_string(id));

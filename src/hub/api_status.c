@@ -64,7 +64,7 @@ static json_t *judge(struct hub_time *time, const struct rest_actor *actor, json
 	for (size_t i = 0; i < nr; i++) {
 		bool of_machine = alarm_is_of_machine(&alarms[i]);
 		if (of_machine ? !rest_actor_may(actor, alarms[i].object)
-			       : actor->scope == REST_BACKUP)
+			       : rest_actor_is_held(actor))
 			continue;
 		severe |= alarms[i].severe;
 		any = true;
@@ -116,7 +116,7 @@ int api_status(void *context, struct rest_request *request, struct err *err)
 		sweep_run(time, now);
 		judge(time, actor, reply);
 		capacity_look(time->capacity, add_repository, repositories);
-		if (actor->scope != REST_BACKUP) /* it may be of other machines */
+		if (!rest_actor_is_held(actor)) /* it may be of other machines */
 			json_object_set_new(reply, "next_run", next_run(time, now));
 	}
 	pthread_mutex_unlock(&time->mutex);
@@ -154,7 +154,7 @@ static int next_event(
 			return rc;
 		listener->after = event.id;
 		/* A token for some VMs hears of those alone. */
-		if (listener->actor.scope != REST_BACKUP ||
+		if (!rest_actor_is_held(&listener->actor) ||
 			(event.vm[0] && rest_actor_may(&listener->actor, event.vm)))
 			break;
 		json_decref(event.data);

@@ -16,10 +16,11 @@ void hub_audit(void *context, const struct rest_actor *actor, const char *peer,
 	const char *operation, const char *path, unsigned status)
 {
 	char who[ACCESS_ACTOR_BYTES];
-	/* Leases are renewed day and night; that changes nothing. */
-	if (status < 300 &&
-		(strcmp(operation, "renewSession") == 0 || strcmp(operation, "renewServe") == 0))
-		return;
+	/* Leases are renewed day and night, and nodes tell of their jobs; that changes nothing. */
+	static const char *const silent[] = {"renewSession", "renewServe", "tellNodeJob"};
+	for (size_t i = 0; status < 300 && i < ARRAY_LENGTH(silent); i++)
+		if (strcmp(operation, silent[i]) == 0)
+			return;
 	json_t *detail = json_pack("{s:s, s:i}", "peer", peer, "status", (int)status);
 	hub_event(context, access_actor_text(actor, who), operation, path, detail);
 	json_decref(detail);
@@ -28,7 +29,9 @@ void hub_audit(void *context, const struct rest_actor *actor, const char *peer,
 int hub_authenticate(void *context, const char *hash, struct rest_actor *actor, struct err *err)
 {
 	struct hub *hub = context;
-	return access_authenticate(hub->state, hash, actor, err);
+	if (access_authenticate(hub->state, hash, actor, err) < 0)
+		return -1;
+	return actor->scope == REST_NODE ? hub_nodes_authenticate(hub, actor, err) : 0;
 }
 
 int hub_remembered(void *context, const struct rest_actor *actor, const char *key,

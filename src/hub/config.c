@@ -64,6 +64,8 @@ static const struct setting table[] = {
 		.least = 4, .most = 65536},
 	{"limits", "connections-per-address", SETTING_NUMBER, HUB(most_connections_per_address),
 		.otherwise = "64", .least = 1, .most = 65536},
+	{"limits", "node-silence", SETTING_DURATION, HUB(node_silence_s), .otherwise = "10m",
+		.least = 2, .most = 86400, .live = true},
 
 	{"allow", "source", SETTING_LIST, HUB(allow_sources)},
 	{"allow", "target", SETTING_LIST, HUB(allow_targets)},

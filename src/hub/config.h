@@ -54,6 +54,7 @@ struct hub_config {
 	unsigned most_jobs, most_jobs_per_source;
 	uint64_t memory_per_job_bytes; /* 0: no limit */
 	unsigned most_connections, most_connections_per_address;
+	uint64_t node_silence_s; /* a node that was not heard of for so long has its jobs failed */
 
 	/* [allow]; each ended by NULL */
 	char **allow_sources, **allow_targets, **allow_webhooks;

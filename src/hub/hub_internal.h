@@ -9,6 +9,7 @@
  *   points.c        the index, kept up to date; each change of a job, in order
  *   keeper.c        what is done once in a while: copies of the state, old jobs forgotten
  *   audit.c         who did what; whose token it is (see access.h)
+ *   nodes.c, node_jobs.c   daemons near the hypervisors, and the jobs that are theirs (nodes.h)
  *   api_*.c         REST handlers, one file for each kind of object
  *   time.c, cron.c, schedule.c, policy.c, alarm.c, metrics.c, notify.c ...
  *                   what happens by the clock, and what is told to the outside
@@ -27,6 +28,7 @@ struct index;
 struct host;
 struct hub_daemon;
 struct hub_keeper;
+struct hub_nodes;
 struct hub_points;
 struct hub_sessions;
 struct hub_time;
@@ -45,6 +47,7 @@ struct hub {
 	struct hub_sessions *sessions;
 	struct hub_points *points;
 	struct hub_keeper *keeper;
+	struct hub_nodes *nodes;
 	struct hub_time *time; /* the schedule's own; NULL before hub_time_start() */
 	int64_t started; /* seconds since 1970 */
 	int64_t started_ns; /* of the monotonic clock */
@@ -131,6 +134,25 @@ static inline const char *hub_text(const json_t *object, const char *name)
 	return text ? text : "";
 }
 
+/* --- nodes.c, node_jobs.c (more in nodes.h) ----------------------------------------------- */
+
+int hub_nodes_open(struct hub *hub, struct err *err);
+void hub_nodes_close(struct hub *hub);
+/* Behind the jobs: from here on a node that is silent has its jobs failed. */
+int hub_nodes_watch(struct hub *hub, struct err *err);
+void hub_nodes_unwatch(struct hub *hub);
+/* The hub stops: nobody waits for work any more. */
+void hub_nodes_hurry(struct hub *hub);
+/* Whose token it is (actor's name is the node's): notes that it was heard of, and puts the VMs into
+ * the actor that are its.  ERR_DENIED: it was taken out. */
+int hub_nodes_authenticate(struct hub *hub, struct rest_actor *actor, struct err *err);
+/* As jobs_add(), for a node too: its spec names the "node". */
+int hub_jobs_add(struct hub *hub, const json_t *spec, const char *requested_by,
+	char id[STATE_JOB_BYTES], struct err *err);
+/* A foreign job of a node is to be cancelled; false: it is another's.  One that the node has not
+ * begun ends at once: it finds it gone. */
+bool hub_nodes_cancel(struct hub *hub, const char *id, const char *why);
+
 /* --- keeper.c --------------------------------------------------------------------------------- */
 
 int hub_keeper_start(struct hub *hub, struct err *err);
@@ -145,7 +167,8 @@ int hub_build_check(const struct hub *hub, const char *build, const char *who, s
 /* --- REST ----------------------------------------------------------------------------------- */
 
 extern const struct rest_route hub_health_routes[], hub_job_routes[], hub_session_routes[],
-	hub_serve_routes[], hub_repository_routes[], hub_token_routes[], hub_event_routes[];
+	hub_serve_routes[], hub_repository_routes[], hub_token_routes[], hub_event_routes[],
+	hub_node_routes[];
 
 /* All of them, as the server gets them (run.c); docs/openapi.json describes each. */
 extern const struct rest_route *const hub_route_tables[];

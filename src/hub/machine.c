@@ -214,6 +214,11 @@ int64_t machine_alarm_since(const struct machine *machine, int64_t now)
 	return is_good_until(machine);
 }
 
+const char *machine_node(const struct machine *machine)
+{
+	return machine ? time_text(machine->settings, "node") : NULL;
+}
+
 const json_t *machine_keep(const struct machine *machine)
 {
 	const json_t *keep = json_object_get(machine->policy, "keep");

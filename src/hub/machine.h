@@ -49,6 +49,9 @@ int64_t machine_alarm_since(const struct machine *machine, int64_t now);
 /* The moment at which that would be so; 0: it has no objective. */
 int64_t machine_alarm_begins(const struct machine *machine);
 
+/* The node that backs it up; NULL: none does.  machine may be NULL. */
+const char *machine_node(const struct machine *machine);
+
 /* What its policy keeps; NULL: all. */
 const json_t *machine_keep(const struct machine *machine);
 

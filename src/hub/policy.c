@@ -56,6 +56,13 @@ static const struct rest_field machine_fields[] = {
 	{.name = "description", .type = REST_STRING, .most = 255},
 	{.name = "repository", .type = REST_STRING, .least = 1, .most = 64, .nullable = true},
 	{.name = "disks", .type = REST_ARRAY, .least = 0, .most = 64},
+	{.name = "node", .type = REST_STRING, .least = 1, .most = 64},
+	{.name = "vcenter", .type = REST_STRING, .least = 1, .most = 64},
+	{.name = "machine", .type = REST_STRING, .least = 1, .most = 1024},
+	{.name = "skip_disks", .type = REST_ARRAY, .least = 0, .most = 64},
+	{.name = "skip_unsupported", .type = REST_BOOL},
+	{.name = "quiesce", .type = REST_BOOL},
+	{.name = "enable_cbt", .type = REST_BOOL},
 	{.name = "labels", .type = REST_OBJECT},
 	{.name = "policy", .type = REST_STRING, .least = 1, .most = 64, .nullable = true},
 	{.name = "objective_s",
@@ -188,6 +195,24 @@ int policy_check(const char *id, const json_t *value, struct err *err)
 	return zone ? 0 : err_context(err, "time_zone");
 }
 
+/* A node reads a machine of a vCenter, the hub disks: one of them backs it up. */
+static int check_source(const json_t *value, struct err *err)
+{
+	static const char *const of_nodes[] = {
+		"vcenter", "machine", "skip_disks", "skip_unsupported", "quiesce", "enable_cbt"};
+	bool has_node = json_object_get(value, "node") != NULL;
+	if (has_node && json_object_get(value, "disks"))
+		return err_set(err, ERR_USAGE, "node and disks: only one of them");
+	for (size_t i = 0; i < ARRAY_LENGTH(of_nodes); i++)
+		if (!has_node && json_object_get(value, of_nodes[i]))
+			return err_set(err, ERR_USAGE, "%s: needs a node", of_nodes[i]);
+	for (size_t i = 0; has_node && i < 2; i++)
+		if (!json_object_get(value, of_nodes[i]))
+			return err_set(err, ERR_USAGE, "%s: it is missing (the node \"%s\" asks)",
+				of_nodes[i], hub_text(value, "node"));
+	return check_texts("skip_disks", json_object_get(value, "skip_disks"), 64, err);
+}
+
 int policy_check_machine(const char *name, const json_t *value, struct err *err)
 {
 	const json_t *disks = json_object_get(value, "disks");
@@ -198,6 +223,7 @@ int policy_check_machine(const char *name, const json_t *value, struct err *err)
 	if (rest_check(value, machine_fields, err) < 0 ||
 		(disks && rest_check_each("disks", disks, disk_fields, err) < 0) ||
 		check_labels(json_object_get(value, "labels"), err) < 0 ||
+		check_source(value, err) < 0 ||
 		(policy && schedule_check_id("policy", policy, err) < 0))
 		return -1;
 	if (own_name && strcmp(own_name, name) != 0)

@@ -33,7 +33,8 @@ static int count_job(void *context, const struct state_job *job)
 	if (job->created < week->since - WEEK_S)
 		return 1;
 	if (!job_state_parse(job->state, &state) || !job_state_is_end(state) ||
-		job->ended < week->since)
+		job->ended < week->since ||
+		json_object_get(json_object_get(job->value, "spec"), "for_job"))
 		return 0;
 	if (strcmp(job->kind, "backup") == 0 || strcmp(job->kind, "push") == 0)
 		f = &week->backups;

@@ -6,7 +6,7 @@
  *
  * Steps have a stop in steps[]; see life.h.
  */
-#include "hub_internal.h"
+#include "nodes.h"
 
 #include "catalogue.h"
 #include "file.h"
@@ -135,6 +135,20 @@ static char **make_rules(const struct hub_config *c, char *const *allowed, struc
 	return NULL;
 }
 
+static void job_changed(void *context, const char *id, enum job_state state, const json_t *job)
+{
+	const char *node = json_string_value(json_object_get(job, "node"));
+	if (node && job_state_is_end(state))
+		hub_nodes_work_changed(context, node);
+	hub_points_job_changed(context, id, state, job);
+}
+
+static void cancel_foreign(void *context, const char *id, const char *why)
+{
+	if (!hub_nodes_cancel(context, id, why))
+		hub_sessions_cancel(context, id, why);
+}
+
 static int start_jobs(void *context, struct err *err)
 {
 	struct running *r = context;
@@ -156,8 +170,8 @@ static int start_jobs(void *context, struct err *err)
 		.most = c->most_jobs,
 		.most_per_source = c->most_jobs_per_source,
 		.memory_bytes = c->memory_per_job_bytes,
-		.changed = hub_points_job_changed,
-		.cancel_foreign = hub_sessions_cancel,
+		.changed = job_changed,
+		.cancel_foreign = cancel_foreign,
 		.context = &r->hub,
 	};
 	r->hub.jobs = jobs_start(&options, err);
@@ -173,6 +187,30 @@ static void stop_jobs(void *context)
 	free_rules(r->targets);
 	free_rules(r->sources);
 	r->targets = r->sources = NULL;
+}
+
+static int start_nodes(void *context, struct err *err)
+{
+	struct running *r = context;
+	return hub_nodes_open(&r->hub, err);
+}
+
+static void stop_nodes(void *context)
+{
+	struct running *r = context;
+	hub_nodes_close(&r->hub);
+}
+
+static int start_watch(void *context, struct err *err)
+{
+	struct running *r = context;
+	return hub_nodes_watch(&r->hub, err);
+}
+
+static void stop_watch(void *context)
+{
+	struct running *r = context;
+	hub_nodes_unwatch(&r->hub);
 }
 
 static int start_sessions(void *context, struct err *err)
@@ -229,6 +267,7 @@ const struct rest_route *const hub_route_tables[] = {
 	hub_serve_routes,
 	hub_token_routes,
 	hub_event_routes,
+	hub_node_routes,
 	hub_time_routes,
 	NULL,
 };
@@ -259,6 +298,7 @@ static int start_rest(void *context, struct err *err)
 static void stop_rest(void *context)
 {
 	struct running *r = context;
+	hub_nodes_hurry(&r->hub);
 	if (r->hub.sessions)
 		hub_sessions_hurry(&r->hub);
 	cancel_request(r->hub.calls_end); /* its handlers may wait for the NBD service */
@@ -273,10 +313,12 @@ static const struct life_step steps[] = {
 	{"state", start_state, stop_state},
 	{"NBD service", start_daemon, stop_daemon},
 	{"points", start_points, stop_points},
+	{"nodes", start_nodes, stop_nodes},
 	{"jobs", start_jobs, stop_jobs},
 	{"schedule", start_time, stop_time},
 	{"ended jobs", start_ends, NULL},
 	{"sessions", start_sessions, stop_sessions},
+	{"watch over nodes", start_watch, stop_watch},
 	{"keeper", start_keeper, stop_keeper},
 	{"REST", start_rest, stop_rest},
 };

@@ -35,10 +35,13 @@ struct tick {
 
 void runs_source(const struct machine *machine, char host[256])
 {
-	const json_t *disks = machine ? json_object_get(machine->settings, "disks") : NULL;
-	const char *source = time_text(json_array_get(disks, 0), "source");
+	const json_t *settings = machine ? machine->settings : NULL;
+	const char *source =
+		time_text(json_array_get(json_object_get(settings, "disks"), 0), "source");
 	host[0] = '\0';
-	if (source)
+	if (machine_node(machine))
+		snprintf(host, 256, "%s/%s", machine_node(machine), time_text(settings, "vcenter"));
+	else if (source)
 		allow_host(source, host);
 }
 
@@ -48,7 +51,8 @@ static int note_open(void *context, const struct state_job *job)
 {
 	struct tick *t = context;
 	json_object_set_new(t->open, job->id, json_true());
-	if (strcmp(job->kind, "serve") != 0)
+	if (strcmp(job->kind, "serve") != 0 &&
+		!json_object_get(json_object_get(job->value, "spec"), "for_job"))
 		t->nr_open++;
 	/* Those that only read are in nobody's way. */
 	if (job->vm && (strcmp(job->kind, "backup") == 0 || strcmp(job->kind, "push") == 0 ||
@@ -106,6 +110,8 @@ static void copy_member(json_t *to, const json_t *from, const char *name)
 
 static json_t *spec_of(const struct candidate *c)
 {
+	static const char *const from_machine[] = {"disks", "node", "vcenter", "machine",
+		"skip_disks", "skip_unsupported", "quiesce", "enable_cbt"};
 	json_t *spec = json_pack("{s:s}", "kind", schedule_action_name(c->schedule->action));
 	if (!spec)
 		return NULL;
@@ -125,7 +131,8 @@ static json_t *spec_of(const struct candidate *c)
 			json_object_set_new(spec, "timezone", json_string(zone));
 		return spec;
 	}
-	copy_member(spec, c->machine->settings, "disks");
+	for (size_t i = 0; i < ARRAY_LENGTH(from_machine); i++)
+		copy_member(spec, c->machine->settings, from_machine[i]);
 	copy_member(spec, c->machine->policy, "mode");
 	copy_member(spec, c->machine->policy, "audit");
 	copy_member(spec, c->machine->policy, "limit_rate");
@@ -208,7 +215,8 @@ static enum runs_wait obstacle(const struct schedule *schedule, const struct mac
 	if (machine && !machine->repository)
 		return RUNS_NO_REPOSITORY;
 	if (schedule->action == SCHEDULE_BACKUP &&
-		(!machine || json_array_size(json_object_get(machine->settings, "disks")) == 0))
+		(!machine || (!machine_node(machine) && json_array_size(json_object_get(
+								machine->settings, "disks")) == 0)))
 		return RUNS_NO_DISKS;
 	if (run && (run->state == RUN_GOING || run->state == RUN_STARTING))
 		return RUNS_GOING;

@@ -22,6 +22,7 @@ struct ended_job {
 	char id[JOB_ID_BYTES];
 	enum job_state state;
 	struct err why;
+	bool is_part; /* of another job, whose end counts */
 	char *kind, *vm, *repository, *point; /* NULL: none */
 };
 
@@ -88,6 +89,7 @@ static void note_end(struct hub_time *time, const char *id, enum job_state state
 	ended->state = state;
 	if (state != JOB_DONE)
 		time_error(json_object_get(job, "error"), &ended->why);
+	ended->is_part = json_object_get(job, "for_job") != NULL;
 	ended->kind = copy_member(job, "kind");
 	ended->vm = copy_member(job, "vm");
 	ended->repository = copy_member(job, "repository");
@@ -411,7 +413,7 @@ static void handle_ended(struct hub_time *time, const struct ended_job *ended, i
 			 (strcmp(ended->kind, "backup") == 0 || strcmp(ended->kind, "push") == 0);
 	bool is_verification = ended->kind && strcmp(ended->kind, "verify") == 0 && !ended->vm;
 	bool again = runs_job_ended(time->runs, &view, ended->id, ended->state, &ended->why);
-	if (was_handled(time, ended->id) || !(is_backup || is_verification))
+	if (was_handled(time, ended->id) || ended->is_part || !(is_backup || is_verification))
 		return;
 	has_ended(time, is_backup, ended->vm, ended->repository, ended->id, ended->state,
 		&ended->why, again);
@@ -474,7 +476,7 @@ static int add_job(void *context, const json_t *spec, const char *requested_by,
 	char id[JOB_ID_BYTES], struct err *err)
 {
 	struct hub_time *time = context;
-	return jobs_add(time->hub->jobs, spec, requested_by, id, err);
+	return hub_jobs_add(time->hub, spec, requested_by, id, err);
 }
 
 static const struct hub_config *config_of(void *context)

@@ -26,7 +26,8 @@
  *                   "auto|full|incremental", resume?: "auto|never|must", digest?:
  *                   "required|optional", lease_s? (2..86400; 300), client: {software, build?,
  *                   protocol?, job?}, consistency?, consistency_reason?, for?: TEXT (who asks, for
- *                   messages), disks: [{key, size_bytes, source?: SOURCE, change?:
+ *                   messages), hub_job? (that the restore point names, else the session),
+ *                   disks: [{key, size_bytes, source?: SOURCE, change?:
  *                   "none|compare|bitmap|extents", from?, bitmap?, change_id?, new_bitmap?,
  *                   source_state?, unusable?, estimate_bytes?, tells_since?}]}
  *                   SOURCE: {kind, label, identity?: {NAME: VALUE}}

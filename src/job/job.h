@@ -140,7 +140,10 @@ int jobs_check(const struct jobs *jobs, const json_t *spec, struct err *err);
 /* A job that is no worker of ours but is followed like one (a push session): made queued, told of
  * by jobs_tell().  Its kind is "push" or "serve".  A push takes one of the places for jobs, and
  * what running jobs are going to take counts as taken of free_bytes (its repository's, as
- * job_repository_check() told them; UINT64_MAX: it is not looked at).  ERR_BUSY for a push: another
+ * job_repository_check() told them; UINT64_MAX: it is not looked at).  A push whose spec has
+ * "for_job" is part of that job, which must be open and of the same machine and repository: it takes
+ * no place of its own.  A "backup" is a node's (its spec names the "node"), and takes a place
+ * from when it runs.  ERR_BUSY for a push: another
  * job writes the same machine's restore points, naming it; or, with sys_errno EAGAIN, there is no
  * place or space until others end.  After a restart of the hub it is as it was told last:
  * its owner goes on telling, or says what became of it. */
@@ -150,6 +153,9 @@ int jobs_add_foreign(struct jobs *jobs, const json_t *spec, const char *requeste
  * "disks", where they are known.  ERR_REFUSED: it has ended, or is no foreign one. */
 int jobs_tell(struct jobs *jobs, const char *id, enum job_state state, const char *stage,
 	const json_t *progress, const struct err *error, struct err *err);
+
+/* What a foreign one's owner has to report of it, before it tells the end; kept with the job. */
+int jobs_keep_report(struct jobs *jobs, const char *id, const json_t *report, struct err *err);
 
 /* The job as the API shows it; the caller's.  ERR_NOT_FOUND.  One that ended has its "report". */
 json_t *jobs_get(struct jobs *jobs, const char *id, struct err *err);

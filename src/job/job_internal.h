@@ -145,8 +145,10 @@ struct job *queue_next(struct jobs *jobs);
 const struct job *queue_writer(const struct jobs *jobs, const struct job *job);
 uint64_t queue_reserved(const struct jobs *jobs, const char *repository, const struct job *but);
 bool queue_is_running(const struct job *job);
-/* A push that goes on: it has no worker, and takes a place all the same. */
+/* A push that goes on: it has no worker. */
 bool queue_is_push(const struct job *job);
+/* The job that it is part of; NULL: none. */
+const char *queue_part_of(const struct job *job);
 /* So many places there are, and are taken. */
 unsigned queue_most(const struct jobs *jobs);
 unsigned queue_nr_places(const struct jobs *jobs);

@@ -145,6 +145,7 @@ static void record_of(const struct job *job, const json_t *value, struct state_j
 		.state = job_state_name(job->state),
 		.repository = job->repository,
 		.vm = job->vm,
+		.node = text_in(job->spec, "node"),
 		.created = job->created,
 		.started = job->started,
 		.ended = job->ended,
@@ -226,7 +227,7 @@ static void show(json_t *out, const char *name, const json_t *value)
 
 json_t *jobrecord_stored_json(const struct state_job *record)
 {
-	static const char *const of_vcenters[] = {"vcenter", "machine", "hub_job"};
+	static const char *const of_others[] = {"vcenter", "machine", "hub_job", "node", "for_job"};
 	const json_t *value = record->value, *spec = json_object_get(value, "spec");
 	const char *point = text_in(value, "point");
 	json_t *out = json_object();
@@ -238,9 +239,9 @@ json_t *jobrecord_stored_json(const struct state_job *record)
 	show_text(out, "vm", record->vm);
 	show_text(out, "repository", record->repository);
 	show_text(out, "point", point ? point : text_in(spec, "point"));
-	for (size_t i = 0; i < ARRAY_LENGTH(of_vcenters); i++)
-		if (text_in(spec, of_vcenters[i]))
-			show_text(out, of_vcenters[i], text_in(spec, of_vcenters[i]));
+	for (size_t i = 0; i < ARRAY_LENGTH(of_others); i++)
+		if (text_in(spec, of_others[i]))
+			show_text(out, of_others[i], text_in(spec, of_others[i]));
 	show_time(out, "created", record->created);
 	show_time(out, "started", record->started);
 	show_time(out, "ended", record->ended);

@@ -251,18 +251,46 @@ static int check_room(const struct jobs *jobs, const struct job *new, struct err
 		       : err_set(err, ERR_BUSY, "%u jobs have not ended: that is the most", nr);
 }
 
+static struct job *find(struct jobs *jobs, const char *id)
+{
+	struct job *job = jobs->open;
+	while (job && strcmp(job->id, id) != 0)
+		job = job->next;
+	return job;
+}
+
+static bool is_same(const char *a, const char *b)
+{
+	return a && b && strcmp(a, b) == 0;
+}
+
+/* What is part of a job is of the same machine and repository, and does not outlive it. */
+static int check_whole(struct jobs *jobs, const struct job *part, struct err *err)
+{
+	const char *id = queue_part_of(part);
+	const struct job *whole = id ? find(jobs, id) : NULL;
+	if (!id)
+		return 0;
+	if (!whole || whole->asked_to_cancel)
+		return err_set(err, ERR_REFUSED, "job %s has ended, or is to be cancelled", id);
+	if (!is_same(whole->vm, part->vm) || !is_same(whole->repository, part->repository))
+		return err_set(err, ERR_REFUSED, "job %s is of another machine or repository", id);
+	return 0;
+}
+
 static int put_in(struct jobs *jobs, struct job *job, uint64_t free_bytes, struct err *err)
 {
 	struct job **end = &jobs->open;
 	if (jobs->draining)
 		return err_set(err, ERR_BUSY, "no job is taken any more: the hub is being stopped");
-	if (check_room(jobs, job, err) < 0)
+	if (check_room(jobs, job, err) < 0 || check_whole(jobs, job, err) < 0)
 		return -1;
 	const struct job *writer = job->is_foreign ? queue_writer(jobs, job) : NULL;
 	if (writer)
 		return err_set(err, ERR_BUSY, "%s: job %s (%s) writes its restore points, since %s",
 			job->vm, writer->id, writer->kind, writer->stage_since);
-	if (queue_is_push(job) && check_place(jobs, job, free_bytes, err) < 0)
+	if (queue_is_push(job) && !queue_part_of(job) &&
+		check_place(jobs, job, free_bytes, err) < 0)
 		return -1;
 	if (make_id(jobs, job->id, err) < 0 || jobrecord_put(jobs, job, err) < 0)
 		return -1;
@@ -337,14 +365,6 @@ int jobs_add_foreign(struct jobs *jobs, const json_t *spec, const char *requeste
 
 /* --- foreign ones -------------------------------------------------------------------------------
  */
-
-static struct job *find(struct jobs *jobs, const char *id)
-{
-	struct job *job = jobs->open;
-	while (job && strcmp(job->id, id) != 0)
-		job = job->next;
-	return job;
-}
 
 static int not_open(struct jobs *jobs, const char *id, struct err *err)
 {
@@ -427,6 +447,23 @@ int jobs_tell(struct jobs *jobs, const char *id, enum job_state state, const cha
 	supervise_wake(jobs);
 	pthread_mutex_unlock(&jobs->mutex);
 	return job ? rc : not_open(jobs, id, err);
+}
+
+int jobs_keep_report(struct jobs *jobs, const char *id, const json_t *report, struct err *err)
+{
+	pthread_mutex_lock(&jobs->mutex);
+	const struct job *job = find(jobs, id);
+	bool is_foreign = job && job->is_foreign;
+	pthread_mutex_unlock(&jobs->mutex);
+	if (!is_foreign)
+		return err_set(err, ERR_REFUSED, "job %s is no open one of another's", id);
+	if (file_make_dir(jobs->kept_fd, id, 0700, err) < 0)
+		return -1;
+	int AUTO_CLOSE kept_fd =
+		openat(jobs->kept_fd, id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (kept_fd < 0)
+		return err_errno(err, errno, "cannot open the folder of job %s", id);
+	return jobdir_store(kept_fd, JOBDIR_REPORT, report, err);
 }
 
 /* --- cancel and retry

@@ -13,7 +13,7 @@
 static bool may_see(const struct rest_actor *actor, const json_t *job)
 {
 	const char *vm = json_string_value(json_object_get(job, "vm"));
-	return actor->scope != REST_BACKUP || (vm && rest_actor_may(actor, vm));
+	return !rest_actor_is_held(actor) || (vm && rest_actor_may(actor, vm));
 }
 
 /* Appends what the token may see, page by page, until there are `limit`; more: there are others

@@ -15,7 +15,7 @@
 
 /* The request, unpacked; all strings are its own. */
 struct open_request {
-	const char *id, *path, *repository_id, *vm, *mode, *resume, *digest, *asker;
+	const char *id, *path, *repository_id, *vm, *mode, *resume, *digest, *asker, *hub_job;
 	const char *consistency, *consistency_reason;
 	const char *software, *build, *client_job;
 	const json_t *source, *disks;
@@ -193,15 +193,17 @@ static int parse_request(struct open_request *r, const json_t *request, struct e
 	r->digest = "required";
 	r->lease_s = LEASE_S;
 	if (host_unpack(request, "session-open", err,
-		    "{s:s, s:s, s?s, s:s, s?s, s?s, s?s, s?s, s?s, s?s, s?o, s:o, s?i, s:{s:s, "
+		    "{s:s, s?s, s:s, s?s, s:s, s?s, s?s, s?s, s?s, s?s, s?s, s?o, s:o, s?i, "
+		    "s:{s:s, "
 		    "s?s, "
 		    "s?i, s?s}}",
-		    "session", &r->id, "repository", &r->path, "repository_id", &r->repository_id,
-		    "vm", &r->vm, "mode", &r->mode, "resume", &r->resume, "digest", &r->digest,
-		    "for", &r->asker, "consistency", &r->consistency, "consistency_reason",
-		    &r->consistency_reason, "source", &r->source, "disks", &r->disks, "lease_s",
-		    &r->lease_s, "client", "software", &r->software, "build", &r->build, "protocol",
-		    &r->protocol, "job", &r->client_job) < 0)
+		    "session", &r->id, "hub_job", &r->hub_job, "repository", &r->path,
+		    "repository_id", &r->repository_id, "vm", &r->vm, "mode", &r->mode, "resume",
+		    &r->resume, "digest", &r->digest, "for", &r->asker, "consistency",
+		    &r->consistency, "consistency_reason", &r->consistency_reason, "source",
+		    &r->source, "disks", &r->disks, "lease_s", &r->lease_s, "client", "software",
+		    &r->software, "build", &r->build, "protocol", &r->protocol, "job",
+		    &r->client_job) < 0)
 		return -1;
 	/* Who gives no digests does not ask for ours, so it cannot know what is there. */
 	if (!r->resume)
@@ -350,7 +352,7 @@ static int begin(struct push *session, const struct open_request *r, struct err 
 		.software = session->service->software,
 		.client = r->client,
 		.client_job = r->client_job,
-		.hub_job = session->id,
+		.hub_job = r->hub_job ? r->hub_job : session->id,
 		.consistency = r->consistency,
 		.consistency_reason = r->consistency_reason,
 		.resume = strcmp(r->resume, "never") == 0  ? REPOSITORY_RESUME_NEVER

@@ -23,6 +23,21 @@ bool queue_is_push(const struct job *job)
 	return job->is_foreign && strcmp(job->kind, "push") == 0 && !job_state_is_end(job->state);
 }
 
+const char *queue_part_of(const struct job *job)
+{
+	return !job->is_foreign ? NULL : json_string_value(json_object_get(job->spec, "for_job"));
+}
+
+/* A client's push does, a node's job from when it runs, with all that belongs to it. */
+static bool takes_place(const struct job *job)
+{
+	if (!job->is_foreign)
+		return queue_is_running(job);
+	if (strcmp(job->kind, "backup") == 0)
+		return job->state != JOB_QUEUED && !job_state_is_end(job->state);
+	return queue_is_push(job) && !queue_part_of(job);
+}
+
 unsigned queue_most(const struct jobs *jobs)
 {
 	return jobs->options.most ? jobs->options.most : MOST_OTHERWISE;
@@ -32,7 +47,7 @@ unsigned queue_nr_places(const struct jobs *jobs)
 {
 	unsigned nr = 0;
 	for (const struct job *job = jobs->open; job; job = job->next)
-		nr += queue_is_running(job) || queue_is_push(job);
+		nr += takes_place(job);
 	return nr;
 }
 
@@ -50,8 +65,10 @@ const struct job *queue_writer(const struct jobs *jobs, const struct job *job)
 {
 	if (!jobplan_writes(job->spec))
 		return NULL;
+	const char *whole = queue_part_of(job);
 	for (const struct job *other = jobs->open; other; other = other->next)
-		if (other != job && (other->is_foreign || other->state != JOB_QUEUED) &&
+		if (other != job && !same(other->id, whole) &&
+			(other->is_foreign || other->state != JOB_QUEUED) &&
 			jobplan_writes(other->spec) && jobplan_same_machine(other->spec, job->spec))
 			return other;
 	return NULL;

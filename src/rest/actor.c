@@ -5,6 +5,7 @@ static const char *const names[] = {
 	[REST_NONE] = "none",
 	[REST_READ] = "read",
 	[REST_BACKUP] = "backup",
+	[REST_NODE] = "node",
 	[REST_OPERATE] = "operate",
 	[REST_ADMIN] = "admin",
 };
@@ -48,15 +49,23 @@ static bool matches(const char *pattern, const char *text)
 	return !*pattern;
 }
 
+bool rest_actor_is_held(const struct rest_actor *actor)
+{
+	return actor->scope == REST_BACKUP || actor->scope == REST_NODE;
+}
+
 bool rest_actor_may(const struct rest_actor *actor, const char *vm)
 {
 	size_t i;
-	json_t *pattern;
-	if (actor->scope != REST_BACKUP)
+	json_t *item;
+	if (!rest_actor_is_held(actor))
 		return actor->scope > REST_NONE;
-	json_array_foreach(
-		actor->vms, i, pattern) if (json_is_string(pattern) &&
-					    matches(json_string_value(pattern), vm)) return true;
+	json_array_foreach(actor->vms, i, item)
+	{
+		const char *name = json_string_value(item);
+		if (name && (actor->scope == REST_NODE ? strcmp(name, vm) == 0 : matches(name, vm)))
+			return true;
+	}
 	return false;
 }
 

@@ -68,20 +68,35 @@ static bool has_certificate(struct rest_request *request)
 		"shown");
 }
 
-static bool wrong_token(struct rest_request *request)
+/* True: it was one too many, and is answered. */
+static bool is_one_too_many(struct rest_request *request)
 {
 	unsigned wait_s =
 		rest_wrong_count(&request->server->wrong, &request->line->address, clock_now_ns());
-	if (wait_s) {
-		refuse(request, 429, ERR_DENIED,
-			"too many wrong tokens came from this address (wait before the next)");
-		request->answer.retry_after_s = wait_s;
+	if (!wait_s)
 		return false;
-	}
+	refuse(request, 429, ERR_DENIED,
+		"too many wrong tokens came from this address (wait before the next)");
+	request->answer.retry_after_s = wait_s;
+	return true;
+}
+
+static bool wrong_token(struct rest_request *request)
+{
+	if (is_one_too_many(request))
+		return false;
 	refuse(request, 401, ERR_DENIED, "the token is unknown, expired or revoked");
 	request->answer.challenge = true;
 	request->answer.wrong_token = true;
 	return false;
+}
+
+int rest_problem_stranger(struct rest_request *request, const struct err *why)
+{
+	if (!is_one_too_many(request))
+		refuse(request, 401, why->code, why->text);
+	request->answer.challenge = request->answer.status == 401;
+	return -1;
 }
 
 static bool is_known(struct rest_request *request)
@@ -117,14 +132,15 @@ static bool may_call(struct rest_request *request)
 	const struct rest_actor *actor = &request->actor;
 	const char *vm = rest_match_param(&request->match, "vm");
 	char text[256];
-	if (actor->scope < route->scope || actor->scope == REST_NONE) {
+	bool is_nodes = route->scope == REST_NODE && actor->scope != REST_NODE;
+	if (actor->scope < route->scope || actor->scope == REST_NONE || is_nodes) {
 		snprintf(text, sizeof text, "the token's scope is \"%s\", this takes \"%s\"",
 			rest_scope_name(actor->scope), rest_scope_name(route->scope));
 		return refuse(request, 403, ERR_DENIED, text);
 	}
 	if (vm && !rest_actor_may(actor, vm))
 		return refuse(request, 403, ERR_DENIED, "the token is for other VMs");
-	if (actor->scope == REST_BACKUP && route->scope == REST_READ && !vm &&
+	if (rest_actor_is_held(actor) && route->scope == REST_READ && !vm &&
 		!(route->flags & REST_VMS))
 		return refuse(request, 403, ERR_DENIED,
 			"the token is for certain VMs, and this tells of all");

@@ -29,9 +29,10 @@ int rest_token_make(char token[REST_TOKEN_BYTES], struct err *err);
 /* Of any text; only this is ever stored. */
 void rest_token_hash(const char *token, char hash[REST_TOKEN_HASH_BYTES]);
 
-/* What a token may do; each includes those before it, except that BACKUP is held to the
- * VMs that the token names. */
-enum rest_scope { REST_NONE, REST_READ, REST_BACKUP, REST_OPERATE, REST_ADMIN };
+/* What a token may do; each includes those before it, except that BACKUP is held to the VMs that
+ * the token names, and NODE, a node's own, to those that are the node's; routes of the scope NODE
+ * are for those tokens alone. */
+enum rest_scope { REST_NONE, REST_READ, REST_BACKUP, REST_NODE, REST_OPERATE, REST_ADMIN };
 const char *rest_scope_name(enum rest_scope scope);
 bool rest_scope_parse(const char *name, enum rest_scope *scope);
 
@@ -40,9 +41,12 @@ struct rest_actor {
 	char id[64]; /* of the token, for the audit log; "" nobody */
 	char name[256];
 	enum rest_scope scope;
-	json_t *vms; /* BACKUP: array of names, with * and ?; borrowed from the actor; else NULL */
+	json_t *vms; /* BACKUP: array of names, with * and ?; NODE: of names; borrowed from the
+			actor; else NULL */
 };
-/* Whether the actor may touch this VM at all: everybody but BACKUP may. */
+/* Whether the actor is held to certain VMs: BACKUP and NODE are. */
+bool rest_actor_is_held(const struct rest_actor *actor);
+/* Whether the actor may touch this VM at all: everybody may who is not held to others. */
 bool rest_actor_may(const struct rest_actor *actor, const char *vm);
 void rest_actor_clear(struct rest_actor *actor);
 
@@ -58,15 +62,15 @@ enum rest_flags {
 	REST_CREATES = 1, /* Idempotency-Key is heeded */
 	REST_OCTETS = 2, /* the body is bytes, not JSON */
 	REST_STREAMS = 4, /* answers with events; does not count against the time limits */
-	REST_VMS = 8, /* the handler holds a BACKUP token to its VMs itself (a list is filtered,
-			 an object's vm is looked at with rest_actor_may()) */
+	REST_VMS = 8, /* the handler holds a BACKUP or NODE token to its VMs itself (a list is
+			 filtered, an object's vm is looked at with rest_actor_may()) */
 	REST_SECRET = 16, /* the answer holds a secret that is told once: it is not kept for a
 			     repeated Idempotency-Key, which gets 409 */
 };
 
 /*
- * A BACKUP token reads less than a READ one.  At a route of scope READ it gets in only when the
- * path has {vm} (which is held against the token before the handler is called, at every route)
+ * A BACKUP or NODE token reads less than a READ one.  At a route of scope READ it gets in only when
+ * the path has {vm} (which is held against the token before the handler is called, at every route)
  * or the route is marked REST_VMS.  At routes of scope BACKUP without {vm} the handler must ask
  * rest_actor_may().
  */
@@ -156,6 +160,9 @@ int rest_problem(struct rest_request *request, unsigned status, const struct err
 /* The same with the reason's own status, and how long to wait before another try. */
 int rest_problem_for_now(
 	struct rest_request *request, const struct err *why, unsigned retry_after_s);
+/* What a stranger showed to be let in (a code) is wrong: counted like a wrong token, and answered
+ * 401 with that reason, or 429.  Returns -1. */
+int rest_problem_stranger(struct rest_request *request, const struct err *why);
 /* A problem that follows names this job. */
 void rest_set_job(struct rest_request *request, const char *job);
 /* The status that an error has by itself: ERR_NOT_FOUND 404, ERR_BUSY 409 ... */

@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import signal
+import sqlite3
 import ssl
 import subprocess
 import urllib.parse
@@ -266,6 +267,12 @@ class Hub:
     def make_token(self, scope, **members):
         return self.post("tokens", {"name": f"test {scope}", "scope": scope, **members})["token"]
 
+    def enrol(self, name, **members):
+        """A node by hand: its token."""
+        code = self.post("nodes/codes", {"name": name})["code"]
+        return self.post("nodes", {"code": code, "name": name, "protocol": 1, "version": "test",
+                                   "build": "0123456789ab", **members}, token=None)["token"]
+
     # --- jobs ---------------------------------------------------------------------------
 
     def follow(self, job, timeout=None):
@@ -397,3 +404,21 @@ def compare(image, raw):
     """qemu-img compare of a point's image with a frozen source."""
     return subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", image, raw],
                           capture_output=True, check=False, timeout=support.TIMEOUT).returncode == 0
+
+
+def runs_in_state(made, schedule):
+    """How many runs of the schedule the state has, by another program's view."""
+    path = os.path.join(made.state, "state.db")
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return db.execute("SELECT count(*) FROM object WHERE kind = 'run' AND id LIKE ?",
+                          (schedule + "/%",)).fetchone()[0]
+
+
+def was_down(made, schedule, seconds):
+    """The hub, which does not run, has not looked at that schedule for so long."""
+    with contextlib.closing(sqlite3.connect(os.path.join(made.state, "state.db"))) as db:
+        changed = db.execute(
+            "UPDATE object SET value = json_set(value, '$.seen', json_extract(value, '$.seen')"
+            " - ?) WHERE kind = 'run' AND id LIKE ?", (seconds, schedule + "/%")).rowcount
+        db.commit()
+    assert changed == 1

@@ -12,7 +12,6 @@ import os
 import queue
 import re
 import shutil
-import sqlite3
 import stat
 import subprocess
 import threading
@@ -325,24 +324,6 @@ def test_webhook_that_is_not_allowed(servers, receiver):
     assert receiver.got.empty()
 
 
-def runs_in_state(hub, schedule):
-    """How many runs of the schedule the state has, by another program's view."""
-    path = os.path.join(hub.state, "state.db")
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-        return db.execute("SELECT count(*) FROM object WHERE kind = 'run' AND id LIKE ?",
-                          (schedule + "/%",)).fetchone()[0]
-
-
-def was_down(hub, schedule, seconds):
-    """The hub, which does not run, has not looked at that schedule for so long."""
-    with contextlib.closing(sqlite3.connect(os.path.join(hub.state, "state.db"))) as db:
-        changed = db.execute(
-            "UPDATE object SET value = json_set(value, '$.seen', json_extract(value, '$.seen')"
-            " - ?) WHERE kind = 'run' AND id LIKE ?", (seconds, schedule + "/%")).rowcount
-        db.commit()
-    assert changed == 1
-
-
 def test_missed_run(servers):
     """What the hub missed while it was down is made up for once, from end to end."""
     folder = servers.folder
@@ -351,10 +332,10 @@ def test_missed_run(servers):
         hub.post("schedules", {"id": "hourly", "cron": "59 * * * *"})
         hub.post("policies", {"id": "all", "vms": ["*"], "schedules": ["hourly"]})
         hub.call("PUT", "vms/web01", {"disks": [{"key": "2000", "source": f"raw:{disk(folder)}"}]})
-        wait_for(lambda: runs_in_state(hub, "hourly"), "the schedule to know of it")
+        wait_for(lambda: hub_helper.runs_in_state(hub, "hourly"), "the schedule to know of it")
         assert hub.get("schedules/hourly/next")["runs"][0]["last"] is None
         hub.stop()
-        was_down(hub, "hourly", 7200)
+        hub_helper.was_down(hub, "hourly", 7200)
         hub.start()
         wait_for(lambda: hub.all("jobs?kind=backup"), "the job")
         job = hub.wait(hub.all("jobs?kind=backup")[0])
@@ -388,9 +369,9 @@ def test_a_machine_in_qemu(servers):
         hub.post("schedules", {"id": "hourly", "cron": "59 * * * *"})
         hub.post("policies", {"id": "all", "vms": ["web01"], "schedules": ["hourly"]})
         hub.call("PUT", "vms/web01", {"disks": disks})
-        wait_for(lambda: runs_in_state(hub, "hourly"), "the schedule to know of it")
+        wait_for(lambda: hub_helper.runs_in_state(hub, "hourly"), "the schedule to know of it")
         hub.stop()
-        was_down(hub, "hourly", 7200)
+        hub_helper.was_down(hub, "hourly", 7200)
         hub.start()
         wait_for(lambda: len(hub.all("jobs?kind=backup")) == 2, "the scheduled job")
         job = [hub.wait(job) for job in hub.all("jobs?kind=backup")][0]
@@ -407,9 +388,9 @@ def test_weekly_report(servers, receiver):
         hub.backup("web01", {"disk0": f"raw:{disk(folder)}"})
         hub.call("PUT", "vms/late", {"objective_s": 1})
         receiver.next("alarm")
-        wait_for(lambda: runs_in_state(hub, "weekly-report"), "the schedule to know of it")
+        wait_for(lambda: hub_helper.runs_in_state(hub, "weekly-report"), "the schedule to know of it")
         hub.stop()
-        was_down(hub, "weekly-report", 8 * 86400)
+        hub_helper.was_down(hub, "weekly-report", 8 * 86400)
         hub.start()
         report = receiver.next("report")
         assert report["jobs"]["backups"]["done"] == 1 and report["jobs"]["restores"]["done"] == 0
