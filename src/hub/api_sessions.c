@@ -36,7 +36,6 @@ static const struct rest_field session_fields[] = {
 	{.name = "resume", .type = REST_STRING, .choices = resumes},
 	{.name = "digest", .type = REST_STRING, .choices = digests},
 	{.name = "lease_s", .type = REST_INTEGER, .least = 10, .most = 86400},
-	{.name = "job", .type = REST_STRING, .least = 1, .most = JOB_ID_BYTES - 1},
 	{.name = "client", .type = REST_OBJECT, .required = true},
 	{.name = "consistency", .type = REST_STRING, .nullable = true, .choices = consistencies},
 	{.name = "consistency_reason", .type = REST_STRING, .nullable = true},
@@ -85,27 +84,13 @@ static int check_client(struct hub *hub, const json_t *client, struct err *err)
 	return hub_build_check(hub, build, hub_text(client, "software"), err);
 }
 
-/* The job that it is part of is this node's. */
-static int check_job(
-	struct hub *hub, const struct rest_request *request, const json_t *body, struct err *err)
-{
-	const struct rest_actor *actor = rest_actor(request);
-	const char *job = json_string_value(json_object_get(body, "job"));
-	if (!job)
-		return 0;
-	if (actor->scope != REST_NODE)
-		return err_set(err, ERR_DENIED, "job: only nodes are given jobs");
-	return node_jobs_is_given(hub, actor->name, job, err);
-}
-
 static int check_body(
 	struct hub *hub, const struct rest_request *request, const json_t *body, struct err *err)
 {
 	const char *vm = hub_text(body, "vm");
 	if (rest_check(body, session_fields, err) < 0 ||
 		rest_check_each("disks", json_object_get(body, "disks"), disk_fields, err) < 0 ||
-		repository_name_check_vm(vm, err) < 0 || hub_check_vm(request, vm, err) < 0 ||
-		check_job(hub, request, body, err) < 0)
+		repository_name_check_vm(vm, err) < 0 || hub_check_vm(request, vm, err) < 0)
 		return -1;
 	return check_client(hub, json_object_get(body, "client"), err);
 }
@@ -136,15 +121,15 @@ static int64_t total_of(const json_t *disks)
 	return total;
 }
 
-/* Its job, and its note, before the service hears of it. */
+/* Its job, and its note, before the service hears of it.  whole: the job that it is part of; NULL.
+ */
 static int note_session(struct hub *hub, const struct rest_request *request, const json_t *body,
-	uint64_t free_bytes, char id[JOB_ID_BYTES], struct err *err)
+	const char *whole, uint64_t free_bytes, char id[JOB_ID_BYTES], struct err *err)
 {
 	char who[ACCESS_ACTOR_BYTES];
 	const char *repository = hub_text(body, "repository"), *vm = hub_text(body, "vm");
 	json_int_t total = total_of(json_object_get(body, "disks"));
 	access_actor_text(rest_actor(request), who);
-	const char *whole = json_string_value(json_object_get(body, "job"));
 	json_t *spec = json_pack("{s:s, s:s, s:s, s:O, s:O, s:s*}", "kind", "push", "repository",
 		repository, "vm", vm, "disks", json_object_get(body, "disks"), "client",
 		json_object_get(body, "client"), "for_job", whole);
@@ -164,8 +149,8 @@ static int note_session(struct hub *hub, const struct rest_request *request, con
 	return rc;
 }
 
-static json_t *ask_service(
-	struct hub *hub, const json_t *body, const char *id, const char *who, struct err *err)
+static json_t *ask_service(struct hub *hub, const json_t *body, const char *whole, const char *id,
+	const char *who, struct err *err)
 {
 	const struct job_repository *r =
 		hub_config_repository(hub_config(hub), hub_text(body, "repository"));
@@ -175,8 +160,8 @@ static json_t *ask_service(
 	if (r->id)
 		json_object_set_new(request, "repository_id", json_string(r->id));
 	json_object_set_new(request, "for", json_string(who));
-	json_object_set(request, "hub_job", json_object_get(body, "job"));
-	json_object_del(request, "job");
+	if (whole)
+		json_object_set_new(request, "hub_job", json_string(whole));
 	return hub_host_call(hub, "session-open", request, err);
 }
 
@@ -249,18 +234,26 @@ static int post_session(void *context, struct rest_request *request, struct err 
 {
 	struct hub *hub = context;
 	const json_t *body = rest_body(request);
-	char id[JOB_ID_BYTES], who[ACCESS_ACTOR_BYTES];
+	const struct rest_actor *actor = rest_actor(request);
+	char id[JOB_ID_BYTES], part_of[JOB_ID_BYTES], who[ACCESS_ACTOR_BYTES];
 	uint64_t free_bytes = UINT64_MAX;
 	if (hub_takes_work(hub, err) < 0 || check_body(hub, request, body, err) < 0 ||
 		check_repository(hub, request, hub_text(body, "repository"), &free_bytes, err) < 0)
 		return -1;
-	if (note_session(hub, request, body, free_bytes, id, err) < 0)
+	const char *whole = NULL;
+	if (actor->scope == REST_NODE) {
+		if (node_jobs_of_machine(hub, actor->name, hub_text(body, "repository"),
+			    hub_text(body, "vm"), part_of, err) < 0)
+			return -1;
+		whole = part_of[0] ? part_of : NULL;
+	}
+	if (note_session(hub, request, body, whole, free_bytes, id, err) < 0)
 		return err && err->code == ERR_BUSY && err->sys_errno == EAGAIN
 			       ? rest_problem_for_now(request, err, COME_AGAIN_S)
 			       : -1;
 	rest_set_job(request, id);
 	json_t *answer =
-		ask_service(hub, body, id, access_actor_text(rest_actor(request), who), err);
+		ask_service(hub, body, whole, id, access_actor_text(rest_actor(request), who), err);
 	if (!answer && cancel_requested(hub->calls_end))
 		/* It may be open in a moment: its note leads the next hub to it. */
 		return rest_problem(request, 503, err);

@@ -212,10 +212,19 @@ static int find_given(
 	return 0;
 }
 
-int node_jobs_is_given(struct hub *hub, const char *name, const char *id, struct err *err)
+static int take_id(void *context, const struct state_job *job)
 {
-	struct given given;
-	return find_given(hub, name, id, &given, err);
+	memcpy(context, job->id, JOB_ID_BYTES);
+	return 1;
+}
+
+int node_jobs_of_machine(struct hub *hub, const char *name, const char *repository, const char *vm,
+	char id[JOB_ID_BYTES], struct err *err)
+{
+	const struct state_job_filter its = {
+		.state = "open", .node = name, .repository = repository, .vm = vm};
+	id[0] = '\0';
+	return state_jobs(hub->state, &its, take_id, id, err);
 }
 
 static int check_open(const char *id, const struct given *given, struct err *err)

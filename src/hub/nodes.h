@@ -32,8 +32,10 @@ bool hub_nodes_is_silent(struct hub *hub, const struct state_object *node, int64
 int node_jobs_check(struct hub *hub, const json_t *spec, struct err *err);
 /* {"jobs": [{"id","spec"}], "cancel": [id]}: all that this node has not told the end of. */
 json_t *node_jobs_work(struct hub *hub, const char *name, struct err *err);
-/* ERR_NOT_FOUND: it is none of this node's. */
-int node_jobs_is_given(struct hub *hub, const char *name, const char *id, struct err *err);
+/* The open job that the node has for a machine: what it sends of it is part of that; id "": none.
+ */
+int node_jobs_of_machine(struct hub *hub, const char *name, const char *repository, const char *vm,
+	char id[JOB_ID_BYTES], struct err *err);
 /* What the node says of a job; body: as in the API's document, checked.  ERR_REFUSED: it has ended;
  * ERR_NOT_FOUND: it is none of this node's. */
 int node_jobs_tell(

@@ -43,11 +43,11 @@ def work(node, **given):
     return node.getNodeWork(protocol=1, build="0123456789ab", version="test", **given)
 
 
-def push(h, node, vm, disk, job=None, commit=True, **members):
+def push(h, node, vm, disk, commit=True):
     """What a node's worker does; the session, or its job at the end."""
     body = {"repository": "main", "vm": vm, "digest": "optional", "client": {"software": "node", "build": "0123456789ab"},
-            "disks": [{"key": "2000", "size_bytes": os.path.getsize(disk)}], **members}
-    session = node.openSession(body={**body, "job": job} if job else body)
+            "disks": [{"key": "2000", "size_bytes": os.path.getsize(disk)}]}
+    session = node.openSession(body=body)
     h.write(session["disks"][0]["export"], disk)
     if not commit:
         return session
@@ -203,7 +203,7 @@ def test_a_backup_by_a_node(h, disk):
     node.tellNodeJob(id=job, body={"state": "running", "stage": "copy", "progress": {"logical": 1, "point": "forged"}})
     shown = h.job(job)
     assert (shown["state"], shown["stage"], shown["node"], shown["point"]) == ("running", "copy", "esx1", None)
-    session = push(h, node, "web01", disk, job, commit=False)
+    session = push(h, node, "web01", disk, commit=False)
     assert h.job(session["job"])["for_job"] == job
     made = node.follow(node.commitSession(id=session["id"], body={"disks": [{"key": "2000"}]}))
     assert made["state"] == "done" and h.job(job)["state"] == "running"
@@ -230,7 +230,7 @@ def test_a_nodes_word_against_what_the_hub_knows(h, disk):
     ended = h.wait(job, "failed")
     bad_input("a node that says done without a restore point", ended["error"]["text"])
     job = start(h)
-    made = push(h, node, "web01", disk, job)
+    made = push(h, node, "web01", disk)
     node.tellNodeJob(id=job, body={"state": "failed", "error": {"code": "disconnected", "text": "killed behind it"}})
     assert h.wait(job)["point"] == made["point"]
     job = start(h)
@@ -243,7 +243,7 @@ def test_a_nodes_word_against_what_the_hub_knows(h, disk):
     assert [item["id"] for item in work(node)["jobs"]] == [again]
 
 
-def test_bad_work(h, disk):
+def test_bad_work(h):
     admin = admin_of(h)
     node = node_of(h)
     for change, word in [({"node": "nowhere"}, "nowhere"), ({"vcenter": 7}, "vcenter"), ({"audit": 200}, "audit"),
@@ -260,14 +260,16 @@ def test_bad_work(h, disk):
     other = node_of(h, "esx2")
     refused(other.tellNodeJob, 404, id=job, body={"state": "failed"})
     session = {"repository": "main", "vm": "web01", "client": {"software": "t"}, "disks": [{"key": "1", "size_bytes": MIB}]}
-    refused(admin.openSession, 403, body={**session, "job": job})
-    refused(node.openSession, 404, body={**session, "job": "20261122T000000Z-00000000"})
+    refused(admin.openSession, 409, body=session)
     admin.putVm(vm="db01", body={**SETTINGS, "machine": "/DC0/vm/db01"})
-    refused(node.openSession, 409, body={**session, "vm": "db01", "job": job})
-    refused(node.openSession, 409, body=session)  # the machine's job runs: it is part of it, or waits
+    of_none = node.openSession(body={**session, "vm": "db01"})
+    assert "for_job" not in h.job(of_none["job"])
+    of_it = node.openSession(body=session)
+    assert h.job(of_it["job"])["for_job"] == job
+    refused(node.openSession, 409, body=session)  # one at a time
 
 
-def test_its_session_takes_no_second_place(servers, scratch, disk):
+def test_its_session_takes_no_second_place(servers, disk):
     with hub.hub_in(servers, settings="[limits]\njobs = 1") as h:
         h.start()
         node = node_of(h)
@@ -276,13 +278,13 @@ def test_its_session_takes_no_second_place(servers, scratch, disk):
         busy = h.ask("POST", "sessions", {"repository": "main", "vm": "db01", "client": {"software": "t"},
                                           "disks": [{"key": "1", "size_bytes": MIB}]})
         assert busy.status == 409 and busy.body["code"] == "busy", busy.body
-        assert push(h, node, "web01", disk, job)["state"] == "done"
+        assert push(h, node, "web01", disk)["state"] == "done"
         node.tellNodeJob(id=job, body={"state": "done"})
         h.wait(job)
         h.push("db01", {"2000": disk})
 
 
-def test_cancelled(h, disk):
+def test_cancelled(h):
     node = node_of(h)
     job = start(h)
     h.post(f"jobs/{job}/cancel")
@@ -299,7 +301,7 @@ def test_cancelled(h, disk):
     h.start()
     node = rest_api.Api(h.url, node.token, h.ca_file)
     assert work(node, wait=60, seen=asked["seen"])["cancel"] == [job]
-    body = {"repository": "main", "vm": "web01", "job": job, "client": {"software": "t"}, "disks": [{"key": "1", "size_bytes": MIB}]}
+    body = {"repository": "main", "vm": "web01", "client": {"software": "t"}, "disks": [{"key": "1", "size_bytes": MIB}]}
     refused(node.openSession, 409, body=body)
     node.tellNodeJob(id=job, body={"state": "cancelled"})
     h.wait(job, "cancelled")
@@ -315,7 +317,7 @@ def test_the_hub_dies(h, disk):
     node = rest_api.Api(h.url, node.token, h.ca_file)
     assert [item["id"] for item in work(node)["jobs"]] == [job]
     node.tellNodeJob(id=job, body={"state": "running", "stage": "copy"})
-    session = push(h, node, "web01", disk, job, commit=False)
+    session = push(h, node, "web01", disk, commit=False)
     h.kill()
     h.start()
     node = rest_api.Api(h.url, node.token, h.ca_file)
@@ -350,7 +352,7 @@ def test_by_schedule(servers, disk):
         given = work(node)["jobs"][0]
         assert given["spec"] == {"kind": "backup", "repository": "main", "vm": "web01", "vcenter": "lab",
                                  "machine": "/DC0/vm/web01", "mode": "full", "quiesce": False}
-        push(h, node, "web01", disk, given["id"])
+        push(h, node, "web01", disk)
         node.tellNodeJob(id=given["id"], body={"state": "done"})
         job = h.wait(given["id"])
         assert job["requested_by"] == "schedule hourly"
@@ -360,7 +362,7 @@ def test_by_schedule(servers, disk):
         assert h.get("schedules/hourly/next")["runs"][0]["last_job"] == given["id"]
 
 
-def test_a_silent_node(servers, disk):
+def test_a_silent_node(servers):
     with hub.hub_in(servers, settings="[limits]\nnode-silence = 2s") as h:
         h.start()
         node = node_of(h)
@@ -385,7 +387,7 @@ def test_taken_out(h, disk):
     admin.putVm(vm="web01", body=SETTINGS)
     job = start(h)
     node.tellNodeJob(id=job, body={"state": "running", "stage": "copy"})
-    session = push(h, node, "web01", disk, job, commit=False)
+    session = push(h, node, "web01", disk, commit=False)
     answers = []
     seen = work(node)["seen"]
 
