@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-#define LOOK_MS (INT64_C(1000) * 60 * 10)
+#define LOOK_MS (INT64_C(1000) * 60 * 30)
 #define AFTER_FAILURE_S 60u
 
 struct place {

@@ -212,7 +212,7 @@ def test_killed_in_each_stage(site, stage, victims):
     method, skip = STAGES[stage]
     site.vc.held()
     site.vc.fail(method, slow=50, calls=1, skip=skip)
-    job = n.start_backup(PATH, vm="web01")
+    job = n.start_backup(PATH)
     wait_for(lambda: method in site.vc.held() or n.job(job["id"])["state"] in hub.ENDS, stage)
     assert n.job(job["id"])["state"] not in hub.ENDS, n.job(job["id"])
     n.kill()
