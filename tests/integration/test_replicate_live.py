@@ -21,6 +21,7 @@ from support import MIB, SENDENSE, Process, bad_input, fails, need, run, sendens
 from vmware_setting import CHUNK, SIZES, Setting, chunks_of, debts, disks_of
 
 SEED = int(os.environ.get("SENDENSE_SEED", "1"))
+SOAK = bool(os.environ.get("SENDENSE_SOAK"))
 KEYS = [str(key) for key in SIZES]
 
 
@@ -420,16 +421,8 @@ STAGES = {"asking": ("CreateSnapshot_Task", 0), "areas": ("QueryChangedDiskAreas
           "reading": "slow=500", "removing": ("RemoveSnapshot_Task", 0)}
 
 
-# Removing the snapshot is not given up any more.
-@pytest.mark.parametrize("stage, number", [
-    (stage, number) for stage in STAGES
-    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
-    if stage != "removing" or number == signal.SIGKILL])
-def test_killed_in_each_stage(replica, servers, stage, number):
-    """Of a later run; the guest goes on writing."""
-    replica.run()
-    for key in SIZES:
-        replica.guest_writes(key, 6)
+def start_until(replica, servers, stage):
+    """A run that is in that stage, and stays there for a while."""
     what = STAGES[stage]
     replica.lib.forget()
     if isinstance(what, str):
@@ -442,23 +435,80 @@ def test_killed_in_each_stage(replica, servers, stage, number):
     wait_for(lambda: (replica.lib.calls("read") if isinstance(what, str) else
                       what[0] in replica.vc.held()) or not process.running, stage)
     assert process.running, process.err
-    process.signal(number)
-    assert process.wait() != 0
-    wait_for(lambda: not replica.lib.helpers(), "the end of the helpers")
-    replica.vc.heal()
+    return process
+
+
+# Removing the snapshot is not given up any more.
+@pytest.mark.parametrize("stage, number", [
+    (stage, number) for stage in STAGES
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+    if stage != "removing" or number == signal.SIGKILL])
+def test_killed_in_each_stage(replica, servers, stage, number):
+    """Of a later run; the guest goes on writing."""
+    replica.run()
+    for _ in range(10 if SOAK else 1):
+        generation = replica.record["generation"]
+        for key in SIZES:
+            replica.guest_writes(key, 6)
+        process = start_until(replica, servers, stage)
+        process.signal(number)
+        assert process.wait() != 0
+        wait_for(lambda: not replica.lib.helpers(), "the end of the helpers")
+        replica.vc.heal()
+        replica.tell()
+        if number == signal.SIGKILL:
+            assert len(debts(replica)) == 1
+        else:
+            assert replica.machine.snapshots() == [] and debts(replica) == []
+        for key in SIZES:
+            replica.guest_writes(key, 2)
+        report = replica.run("--verify", "read-back")
+        assert replica.same()
+        assert report["generation"] == generation + (2 if stage == "removing" else 1)
+        assert {disk["mode"] for disk in report["disks"]} == {"delta"}
+        assert {disk["changed_by"] for disk in report["disks"]} == {"extents"}
+        assert {disk["resumed"] for disk in report["disks"]} == {stage == "reading"}
+        replica.vc.expire_sessions()  # one that was killed did not log out
+        replica.check_clean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_first_run_that_was_killed_is_gone_on_with(replica, servers, number):
+    for _ in range(3):
+        process = start_until(replica, servers, "reading")
+        wait_for(lambda: len(replica.lib.calls("read")) > 4 or not process.running, "some reads")
+        process.signal(number)
+        assert process.wait() != 0
+        wait_for(lambda: not replica.lib.helpers(), "the end of the helpers")
+        for key in SIZES:
+            replica.guest_writes(key, 3)
     replica.tell()
-    if number == signal.SIGKILL:
-        assert len(debts(replica)) == 1
-    else:
-        assert replica.machine.snapshots() == [] and debts(replica) == []
+    report = replica.run()
+    assert replica.same() and report["generation"] == 1
+    assert {(disk["mode"], disk["resumed"]) for disk in report["disks"]} == {("full", True)}
+    replica.vc.expire_sessions()
+    replica.check_clean()
+
+
+def test_a_helper_is_killed(replica, servers):
+    replica.run()
     for key in SIZES:
-        replica.guest_writes(key, 2)
-    report = replica.run("--verify", "read-back")
-    assert replica.same()
-    assert report["generation"] == (3 if stage == "removing" else 2)
-    assert {disk["mode"] for disk in report["disks"]} == {"delta"}
-    assert {disk["resumed"] for disk in report["disks"]} == {stage == "reading"}
-    replica.vc.expire_sessions()  # one that was killed did not log out
+        replica.guest_writes(key, 6)
+    process = start_until(replica, servers, "reading")
+    os.kill(replica.lib.helpers()[0], signal.SIGKILL)
+    assert process.wait() == 1
+    assert "was killed by signal 9" in process.err and "the next run goes on" in process.err
+    good_again(replica)
+
+
+def test_sessions_that_expire(replica, servers):
+    replica.vc.set_window(MIB)
+    replica.vc.expire_sessions(1)
+    for _ in range(2):
+        replica.watched(servers)
+        replica.guest_writes(2000, 3)
+    replica.vc.expire_sessions()
+    replica.vc.expire_sessions(0)
     replica.check_clean()
 
 
