@@ -267,7 +267,8 @@ int backup_sources_open(struct backup *b, struct err *err)
 			.bitmap = disk->bitmap,
 			.source_state = disk->state,
 			/* Who has all compared does not believe it. */
-			.tells_since = disk->vmware && disk->change == REPOSITORY_CHANGE_EXTENTS,
+			.tells_since = disk->vmware && disk->vmware->change_id &&
+				       disk->change == REPOSITORY_CHANGE_EXTENTS,
 		};
 	}
 	return 0;

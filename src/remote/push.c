@@ -101,18 +101,22 @@ static int tell_kept(void *context, uint64_t first, uint64_t nr, enum ranges_kin
 	return 0;
 }
 
-/* Of what was sent: whether it need not be read, for how much of length. */
-static int look_valid(
-	struct session_disk *disk, uint64_t at, uint64_t *length, bool *valid, struct err *err)
+/* Of what was sent: whether it need not be read, up to *end; both as they were found before, as far
+ * as that goes. */
+static int look_valid(struct session_disk *disk, uint64_t at, uint64_t stop, uint64_t *end,
+	bool *valid, struct err *err)
 {
 	struct block_extent extent;
 	size_t nr;
+	if (at < *end)
+		return 0;
+	*end = stop;
 	*valid = disk->resumed == REPOSITORY_RESUMED;
 	if (disk->resumed != REPOSITORY_UPDATED)
 		return 0;
-	if (block_extents(disk->changed, at, *length, &extent, 1, &nr, err) < 0)
+	if (block_extents(disk->changed, at, stop - at, &extent, 1, &nr, err) < 0)
 		return -1;
-	*length = extent.length;
+	*end = at + extent.length;
 	*valid = extent.flags & BLOCK_UNCHANGED;
 	return 0;
 }
@@ -120,7 +124,7 @@ static int look_valid(
 static uint32_t flags_of(const struct session_disk *disk, enum ranges_kind kind, bool sent,
 	bool valid, uint32_t flags)
 {
-	if (valid)
+	if (kind != RANGES_UNKNOWN && sent && valid)
 		return flags | BLOCK_UNCHANGED;
 	if (kind == RANGES_UNKNOWN || sent || !session_disk_has_changes(disk))
 		return flags & ~BLOCK_UNCHANGED;
@@ -131,7 +135,8 @@ static int remap(void *context, uint64_t offset, const struct block_extent *from
 	struct block_extent *out, size_t max, size_t *nr, struct err *err)
 {
 	struct session_disk *disk = context;
-	uint64_t at = offset, end = 0;
+	uint64_t at = offset, end = 0, valid_end = 0;
+	bool valid = false;
 	enum ranges_kind kind = RANGES_UNKNOWN;
 	bool sent = false;
 	*nr = 0;
@@ -148,10 +153,11 @@ static int remap(void *context, uint64_t offset, const struct block_extent *from
 				end = (chunk + run) * DIGEST_CHUNK_BYTES;
 			}
 			uint64_t length = min_u64(stop, end) - at;
-			bool valid = false;
-			if (kind != RANGES_UNKNOWN && sent &&
-				look_valid(disk, at, &length, &valid, err) < 0)
+			bool is_there = kind != RANGES_UNKNOWN && sent;
+			if (is_there && look_valid(disk, at, stop, &valid_end, &valid, err) < 0)
 				return -1;
+			if (is_there)
+				length = min_u64(length, valid_end - at);
 			if (!block_remap_put(out, max, nr, length,
 				    flags_of(disk, kind, sent, valid, from[i].flags)))
 				return 0;

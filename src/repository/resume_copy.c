@@ -60,19 +60,23 @@ static int look(struct backup_disk *disk, uint64_t first, uint64_t most, enum st
 
 /* --- the source ---------------------------------------------------------------------------- */
 
-/* Of what is there already: whether it need not be read, for how much of length. */
-static int look_valid(
-	struct backup_disk *disk, uint64_t at, uint64_t *length, bool *valid, struct err *err)
+/* Of what is there already: whether it need not be read, up to *end; both as they were found
+ * before, as far as that goes. */
+static int look_valid(struct backup_disk *disk, uint64_t at, uint64_t stop, uint64_t *end,
+	bool *valid, struct err *err)
 {
 	struct block_extent extent;
 	size_t nr;
+	if (at < *end)
+		return 0;
+	*end = stop;
 	*valid = disk->resumed == REPOSITORY_RESUMED;
 	if (disk->resumed != REPOSITORY_UPDATED)
 		return 0;
 	assert(disk->changed);
-	if (block_extents(disk->changed, at, *length, &extent, 1, &nr, err) < 0)
+	if (block_extents(disk->changed, at, stop - at, &extent, 1, &nr, err) < 0)
 		return -1;
-	*length = extent.length;
+	*end = at + extent.length;
 	*valid = extent.flags & BLOCK_UNCHANGED;
 	return 0;
 }
@@ -97,7 +101,8 @@ static int remap(void *context, uint64_t offset, const struct block_extent *from
 	struct block_extent *out, size_t max, size_t *nr, struct err *err)
 {
 	struct backup_disk *disk = context;
-	uint64_t at = offset, end = 0;
+	uint64_t at = offset, end = 0, valid_end = 0;
+	bool valid = false;
 	enum stored stored = STORED_UNTOUCHED;
 	*nr = 0;
 	for (size_t i = 0; i < nr_from; i++) {
@@ -114,10 +119,11 @@ static int remap(void *context, uint64_t offset, const struct block_extent *from
 				end = (chunk + run) * DIGEST_CHUNK_BYTES;
 			}
 			uint64_t length = min_u64(stop, end) - at;
-			bool valid = false;
-			if ((stored == STORED_TOLD || stored == STORED_SAME) &&
-				look_valid(disk, at, &length, &valid, err) < 0)
+			bool is_there = stored == STORED_TOLD || stored == STORED_SAME;
+			if (is_there && look_valid(disk, at, stop, &valid_end, &valid, err) < 0)
 				return -1;
+			if (is_there)
+				length = min_u64(length, valid_end - at);
 			if (!block_remap_put(out, max, nr, length,
 				    flags_of(disk, stored, valid, from[i].flags)))
 				return 0;
