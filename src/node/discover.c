@@ -99,7 +99,8 @@ static json_t *facts_of(struct place *place, json_t *listed, struct err *err)
 		vsphere_vm_free(vm);
 		return facts;
 	}
-	if (err->code == ERR_REFUSED || err->code == ERR_DENIED) {
+	/* Not what is denied: it may be the login, and a server locks users after a few. */
+	if (err->code == ERR_REFUSED) {
 		json_object_set_new(listed, "error", json_string(err->text));
 		*err = (struct err)ERR_INIT;
 		return json_incref(listed);
@@ -196,6 +197,14 @@ static void look_once(struct place *place)
 		keep_bad(place, &err);
 }
 
+static uint64_t pause_s(const struct place *place)
+{
+	uint64_t every_s = place->settings->discover_every_s;
+	/* What is denied stays so until somebody sees to it. */
+	bool soon = place->error.code != ERR_NONE && place->error.code != ERR_DENIED;
+	return soon ? min_u64(every_s, AFTER_FAILURE_S) : every_s;
+}
+
 static void *watch(void *context)
 {
 	struct place *place = context;
@@ -203,10 +212,7 @@ static void *watch(void *context)
 	pthread_mutex_lock(&discover->mutex);
 	while (!discover->is_ending) {
 		look_once(place);
-		uint64_t wait_s = place->settings->discover_every_s;
-		if (place->error.code != ERR_NONE && wait_s > AFTER_FAILURE_S)
-			wait_s = AFTER_FAILURE_S;
-		const struct deadline next = deadline_after_ms((int64_t)wait_s * 1000);
+		const struct deadline next = deadline_after_ms((int64_t)pause_s(place) * 1000);
 		while (!discover->is_ending && !place->is_wanted &&
 			thread_cond_wait(&discover->changed, &discover->mutex, next))
 			;

@@ -97,6 +97,27 @@ def test_a_session_is_kept_and_given_back(site):
     assert site.vc.sessions() == 0
 
 
+def test_a_login_that_is_denied_is_not_tried_again_and_again(site):
+    """Servers lock accounts after a few."""
+    for nr in range(8):
+        site.vc.add_machine(f"m{nr}", {2000: MIB})
+    n = site.start().node
+    before = known(n)
+    site.vc.calls()
+    site.vc.fail("Login", calls=-1, fault="InvalidLogin")
+    # The list is answered; behind it the session has ended.
+    site.vc.fail("RetrievePropertiesEx", calls=-1, skip=3, fault="NotAuthenticated")
+    n.post("discover")
+    wait_for(lambda: known(n)["state"] == "failed" and not known(n)["looking"], "the look")
+    assert [call["method"] for call in site.vc.calls()].count("Login") <= 2
+    after = known(n)
+    assert "password is wrong" in after["error"]["text"] and after["machines"] == before["machines"]
+    support.bad_input("node: a password that counts no more", after["error"]["text"])
+    site.vc.heal()
+    n.post("discover")
+    wait_for(lambda: known(n)["state"] == "ok", "the next look")
+
+
 def test_metrics(site):
     n = site.start().node
     known(n)
