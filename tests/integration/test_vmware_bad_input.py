@@ -1,5 +1,5 @@
-"""What can go wrong around sendense backup vmware://…: each time a message, nothing left, and the
-next backup is good."""
+"""What can go wrong around sendense backup vmware://… and replicate vmware://…: each time a
+message, nothing left, and the next run is good."""
 
 import contextlib
 import glob
@@ -12,8 +12,9 @@ import pytest
 import hub
 import support
 from support import KIB, MIB, SENDENSE, need_mounts, run, sendense, wait_for
+from test_replicate_live import Replica
 from vmware_setting import (  # pylint: disable=unused-import
-    SIZES, debts, disks_of, good_again, setting_fixture)
+    SIZES, Setting, debts, disks_of, good_again, setting_fixture, setting_in)
 
 SOAK = bool(os.environ.get("SENDENSE_SOAK"))
 TIMES = 10 if SOAK else 2  # each stage, for kills
@@ -23,38 +24,51 @@ SAFE = ["RetrieveServiceContent", "Login", "RetrievePropertiesEx", "QueryChanged
         "RemoveSnapshot_Task", "CreateContainerView", "DestroyView", "FindByInventoryPath"]
 
 
+@pytest.fixture(name="either", params=["backup", "replicate"])
+def either_fixture(scratch, request):
+    """A setting for each of the commands."""
+    with setting_in(scratch, Replica if request.param == "replicate" else Setting) as setting:
+        setting.kind = request.param
+        yield setting
+
+
+def modes(report):
+    return {disk["mode"] for disk in report["disks"]}
+
+
+CHANGES = ({"incremental"}, {"delta"})  # modes(): of either
+
+
 # --- the server ---------------------------------------------------------------------------------
 
 
-def test_the_session_expires_before_every_call(setting, servers):
+def test_the_session_expires_before_every_call(either):
     """Each call meets an expired session once, and is repeated in another."""
-    setting.watched_backup(servers)
-    setting.guest_writes(2000)
+    either.backup()
+    either.guest_writes(2000)
     for method in SAFE[2:] + ["CreateSnapshot_Task"]:
         for skip in range(60):
-            setting.vc.fail(method, skip=skip, fault="NotAuthenticated")
-    setting.vc.calls()
-    report = setting.backup()
-    assert {disk["mode"] for disk in report["disks"]} == {"incremental"}
-    assert [each["method"] for each in setting.vc.calls()].count("Login") > 15
-    setting.vc.expire_sessions()
-    good_again(setting)
+            either.vc.fail(method, skip=skip, fault="NotAuthenticated")
+    either.vc.calls()
+    assert modes(either.backup()) in CHANGES
+    assert [each["method"] for each in either.vc.calls()].count("Login") > 15
+    either.vc.expire_sessions()
+    good_again(either)
 
 
 @pytest.mark.parametrize("trouble", [
     {"status": 503, "calls": 2}, {"slow": 1}, {"close": True}, {"cut": True}, {"drop": True},
     {"body": "<broken"}])
-def test_trouble_in_every_call_that_passes(setting, servers, trouble):
-    setting.watched_backup(servers)
-    setting.guest_writes(2000)
+def test_trouble_in_every_call_that_passes(either, trouble):
+    either.backup()
+    either.guest_writes(2000)
     safe = SAFE if "body" in trouble or "close" in trouble else SAFE + ["CreateSnapshot_Task"]
     for method in safe:
-        setting.vc.fail(method, **{"calls": 1, **trouble})
-    report = setting.backup()
-    assert {disk["mode"] for disk in report["disks"]} == {"incremental"}
-    assert setting.machine.snapshots() == [] and debts(setting) == []
-    setting.vc.expire_sessions()  # of logins whose answer was lost
-    good_again(setting)
+        either.vc.fail(method, **{"calls": 1, **trouble})
+    assert modes(either.backup()) in CHANGES
+    assert either.machine.snapshots() == [] and debts(either) == []
+    either.vc.expire_sessions()  # of logins whose answer was lost
+    good_again(either)
 
 
 @pytest.mark.skipif(not SOAK, reason="a call's deadline is a minute: SENDENSE_SOAK")
@@ -80,23 +94,23 @@ def test_answers_that_make_no_sense(setting, method, trouble):
     good_again(setting)
 
 
-def test_areas_that_cannot_be(setting):
+def test_areas_that_cannot_be(either):
     """Of each kind one: they do not join, overlap, go back, go beyond what was asked for."""
-    setting.backup()
+    either.backup()
     for wrong in ({"start": 512}, {"start": 16 * MIB}, {"length": 0}, {"length": -5},
                   {"length": 2 ** 63 - 1, "start": 0, "areas": [(2 ** 62, 2 ** 62)]},
                   {"areas": [(4 * KIB, 4 * KIB), (4 * KIB, 4 * KIB)]},
                   {"areas": [(0, 8 * KIB), (4 * KIB, 8 * KIB)]},
                   {"areas": [(8 * KIB, 4 * KIB), (0, 4 * KIB)]},
                   {"areas": [(20 * MIB, 4 * KIB)]}, {"areas": [(-512, 4 * KIB)]}):
-        setting.vc.fail("QueryChangedDiskAreas", **wrong)
-        setting.guest_writes(2000)
-        setting.fails(case=f"vmware backup: changed areas {wrong}",
+        either.vc.fail("QueryChangedDiskAreas", **wrong)
+        either.guest_writes(2000)
+        either.fails(case=f"vmware {either.kind}: changed areas {wrong}",
                       contains="asking for changes of disk 2000")
-        setting.check_clean()
-    setting.vc.heal()
-    assert {disk["mode"] for disk in setting.backup()["disks"]} == {"incremental"}
-    good_again(setting)
+        either.check_clean()
+    either.vc.heal()
+    assert modes(either.backup()) in CHANGES
+    good_again(either)
 
 
 def test_an_answer_that_covers_more_than_the_disk(setting):
@@ -122,38 +136,40 @@ def test_an_answer_that_covers_more_than_the_disk(setting):
     (lambda machine: machine.remove_disk(16000), "disk 16000 of /DC0/vm/web01 was removed"),
     (lambda machine: machine.set_migrating(), "TaskInProgress")],
     ids=["added", "grown", "removed", "moved"])
-def test_a_machine_that_changes_while_the_backup_begins(setting, servers, change, contains):
-    setting.vc.held()
-    setting.vc.fail("CreateSnapshot_Task", slow=50)
-    process = setting.start(servers)
-    wait_for(lambda: setting.vc.held() or not process.running, "the snapshot being asked for")
-    change(setting.machine)
-    setting.vc.release()
+def test_a_machine_that_changes_while_the_backup_begins(either, servers, change, contains):
+    either.vc.held()
+    either.vc.fail("CreateSnapshot_Task", slow=50)
+    process = either.start(servers)
+    wait_for(lambda: either.vc.held() or not process.running, "the snapshot being asked for")
+    change(either.machine)
+    either.vc.release()
     assert process.wait() == 1
     assert contains in process.err
-    support.bad_input(f"vmware backup: meanwhile: {contains}", process.err.splitlines()[-1])
+    support.bad_input(f"vmware {either.kind}: meanwhile: {contains}", process.err.splitlines()[-1])
     if "TaskInProgress" in contains:
-        setting.machine.set_migrating(False)
-    good_again(setting)
+        either.machine.set_migrating(False)
+    either.check_clean()
+    if either.kind == "backup" or "TaskInProgress" in contains:
+        good_again(either)
 
 
-def test_disks_that_need_consolidation(setting):
-    setting.machine.set_consolidation_needed()
-    result = sendense(*setting.words("--json"), env=setting.env())
+def test_disks_that_need_consolidation(either):
+    either.machine.set_consolidation_needed()
+    result = sendense(*either.words("--json"), env=either.env())
     assert "disks need consolidation" in result.err
-    support.bad_input("vmware backup: disks that need consolidation", result.err.splitlines()[-1])
-    setting.check_clean()
-    setting.machine.set_consolidation_needed(False)
-    good_again(setting)
+    support.bad_input(f"vmware {either.kind}: disks that need consolidation", result.err.splitlines()[-1])
+    either.check_clean()
+    either.machine.set_consolidation_needed(False)
+    good_again(either)
 
 
-def test_a_snapshot_that_takes_long_to_remove(setting, servers):
-    setting.vc.fail("RemoveSnapshot_Task", fault="TaskInProgress", calls=1)
-    setting.vc.fail("RemoveSnapshot_Task", running=3)
-    process = setting.start(servers, "--json")
+def test_a_snapshot_that_takes_long_to_remove(either, servers):
+    either.vc.fail("RemoveSnapshot_Task", fault="TaskInProgress", calls=1)
+    either.vc.fail("RemoveSnapshot_Task", running=3)
+    process = either.start(servers, "--json")
     assert process.wait() == 0, process.err
-    setting.check_clean()
-    good_again(setting)
+    either.check_clean()
+    good_again(either)
 
 
 # --- VMware's library ---------------------------------------------------------------------------
@@ -180,15 +196,15 @@ def unusable_library(setting, case):
     ("empty", "libvixDiskLib.so.6 to .9"), ("old", "libvixDiskLib.so.6 to .9"),
     ("nonsense", "VDDK 6.7 to 9"), ("other", "VixDiskLib_InitEx"),
     ("broken", "VixDiskLib_Open")])
-def test_libraries_of_no_use(setting, case, contains):
+def test_libraries_of_no_use(either, case, contains):
     """They are noticed before the machine is touched."""
-    folder = unusable_library(setting, case)
+    folder = unusable_library(either, case)
     if case == "broken":
-        folder = setting.vddk_without_open()
-    setting.vc.calls()
-    setting.fails("--vddk", folder, case=f"vmware backup: the library: {case}", contains=contains)
-    assert "CreateSnapshot_Task" not in [call["method"] for call in setting.vc.calls()]
-    good_again(setting)
+        folder = either.vddk_without_open()
+    either.vc.calls()
+    either.fails("--vddk", folder, case=f"vmware {either.kind}: the library: {case}", contains=contains)
+    assert "CreateSnapshot_Task" not in [call["method"] for call in either.vc.calls()]
+    good_again(either)
 
 
 @pytest.mark.skipif(not SOAK, reason="it is waited for half a minute: SENDENSE_SOAK")
@@ -204,34 +220,38 @@ HELPER = ["load", "init", "connect", "open", "read", "close"]
 
 
 @pytest.mark.parametrize("stage", HELPER)
-def test_the_helper_is_killed_in_each_stage(setting, servers, stage):
-    """Before the restore point the backup fails, with a message; nothing is left."""
+def test_the_helper_is_killed_in_each_stage(either, servers, stage):
+    """Before what is made counts the run fails, with a message; nothing is left."""
     for _ in range(TIMES):
-        setting.tell(**({"slow": 500} if stage == "read" else {"hang": stage}))
-        setting.lib.forget()
-        before = nr_points(setting)
-        process = setting.start(servers)
+        either.tell(**({"slow": 500} if stage == "read" else {"hang": stage}))
+        either.lib.forget()
+        before = nr_made(either)
+        process = either.start(servers)
         if stage == "close":  # all of them, one after the other
-            wait_for(lambda: nr_points(setting) > before or not process.running, stage)
+            wait_for(lambda: nr_made(either) > before or not process.running, stage)
             while process.running:
-                for pid in setting.lib.helpers():
+                for pid in either.lib.helpers():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             assert process.wait() == 0, process.err
         else:
-            wait_for(lambda: setting.lib.calls(stage) or not process.running, stage)
-            os.kill(setting.lib.helpers()[0], signal.SIGKILL)
+            wait_for(lambda: either.lib.calls(stage) or not process.running, stage)
+            os.kill(either.lib.helpers()[0], signal.SIGKILL)
             assert process.wait() == 1 and "was killed by signal 9" in process.err
-            assert nr_points(setting) == before
-        assert setting.lib.helpers() == []
-        assert setting.machine.snapshots() == [] and debts(setting) == []
+            assert nr_made(either) == before
+        assert either.lib.helpers() == []
+        assert either.machine.snapshots() == [] and debts(either) == []
         if stage == "close":
-            setting.guest_writes(2000)
-    good_again(setting)
+            either.guest_writes(2000)
+    good_again(either)
 
 
-def nr_points(setting):
-    return len(glob.glob(os.path.join(setting.repo, "vms", "web01", "points", "*", "manifest.json")))
+def nr_made(either):
+    """Restore points, or generations."""
+    if either.kind == "replicate":
+        there = glob.glob(os.path.join(either.records, "*.replica.json"))
+        return either.record["generation"] if there else 0
+    return len(glob.glob(os.path.join(either.repo, "vms", "web01", "points", "*", "manifest.json")))
 
 
 # --- who reads and stores -----------------------------------------------------------------------
@@ -333,16 +353,16 @@ def test_ctrl_c_while_tracking_is_switched_on(setting, servers, number):
     setting.check_clean()
 
 
-@pytest.mark.skipif(not SOAK, reason="it takes two minutes: SENDENSE_SOAK")
+@pytest.mark.skipif(not SOAK, reason="it takes minutes: SENDENSE_SOAK")
 def test_sessions_that_expire_every_ten_seconds(setting, servers):
-    """A backup of two minutes."""
+    """Backups of more than half a minute each."""
     made = setting.vc.add_machine("big", {2000: 128 * MIB}, cbt=True)
     made.write(2000, 0, setting.rng.randbytes(128 * MIB))
     setting.vc.expire_sessions(10)
     setting.vc.set_window(MIB)
     setting.vc.calls()
     for _ in range(2):
-        setting.tell(slow=4000)
+        setting.tell(slow=1500)
         process = servers.start(SENDENSE, *setting.words("--json", path="big"), env=setting.env(),
                                 name="backup")
         assert process.wait(600) == 0, process.err

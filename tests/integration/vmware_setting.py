@@ -5,6 +5,7 @@ library as tests have it, a repository, a state folder.
     something went wrong.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -103,14 +104,21 @@ class Setting:
                 os.unlink(out[key])
 
 
-@pytest.fixture(name="setting")
-def setting_fixture(scratch):
+@contextlib.contextmanager
+def setting_in(folder, kind=Setting):
+    """One, of that class; the library's rules were kept."""
     need("qemu-img")
-    with vcenter.fake_in(scratch) as vc:
-        setting = Setting(scratch, vc)
+    with vcenter.fake_in(folder) as vc:
+        setting = kind(folder, vc)
         yield setting
         vc.heal()
         assert "rule broken" not in "".join(setting.lib.calls())
+
+
+@pytest.fixture(name="setting")
+def setting_fixture(scratch):
+    with setting_in(scratch) as setting:
+        yield setting
 
 
 def disks_of(report):
