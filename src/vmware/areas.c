@@ -80,6 +80,7 @@ static int load(struct vmware_session *session, const struct session_disk *disk,
 {
 	struct spool spool;
 	char name[64];
+	int64_t began_ns = clock_now_ns();
 	*changes = (struct vsphere_changes){.gone = false};
 	if (open_spool(&spool, session->folder, err) < 0)
 		return -1;
@@ -94,6 +95,10 @@ static int load(struct vmware_session *session, const struct session_disk *disk,
 		snprintf(name, sizeof name, "of disk %s", disk->facts.key);
 		*list = changes_open_own(fileno(spool.file), name, session->cancel, err);
 		rc = *list ? 0 : -1;
+		log_info("disk %s: %u answers tell of %" PRIu64 " areas, %" PRIu64
+			 " bytes, since %s, in %.1f s",
+			disk->facts.key, changes->nr_calls, spool.count, spool.bytes, from,
+			vmware_seconds_since(began_ns));
 	}
 	fclose(spool.file);
 	return rc;

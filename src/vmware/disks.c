@@ -200,6 +200,11 @@ static int open_disk(struct vmware_session *session, size_t i, struct err *err)
 	disk->opened = vddk_open(&options, err);
 	if (!disk->opened)
 		return -1;
+	struct vddk_facts facts;
+	vddk_facts(disk->opened, &facts);
+	log_info("disk %s: VMware's library %u reads it by %s, %s", disk->facts.key, facts.major,
+		facts.transport,
+		facts.asynchronous ? "several reads at once" : "one read at a time");
 	if (!disk->list)
 		disk->facts.block = disk->opened;
 	else if (disk->facts.unusable)

@@ -1,6 +1,8 @@
 /* Debts, paid: by the next session of the machine, or by whoever collects them. */
 #include "pay.h"
 
+#include "vmware_internal.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -16,6 +18,7 @@ int pay_snapshot(struct vsphere *vsphere, const struct debts_place *place, const
 {
 	char moref[VSPHERE_MOREF_BYTES];
 	bool consolidation_needed = false;
+	int64_t began_ns = clock_now_ns();
 	/* First a look, whose deadline is short: the server may be gone. */
 	int rc = vsphere_snapshot_find(vsphere, place->vm, snapshot, moref, err);
 	if (rc == 0)
@@ -25,6 +28,8 @@ int pay_snapshot(struct vsphere *vsphere, const struct debts_place *place, const
 			vsphere, place->vm, moref, until, &consolidation_needed, err);
 	if (rc < 0)
 		return -1;
+	log_info("%s: the snapshot %s is gone, after %.1f s", place->path, snapshot,
+		vmware_seconds_since(began_ns));
 	if (consolidation_needed)
 		log_warning("%s: its disks need consolidation, says the server (vSphere client: "
 			    "Snapshots, Consolidate)",

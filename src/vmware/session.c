@@ -170,8 +170,11 @@ static int open_machine(
 	if (take_options(session, options, err) < 0)
 		return -1;
 	session->vsphere = vsphere_open(&options->server, err);
-	if (!session->vsphere ||
-		take_vm(session, vsphere_find_vm(session->vsphere, options->what, err)) < 0)
+	if (!session->vsphere)
+		return -1;
+	const struct vsphere_about *about = vsphere_about(session->vsphere);
+	log_info("%s: %s, API %s", session->host, about->full_name, about->api_version);
+	if (take_vm(session, vsphere_find_vm(session->vsphere, options->what, err)) < 0)
 		return -1;
 	if (!session->vm->config->instance_uuid[0])
 		return check_vm(session->vm, err);
@@ -379,11 +382,15 @@ static int take_snapshot(struct vmware_session *session, struct err *err)
 		debts_write(&session->place, session->snapshot, "", err) < 0)
 		return -1;
 	advance(session, VMWARE_WANTED);
+	int64_t began_ns = clock_now_ns();
 	if (vsphere_snapshot_create(session->vsphere, session->vm->moref, session->snapshot, text,
 		    !session->no_quiesce, deadline_after_ms(session->snapshot_timeout_ms),
 		    &session->taken, err) < 0)
 		return -1;
 	advance(session, VMWARE_TAKEN);
+	log_info("%s: the snapshot %s (%s) was taken in %.1f s, %s", session->vm->path,
+		session->snapshot, session->taken.moref, vmware_seconds_since(began_ns),
+		session->taken.quiesced ? "quiesced" : "not quiesced");
 	return debts_write(&session->place, session->snapshot, session->taken.moref, err);
 }
 

@@ -64,6 +64,12 @@ struct vmware_session {
 	const char *vddk_folder, *vddk_helper, *vddk_modes, *vddk_compression;
 };
 
+/* For the log. */
+static inline double vmware_seconds_since(int64_t began_ns)
+{
+	return (double)(clock_now_ns() - began_ns) / 1e9;
+}
+
 /* --- disks ---------------------------------------------------------------------------------- */
 
 /* Chooses them from the machine's, by the options. */
