@@ -651,3 +651,22 @@ def test_qemu_refusals_and_cutover(qemu):
     assert report["cut_over"] and told_by(report) == {"bitmap"}
     # A machine that stands still keeps descriptors until it goes on.
     assert os.listdir(qemu.scratch) == []
+
+
+def test_qemu_that_has_ended_is_cut_over_by_its_files(qemu):
+    """What the disks are called is the same, and all of them is compared."""
+    ids = [word for key in qemu.files for word in ("--disk-id", f"{key}=web01-{key}")]
+    qemu.write(20)
+    qemu.run(*ids)
+    qemu.write(5)
+    qemu.disks.flush()
+    qemu.machine.quit()
+    disks = [word for key, form in qemu.machine.disks
+             for word in ("--disk", f"{key}={form}:{qemu.machine.files[key]}")]
+    report = sendense(*[word for word in qemu.words() if not word.startswith("qemu:")
+                        and word not in ("--scratch", qemu.scratch)],
+                      *disks, *ids, "--cutover", "--json").json
+    assert report["cut_over"] and {disk["mode"] for disk in report["disks"]} == {"delta"}
+    for key, want in qemu.disks.frozen().items():
+        with open(qemu.files[key], "rb") as file:
+            assert file.read() == want, key
