@@ -37,6 +37,7 @@ class Node(hub.Hub):
         self.repositories = {name: os.path.join(self.folder, f"repo-{name}") for name in repositories}
         self.vcenters, self.far = vcenters or {}, far or {}
         self.vddk, self.discover_every = vddk, discover_every
+        self.at_stop, self.stop_timeout = "hand-over", "10s"
 
     # --- life ---------------------------------------------------------------------
 
@@ -50,7 +51,8 @@ class Node(hub.Hub):
 
     def write_config(self, extra=""):
         lines = ["[node]", f"state-dir = {self.state}", f"runtime-dir = {self.runtime}",
-                 "listen = 127.0.0.1:0", "name = node.test", "log = text", "stop-timeout = 10s"]
+                 "listen = 127.0.0.1:0", "name = node.test", "log = text", f"stop = {self.at_stop}",
+                 f"stop-timeout = {self.stop_timeout}"]
         if self.tls:
             folder = os.path.join(self.state, "tls")
             lines += ["[tls]", f"certificate = {folder}/server.crt", f"key = {folder}/server.key"]

@@ -187,13 +187,55 @@ def test_the_node_is_killed_while_a_backup_runs(site, round_):
     shutil.rmtree(n.repositories["main"])
 
 
+def until_it_removes(site):
+    """A backup whose worker removes the snapshot, and waits for that."""
+    site.vc.held()
+    site.vc.fail("RemoveSnapshot_Task", slow=50, calls=1)
+    job = site.node.start_backup(PATH)
+    wait_for(lambda: "RemoveSnapshot_Task" in site.vc.held(), "the removal")
+    return job
+
+
 def test_a_clean_stop_hands_over(site):
-    n = site.start().node
-    job = site.until_it_reads(slow=1500)
-    n.stop()
+    n = site.node
+    n.stop_timeout = "1s"
     site.start()
-    n.wait(job)
+    job = until_it_removes(site)
+    n.stop()
+    assert len(n.workers()) == 1
+    site.start()
+    assert n.job(job["id"])["state"] not in hub.ENDS
+    site.vc.release()
+    assert n.wait(job)["attempt"] == 1
     assert site.is_clean() and site.same()
+
+
+def test_a_stop_that_cancels(site):
+    n = site.node
+    n.at_stop = "cancel"
+    site.start()
+    job = site.until_it_reads()
+    n.stop()
+    assert not n.workers() and site.machine.snapshots() == []
+    site.start()
+    n.wait(job, "cancelled")
+    assert site.is_clean() and n.backup(PATH)["state"] == "done" and site.same()
+
+
+def test_a_stop_that_cancels_does_not_wait_for_a_slow_removal(site):
+    """Its worker goes on with that alone, and the next node finds it."""
+    n = site.node
+    n.at_stop, n.stop_timeout = "cancel", "2s"
+    site.start()
+    job = site.until_it_reads()
+    site.vc.held()
+    site.vc.fail("RemoveSnapshot_Task", slow=50, calls=1)
+    n.stop()
+    assert "RemoveSnapshot_Task" in site.vc.held() and len(n.workers()) == 1
+    site.start()
+    site.vc.release()
+    n.wait(job, "cancelled")
+    assert site.is_clean() and n.backup(PATH)["state"] == "done" and site.same()
 
 
 # What a worker waits in: a call, after how many others of its kind.
