@@ -193,6 +193,10 @@ static enum job_state conclude(
 	} else {
 		told = finish_judge(job, status, why);
 	}
+	/* Who told how it ended has given back what it had, and before that what others had left.
+	 */
+	if (supervise_has_snapshot(job))
+		job->owes = !told;
 	job->unsure |= look_is_needed(job, told, why);
 	enum job_state state = decide(jobs, job, why, told);
 	if (state == JOB_DONE || state == JOB_QUEUED || !job->unsure)
@@ -232,6 +236,7 @@ int finish_job(struct jobs *jobs, struct job *job, int status, const struct err 
 			why.text);
 		return 0;
 	}
+	jobs_put_cleanup(jobs, job);
 	unlink_job(&jobs->open, job);
 	jobrecord_free(job);
 	return 0;
@@ -261,6 +266,7 @@ static enum job_state conclude_fenced(struct job *job)
 void finish_fenced(struct jobs *jobs, struct job *job)
 {
 	struct err trouble = ERR_INIT;
+	job->owes |= supervise_has_snapshot(job);
 	enum job_state state = conclude_fenced(job);
 	job->ended = time(NULL);
 	if (supervise_change(jobs, job, state, &trouble) < 0) {
@@ -295,6 +301,7 @@ void finish_reaped(struct jobs *jobs, struct job *job)
 	if (jobrecord_put(jobs, job, &trouble) < 0)
 		log_warning("job %s: %s", job->id, trouble.text);
 	log_warning("job %s: its process went at last", job->id);
+	jobs_put_cleanup(jobs, job);
 	unlink_job(&jobs->unreaped, job);
 	jobrecord_free(job);
 }

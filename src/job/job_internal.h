@@ -67,6 +67,7 @@ struct job {
 	enum job_stop stop;
 	struct err stop_why;
 	struct deadline stop_at; /* of the step it is at */
+	bool owes; /* an attempt ended that may have left a snapshot on a vCenter */
 	bool unsure; /* an attempt ended where its restore point may have been made */
 	bool is_looking; /* whether it was: what the process does now.  If not, it ends so: */
 	enum job_state look_end;
@@ -109,6 +110,10 @@ struct jobs {
 	bool quit;
 	unsigned cursor; /* for retry's bit of chance */
 };
+
+/* --- jobs.c --- */
+/* Snapshots that it left are removed by a job of their own. */
+void jobs_put_cleanup(struct jobs *jobs, const struct job *job);
 
 /* --- state.c --- */
 /* In this stage nothing may move for so long at most. */
@@ -193,6 +198,8 @@ int supervise_fork(struct jobs *jobs, const char *name, struct process *process,
 /* The job's process: noted before it does anything. */
 int supervise_launch(struct jobs *jobs, struct job *job, const json_t *plan, struct err *err);
 void supervise_set_stage(struct job *job, const char *stage, const char *since);
+/* Whether its worker may have a snapshot on a vCenter: from before it asks for one. */
+bool supervise_has_snapshot(const struct job *job);
 /* Watches a process that was found again. */
 int supervise_adopt(struct jobs *jobs, struct job *job, struct err *err);
 

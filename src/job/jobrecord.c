@@ -123,6 +123,8 @@ static json_t *value_of(const struct job *job)
 		json_object_set(value, "disks", job->disks);
 	put_error(value, "error", &job->error);
 	put_text(value, "note", job->note);
+	if (job->owes)
+		json_object_set_new(value, "owes", json_true());
 	if (job->unsure)
 		json_object_set_new(value, "unsure", json_true());
 	if (job->is_looking) {
@@ -194,6 +196,7 @@ struct job *jobrecord_from(const struct state_job *record, json_t **process, str
 	job->disks = json_incref(json_object_get(value, "disks"));
 	get_error(value, "error", &job->error);
 	copy_text(job->note, sizeof job->note, value, "note");
+	job->owes = json_is_true(json_object_get(value, "owes"));
 	job->unsure = json_is_true(json_object_get(value, "unsure"));
 	const char *look_end = text_in(value, "look_end");
 	job->is_looking = look_end && job_state_parse(look_end, &job->look_end);

@@ -281,8 +281,6 @@ static int check_whole(struct jobs *jobs, const struct job *part, struct err *er
 static int put_in(struct jobs *jobs, struct job *job, uint64_t free_bytes, struct err *err)
 {
 	struct job **end = &jobs->open;
-	if (jobs->draining)
-		return err_set(err, ERR_BUSY, "no job is taken any more: the hub is being stopped");
 	if (check_room(jobs, job, err) < 0 || check_whole(jobs, job, err) < 0)
 		return -1;
 	const struct job *writer = job->is_foreign ? queue_writer(jobs, job) : NULL;
@@ -313,13 +311,43 @@ static int add(struct jobs *jobs, const json_t *spec, const char *requested_by, 
 		snprintf(job->retry_of, sizeof job->retry_of, "%s", retry_of);
 	estimate(jobs, job);
 	pthread_mutex_lock(&jobs->mutex);
-	int rc = put_in(jobs, job, free_bytes, err);
+	int rc = jobs->draining ? err_set(err, ERR_BUSY,
+					  "no job is taken any more: the hub is being stopped")
+				: put_in(jobs, job, free_bytes, err);
 	if (rc == 0)
 		memcpy(id, job->id, JOB_ID_BYTES);
 	pthread_mutex_unlock(&jobs->mutex);
 	if (rc < 0)
 		jobrecord_free(job);
 	return rc;
+}
+
+static bool is_going_to_clean(const struct jobs *jobs, const json_t *spec)
+{
+	for (const struct job *job = jobs->open; job; job = job->next)
+		if (job->state == JOB_QUEUED && json_equal(job->spec, spec))
+			return true;
+	return false;
+}
+
+void jobs_put_cleanup(struct jobs *jobs, const struct job *job)
+{
+	char who[sizeof "job " + JOB_ID_BYTES];
+	struct err why = ERR_INIT;
+	if (!job->owes)
+		return;
+	snprintf(who, sizeof who, "job %s", job->id);
+	json_t *spec = json_pack("{s:s, s:O, s:O}", "kind", "cleanup", "vcenter",
+		json_object_get(job->spec, "vcenter"), "machine",
+		json_object_get(job->spec, "machine"));
+	struct job *cleanup =
+		spec && !is_going_to_clean(jobs, spec) ? jobrecord_new(spec, who, &why) : NULL;
+	if (cleanup && put_in(jobs, cleanup, UINT64_MAX, &why) < 0)
+		jobrecord_free(cleanup);
+	if (why.code != ERR_NONE)
+		log_warning("job %s: what it left on its vCenter is not cleaned up: %s", job->id,
+			why.text);
+	json_decref(spec);
 }
 
 /* Its fields, its places, its disks. */

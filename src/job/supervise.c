@@ -121,7 +121,8 @@ static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct er
 		json_decref(repository);
 		return NULL;
 	}
-	return json_pack("{s:s, s:o, s:o*, s:{s:o, s:o}, s:o, s:o*}", "job", job->id, "argv", argv,
+	return json_pack("{s:s, s:s*, s:o, s:o*, s:{s:o, s:o}, s:o, s:o*}", "job", job->id,
+		"hub_job", json_string_value(json_object_get(job->spec, "hub_job")), "argv", argv,
 		"repository", repository, "allow", "source", list_of(jobs->options.allow_sources),
 		"target", list_of(jobs->options.allow_targets), "credentials", credentials_of(jobs),
 		"look", job->unsure ? look_plan(job) : NULL);
@@ -347,8 +348,7 @@ static void check_deadlines(struct job *job)
 
 /* --- ending -------------------------------------------------------------------------------- */
 
-/* Whether it may have a snapshot on a vCenter: from before it asks for one. */
-static bool has_snapshot(const struct job *job)
+bool supervise_has_snapshot(const struct job *job)
 {
 	static const char *const before[] = {"start", "check", "prepare"};
 	bool takes_one = strcmp(job->kind, "backup") == 0 || strcmp(job->kind, "replicate") == 0;
@@ -363,7 +363,7 @@ static bool has_snapshot(const struct job *job)
 static bool is_patience_over(const struct job *job)
 {
 	return deadline_passed(job->stop_at) ||
-	       (has_snapshot(job) && deadline_passed(job->silent_at));
+	       (supervise_has_snapshot(job) && deadline_passed(job->silent_at));
 }
 
 static void go_on_stopping(struct jobs *jobs, struct job *job)
@@ -373,7 +373,8 @@ static void go_on_stopping(struct jobs *jobs, struct job *job)
 	if (job->stop == STOP_ASKED) {
 		number = SIGTERM;
 		job->stop = STOP_TERMINATED;
-		job->stop_at = deadline_after_ms(has_snapshot(job) ? GIVE_BACK_MS : TERMINATE_MS);
+		job->stop_at = deadline_after_ms(
+			supervise_has_snapshot(job) ? GIVE_BACK_MS : TERMINATE_MS);
 		jobrecord_tell(jobs, job);
 	} else if (job->stop == STOP_TERMINATED && is_patience_over(job)) {
 		number = SIGKILL;

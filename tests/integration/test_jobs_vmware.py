@@ -3,6 +3,7 @@ cancelled in each stage."""
 
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -146,6 +147,14 @@ def slow(site, ms):
     site.lib.tell(thumbprint=site.vc.sha1, password=site.vc.password, **({"slow": ms} if ms else {}))
 
 
+def check_killed(site):
+    """Also of one that could not log out."""
+    wait_for(lambda: site.do("counts")["queued"] + site.do("counts")["running"] == 0, "the end of all jobs")
+    wait_for(lambda: not site.lib.helpers(), "the helpers' end")
+    site.vc.expire_sessions()
+    site.check_clean()
+
+
 def test_a_cancelled_one_removes_its_snapshot(site):
     """However long that takes, and over a restart of the queue; bounded, and shown."""
     site.start()
@@ -193,14 +202,12 @@ def test_a_worker_that_stands_still_is_killed_all_the_same(site):
     assert end["state"] == "cancelled", end
     site.release()
     wait_for(lambda: not site.workers() and not site.lib.helpers(), "the worker's end")
-    assert len(site.machine.snapshots()) == 1 and len(site.debts()) == 2
-    site.vc.expire_sessions()
-    # A cleanup removes what it left.
-    end = site.wait(site.add({"kind": "cleanup", "vcenter": "lab", "machine": "web01"}))
-    assert end["state"] == "done", end
+    # A job of its own removes what it left.
+    (cleanup,) = [job for job in site.do("list")["items"] if job["kind"] == "cleanup"]
+    end = site.wait(cleanup["id"])
+    assert end["state"] == "done" and end["requested_by"] == f"job {job}", end
     assert [debt["path"] for debt in end["report"]["removed"]] == ["/DC0/vm/web01"]
-    assert site.machine.snapshots() == []
-    site.nothing_left()
+    check_killed(site)
     site.stop()
 
 
@@ -220,3 +227,39 @@ def test_what_may_be_asked_for(site):
         assert (end["state"], end["error"]["code"]) == ("failed", "not-found"), end
     site.check_clean()
     site.stop()
+
+
+STAGES = {"main": ["check", "prepare", "snapshot", "begin", "copy", "rename-manifest", "log", "give-back"],
+          "far": ["snapshot", "begin", "copy", "commit", "give-back"]}
+CASES = [(repository, victim, stage) for repository, stages in STAGES.items()
+         for nr, stage in enumerate(stages) for victim in ("worker", "hub", "both")
+         if stage in ("copy", "give-back") or victim == ("worker", "both", "hub")[nr % 3]]
+
+
+@pytest.mark.parametrize("repository,victim,stage", CASES)
+def test_killed_in_each_stage(both, repository, victim, stage):
+    """One restore point, no snapshot, nobody's debt."""
+    both.start()
+    for nr in range(2 if stage in ("copy", "give-back") else 1):  # a full, an increment
+        both.machine.write(2000, nr * MIB, os.urandom(64 * KIB))
+        both.hold_at(stage, "hold")
+        job = both.add(both.spec(repository=repository))
+        both.wait_held()
+        both.wait(job, states=[], stages=[stage])
+        (pid,) = both.workers()
+        if victim in ("hub", "both"):
+            both.kill()
+            assert list(both.workers()) == [pid], "workers outlive the queue"
+        if victim in ("worker", "both"):
+            os.kill(pid, signal.SIGKILL)
+        if victim in ("hub", "both"):
+            both.start()
+        both.release()
+        end = both.wait(job)
+        assert end["state"] == "done", end["error"]
+        assert end["attempt"] == (1 if victim == "hub" else 2), end
+        points = both.points(repository=repository)
+        assert len(points) == nr + 1 and end["point"] == points[-1], (points, end)
+        both.check_disks(repository)
+        check_killed(both)
+    both.stop()
