@@ -81,7 +81,6 @@ struct cli_hooks {
 	void (*error)(void *context, const struct err *err);
 	void *context;
 	const char *job; /* of the hub's or node's, that the command runs for */
-	const char *hub_job; /* of a hub that asked the node for it; NULL: none did */
 };
 void cli_set_hooks(const struct cli_hooks *hooks);
 const struct cli_hooks *cli_hooks(void);

@@ -136,7 +136,6 @@ static struct store_backup *begin(struct backup *b, struct err *err)
 					   : REPOSITORY_RESUME_AUTO,
 		.wait_ms = (v->wait.given ? (unsigned)v->wait.value : WAIT_S) * 1000,
 		.job = cli_hooks() ? cli_hooks()->job : NULL,
-		.hub_job = cli_hooks() ? cli_hooks()->hub_job : NULL,
 		.stage = tell_stage,
 		.estimate = backup_sources_estimate,
 		.changed_since = backup_sources_changed_since,

@@ -97,8 +97,7 @@ static bool find_credentials(void *context, const char *name, struct tls_options
 
 static int run(struct telling *t)
 {
-	const struct cli_hooks hooks = {log_to_worker, keep_error, t, worker_job(t->worker),
-		worker_hub_job(t->worker)};
+	const struct cli_hooks hooks = {log_to_worker, keep_error, t, worker_job(t->worker)};
 	set_stage(t, "start");
 	set_stage(t, "check");
 	log_set_sink(log_to_worker, t, LOG_LEVEL_INFO);

@@ -1,7 +1,7 @@
 /*
  * jobplan: what a worker is to do, made of what was asked for (spec), kept in JOBDIR/plan.json.
  *
- *   {"job": ID, "hub_job": the spec's, "argv": ["backup", "--repo=/srv/r", "--vm=web1",
+ *   {"job": ID, "argv": ["backup", "--repo=/srv/r", "--vm=web1",
  *                        {"text": "--disk=2000=", "use": "source", "name": "raw:/srv/vm/a"}, ...],
  *    "repository": {"name", "path", "id", "require_mount", "mount", "stop_free",
  *                   "reserved"}, or {"name", "url", "token_file", "ca_file", "id"}; of a job that

@@ -121,8 +121,7 @@ static json_t *plan_of(const struct jobs *jobs, const struct job *job, struct er
 		json_decref(repository);
 		return NULL;
 	}
-	return json_pack("{s:s, s:s*, s:o, s:o*, s:{s:o, s:o}, s:o, s:o*}", "job", job->id,
-		"hub_job", json_string_value(json_object_get(job->spec, "hub_job")), "argv", argv,
+	return json_pack("{s:s, s:o, s:o*, s:{s:o, s:o}, s:o, s:o*}", "job", job->id, "argv", argv,
 		"repository", repository, "allow", "source", list_of(jobs->options.allow_sources),
 		"target", list_of(jobs->options.allow_targets), "credentials", credentials_of(jobs),
 		"look", job->unsure ? look_plan(job) : NULL);

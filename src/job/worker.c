@@ -224,11 +224,6 @@ const char *worker_job(const struct worker *w)
 	return text_of(w->plan, "job");
 }
 
-const char *worker_hub_job(const struct worker *w)
-{
-	return text_of(w->plan, "hub_job");
-}
-
 char **worker_words(struct worker *w, struct err *err)
 {
 	const json_t *who = json_object_get(w->plan, "revoke");

@@ -28,9 +28,8 @@ void worker_close(struct worker *worker);
  * What is no command is done here: locks that are to be taken away from a process, and a look
  * whether this job's restore point is there, which gives an empty one, and has the report. */
 char **worker_words(struct worker *worker, struct err *err);
-/* Its id, and what a hub that asked for it calls it (NULL: none did); lent. */
+/* Its id; lent. */
 const char *worker_job(const struct worker *worker);
-const char *worker_hub_job(const struct worker *worker);
 
 /* With what it connects to an nbds:// disk (credentials.h), lent; NULL: the hub has nothing. */
 const json_t *worker_credentials(const struct worker *worker, const char *name);

@@ -70,7 +70,6 @@ static json_t *request_json(
 		resumes[options->resume], "digest", "required", "lease_s", LEASE_S, "client",
 		"software", store->software, "build", store->build, "protocol", REST_PROTOCOL);
 	put_text(json_object_get(request, "client"), "job", options->job);
-	put_text(request, "job", options->hub_job);
 	put_text(request, "consistency", options->consistency);
 	put_text(request, "consistency_reason", options->consistency_reason);
 	return request;

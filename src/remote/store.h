@@ -96,9 +96,6 @@ struct store_backup_options {
 	/* Of whoever makes it; store_point_of_job() finds it by that.  A folder has it as the job
 	 * of a hub, a hub as that of its client.  May be NULL. */
 	const char *job;
-	/* The job of the hub that it is part of, if that one asked for it; may be NULL.  Of a folder it
-	 * means nothing. */
-	const char *hub_job;
 	enum repository_resume resume;
 	unsigned wait_ms; /* at a hub for the end of another session that commits, too */
 	void (*stage)(void *context, const char *stage); /* may be NULL */
