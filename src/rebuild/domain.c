@@ -172,7 +172,7 @@ static int write_disks(struct markup *x, const struct rebuild_machine *machine,
 	struct slot *AUTO_FREE slots = calloc(nr, sizeof *slots);
 	if (!slots)
 		return err_errno(err, ENOMEM, "cannot describe the machine's disks");
-	slots_assign(placed, nr, !is_efi(machine), slots);
+	slots_assign(placed, nr, is_efi(machine), slots);
 	for (size_t i = 0; i < nr; i++)
 		write_disk(x, &placed[i], &slots[i], (unsigned)i);
 	for (size_t i = 0; i < nr; i++)

@@ -69,21 +69,27 @@ static const struct {
 	[KIND_IDE] = {"ide", NULL, 4},
 };
 
-/* QEMU has no BusLogic, of LSI's older ones not the one that VMware has, and libvirt no NVMe:
- * drivers for SATA are in every system. */
-static enum kind kind_of(const struct placed *placed, bool has_ide)
+/* What a controller becomes.  QEMU has no BusLogic, of LSI's older ones not the one that VMware
+ * has, and libvirt no NVMe: drivers for SATA are in every system.  EFI's firmware as distributions
+ * build it reads no disk at VMware's and LSI's controllers, so nothing would start from there; and
+ * its chipset has no IDE. */
+static enum kind kind_of(const struct placed *placed, bool is_efi)
 {
 	const char *type = rebuild_text(placed->controller, "type");
+	enum kind kind = KIND_SATA;
 	if (strcmp(type, "ParaVirtualSCSIController") == 0)
-		return KIND_PVSCSI;
-	if (strcmp(type, "VirtualLsiLogicSASController") == 0)
-		return KIND_SAS;
-	if (strcmp(type, "VirtualIDEController") == 0 && has_ide)
-		return KIND_IDE;
+		kind = KIND_PVSCSI;
+	else if (strcmp(type, "VirtualLsiLogicSASController") == 0)
+		kind = KIND_SAS;
+	else if (strcmp(type, "VirtualIDEController") == 0)
+		kind = KIND_IDE;
+	if (kind != KIND_SATA && !is_efi)
+		return kind;
 	if (placed->disk && !strstr(type, "AHCI"))
-		log_warning("disk %s hung on a %.64s, which has no equal: it is put on SATA (the "
-			    "guest needs a driver for that)",
-			placed->target->key, type[0] ? type : "controller that is not told");
+		log_warning("disk %s hung on a %.64s, which %s: it is put on SATA (the guest "
+			    "needs a driver for that)",
+			placed->target->key, type[0] ? type : "controller that is not told",
+			kind == KIND_SATA ? "has no equal" : "QEMU's EFI cannot start from");
 	return KIND_SATA;
 }
 
@@ -108,11 +114,11 @@ static struct slot slot_of(enum kind kind, unsigned controller, unsigned positio
 	return slot;
 }
 
-void slots_assign(const struct placed *placed, size_t nr, bool has_ide, struct slot *slots)
+void slots_assign(const struct placed *placed, size_t nr, bool is_efi, struct slot *slots)
 {
 	unsigned taken[NR_KINDS] = {0}, controller[NR_KINDS] = {0}, nr_scsi = 0, nr_sata = 0;
 	for (size_t i = 0; i < nr; i++) {
-		enum kind kind = kind_of(&placed[i], has_ide);
+		enum kind kind = kind_of(&placed[i], is_efi);
 		if (kind == KIND_IDE && taken[kind] == kinds[kind].room)
 			kind = KIND_SATA; /* the chipset has one */
 		unsigned position = taken[kind]++ % kinds[kind].room;

@@ -23,9 +23,10 @@ struct slot {
 };
 
 /*
- * Fills slots (nr of them), each controller with as many disks as QEMU's takes.  has_ide: the
- * chipset has IDE.  Warns where the guest meets another kind of controller.
+ * Fills slots (nr of them), each controller with as many disks as QEMU's takes.  is_efi: on
+ * nothing but what EFI's firmware can start from.  Warns where the guest meets another kind of
+ * controller.
  */
-void slots_assign(const struct placed *placed, size_t nr, bool has_ide, struct slot *slots);
+void slots_assign(const struct placed *placed, size_t nr, bool is_efi, struct slot *slots);
 
 #endif

@@ -217,7 +217,7 @@ def test_efi_with_secure_boot(h, scratch):
     assert domain.find("clock").get("offset") == "localtime"
     assert domain.find("cpu/topology").get("sockets") == "6"
     assert [disk.find("target").get("bus") for disk in domain.findall("devices/disk")] == \
-        ["scsi", "sata"]
+        ["sata", "sata"]
 
 
 def test_many_disks_find_room(h, scratch):
@@ -377,5 +377,5 @@ def test_from_a_vcenter(scratch):
     domain = ElementTree.parse(f"{scratch}/out/web01.xml").getroot()
     assert domain.find("os").get("firmware") == "efi" and domain.find("name").text == "web01"
     assert [disk.find("target").get("bus") for disk in domain.findall("devices/disk")] == \
-        ["scsi", "sata"]
+        ["sata", "sata"]
     assert len(domain.findall("devices/interface")) == 1

@@ -191,12 +191,12 @@ class FakeVcenter:
         return dict(spec, Key=key, Path=str(path))
 
     def add_machine(self, name, disks, cbt=False, folder="", version="vmx-13", off=False,
-                    tools=""):
+                    tools="", firmware="efi"):
         """disks: {key: see disk_spec}.  cbt: enabled and effective.  off: powered off."""
         specs = [self.disk_spec(name, key, disk) for key, disk in disks.items()]
         state = self.tell("add-machine", Machine={
             "Name": name, "Folder": folder, "Version": version, "Off": off, "Tools": tools,
-            "Disks": specs})
+            "Firmware": firmware, "Disks": specs})
         machine = Machine(self, name, state, {spec["Key"]: spec["Path"] for spec in specs})
         if cbt:
             machine.enable_cbt()

@@ -94,6 +94,8 @@ type machineSpec struct {
 	Off     bool
 	Disks   []diskSpec
 	Tools   string // state of the guest's tools
+	// "efi" where none is said
+	Firmware string
 }
 
 func (f *fake) addMachine(spec machineSpec) (*machine, error) {
@@ -127,10 +129,13 @@ func (f *fake) addMachine(spec machineSpec) (*machine, error) {
 		next.InventoryPath = at + "/" + name
 		parent = next
 	}
+	if spec.Firmware == "" {
+		spec.Firmware = "efi"
+	}
 	m := &machine{name: spec.Name, disks: map[int32]*disk{}}
 	config := types.VirtualMachineConfigSpec{
 		Name: spec.Name, GuestId: "debian10_64Guest", Version: spec.Version, NumCPUs: 2, MemoryMB: 1024,
-		Firmware: "efi", Uuid: newUUID("4216f6b"), InstanceUuid: newUUID("5032a1c"),
+		Firmware: spec.Firmware, Uuid: newUUID("4216f6b"), InstanceUuid: newUUID("5032a1c"),
 		Files: &types.VirtualMachineFileInfo{VmPathName: "[" + datastore + "]"},
 	}
 	devices := object.VirtualDeviceList{}
