@@ -347,7 +347,7 @@ static int run_collect(struct cli *cli, const void *values, struct err *err)
 	{                                                                    \
 		.name = "state-dir", .kind = OPTION_TEXT,                    \
 		.offset = offsetof(values, state_folder), .argument = "DIR", \
-		.words = WORDS_FOLDER, .help = text                          \
+		.words = WORDS_FOLDER, .help = (text)                        \
 	}
 
 static const struct option_spec look_options[] = {

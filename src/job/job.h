@@ -141,8 +141,8 @@ int jobs_check(const struct jobs *jobs, const json_t *spec, struct err *err);
  * by jobs_tell().  Its kind is "push" or "serve".  A push takes one of the places for jobs, and
  * what running jobs are going to take counts as taken of free_bytes (its repository's, as
  * job_repository_check() told them; UINT64_MAX: it is not looked at).  A push whose spec has
- * "for_job" is part of that job, which must be open and of the same machine and repository: it takes
- * no place of its own.  A "backup" is a node's (its spec names the "node"), and takes a place
+ * "for_job" is part of that job, which must be open and of the same machine and repository: it
+ * takes no place of its own.  A "backup" is a node's (its spec names the "node"), and takes a place
  * from when it runs.  ERR_BUSY for a push: another
  * job writes the same machine's restore points, naming it; or, with sys_errno EAGAIN, there is no
  * place or space until others end.  After a restart of the hub it is as it was told last:
@@ -163,8 +163,8 @@ json_t *jobs_get(struct jobs *jobs, const char *id, struct err *err);
  * are older ones, behind the last one's id.  filter's strings may be NULL. */
 json_t *jobs_list(struct jobs *jobs, const struct state_job_filter *filter, unsigned most,
 	bool *more, struct err *err);
-/* At most 5 s from any stage; one that has a snapshot on a vCenter has 5 minutes to remove it (stage
- * "give-back").  Asynchronous.  ERR_REFUSED: it has ended. */
+/* At most 5 s from any stage; one that has a snapshot on a vCenter has 5 minutes to remove it
+ * (stage "give-back").  Asynchronous.  ERR_REFUSED: it has ended. */
 int jobs_cancel(struct jobs *jobs, const char *id, const char *why, struct err *err);
 /* A new job with the spec of one that failed or was cancelled, else ERR_REFUSED. */
 int jobs_retry(struct jobs *jobs, const char *id, char new_id[JOB_ID_BYTES], struct err *err);
