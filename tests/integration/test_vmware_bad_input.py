@@ -80,6 +80,26 @@ def test_a_server_that_is_too_slow(setting, method):
     good_again(setting)
 
 
+@pytest.mark.skipif(not SOAK, reason="it is waited for, for minutes: SENDENSE_SOAK")
+def test_a_server_that_goes_away(either, servers):
+    """In the middle, for so long that the snapshot stays: the next run removes it."""
+    either.tell(slow=300)
+    process = either.start(servers)
+    wait_for(lambda: either.lib.calls("read") or not process.running, "reading")
+    either.vc.fail("*", calls=-1, close=True)
+    assert process.wait(400) == 1, process.err
+    support.bad_input(f"vmware {either.kind}: a server that goes away", process.err.splitlines()[-1])
+    (debt,) = debts(either)
+    (left,) = either.machine.snapshots()
+    assert debt == f"debt-{left}.json" and f"the snapshot {left} of" in process.err
+    assert either.lib.helpers() == []
+    either.vc.heal()
+    either.vc.expire_sessions()
+    either.tell()
+    either.backup()
+    good_again(either)
+
+
 @pytest.mark.parametrize("trouble", [
     {"status": 404}, {"body": "<html/>"}, {"fault": "SystemError"},
     {"body": "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"}])

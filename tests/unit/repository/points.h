@@ -89,9 +89,10 @@ static inline void memory_disk_fill(
 		state = state * 1664525u + 1013904223u;
 		disk->bytes[offset + i] = seed ? (uint8_t)(state >> 24) : 0;
 	}
-	for (uint64_t at = offset; at < offset + length; at += DIGEST_CHUNK_BYTES)
-		disk->changed[at / DIGEST_CHUNK_BYTES] = true;
-	disk->changed[(offset + length - 1) / DIGEST_CHUNK_BYTES] = true;
+	/* A chunk may belong to two who fill parts of it at once. */
+	for (uint64_t at = offset / DIGEST_CHUNK_BYTES;
+		length && at <= (offset + length - 1) / DIGEST_CHUNK_BYTES; at++)
+		__atomic_store_n(&disk->changed[at], true, __ATOMIC_RELAXED);
 }
 
 /* A disk of a point to be made. */
