@@ -7,6 +7,10 @@
 #include "jobs_rest.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MACHINE_BYTES 4097 /* longer ones no job takes */
 
 /* --- asked for --------------------------------------------------------------------------- */
 
@@ -17,18 +21,44 @@ static int takes_work(struct node *node, struct err *err)
 		       : 0;
 }
 
-/* A token of the scope BACKUP names the VM, which else comes from the machine's name. */
-static int check_vm(const struct rest_request *request, const json_t *spec, struct err *err)
+/* What the machine is called: the last part of its path, or all of it. */
+static void name_of(const char *machine, char *out, size_t bytes)
+{
+	size_t end = strlen(machine), start;
+	while (end > 0 && machine[end - 1] == '/')
+		end--;
+	for (start = end; start > 0 && machine[start - 1] != '/';)
+		start--;
+	snprintf(out, bytes, "%.*s", (int)(end - start), machine + start);
+}
+
+/* A token of the scope BACKUP names the VM, which else comes from the machine's name.  What is read
+ * into it is a machine of the token's as well: else the token would reach all of the vCenter. */
+static int check_held(const struct rest_request *request, const json_t *spec, struct err *err)
 {
 	const struct rest_actor *actor = rest_actor(request);
 	const char *vm = json_string_value(json_object_get(spec, "vm"));
-	if (actor->scope != REST_BACKUP)
+	const char *machine = json_string_value(json_object_get(spec, "machine"));
+	char name[MACHINE_BYTES] = "";
+	if (!rest_actor_is_held(actor))
 		return 0;
 	if (!vm)
 		return err_set(err, ERR_DENIED, "vm: a token of the scope \"backup\" must name it");
-	return rest_actor_may(actor, vm)
+	if (!rest_actor_may(actor, vm))
+		return err_set(err, ERR_DENIED, "the token is not for the VM \"%s\"", vm);
+	/* What one job is said to take, all others have to leave. */
+	if (json_object_get(spec, "reserve_bytes"))
+		return err_set(err, ERR_DENIED,
+			"reserve_bytes: it keeps other machines' backups waiting, so it takes a "
+			"token of the scope \"operate\"");
+	if (machine)
+		name_of(machine, name, sizeof name);
+	return !machine || rest_actor_may(actor, name)
 		       ? 0
-		       : err_set(err, ERR_DENIED, "the token is not for the VM \"%s\"", vm);
+		       : err_set(err, ERR_DENIED,
+				 "machine: the token is not for one of the name \"%s\" (a path or "
+				 "a name is wanted, no uuid)",
+				 name);
 }
 
 static int add(struct node *node, struct rest_request *request, const char *kind, struct err *err)
@@ -42,7 +72,7 @@ static int add(struct node *node, struct rest_request *request, const char *kind
 	if (rc == 0 && json_object_get(spec, "kind"))
 		rc = err_set(err, ERR_USAGE, "\"kind\" is not known here");
 	if (rc == 0)
-		rc = check_vm(request, spec, err);
+		rc = check_held(request, spec, err);
 	json_object_set_new(spec, "kind", json_string(kind));
 	if (rc == 0)
 		rc = jobs_add(

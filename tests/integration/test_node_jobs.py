@@ -60,6 +60,13 @@ def test_what_may_be_asked_for(site):
     backup = n.make_token("backup", vms=["web*"])
     wrong("a token for other machines", 403, "not for the VM", vm="db", token=backup)
     wrong("a token for machines, and none is named", 403, "must name it", token=backup)
+    # Else it would have another machine read into one of its own.
+    for machine in ("/DC0/vm/db", "db", "/DC0/vm/web01/db", "/DC0/vm/db/", site.machine.instance_uuid, "/", "/DC0/vm/web01/.."):
+        wrong("a token for machines, which reads another one", 403, "machine:", vm="web01", machine=machine,
+              token=backup)
+    wrong("a token for machines, and what others have to leave", 403, "reserve_bytes", vm="web01",
+          reserve_bytes=2 ** 62, token=backup)
+    assert n.all("jobs") == []
     answer = n.ask("POST", "replications", {"vcenter": "vc", "machine": PATH, "targets": []}, token=backup)
     assert answer.status == 403
     answer = n.ask("POST", "replications", {"vcenter": "vc", "machine": PATH, "targets": [
@@ -67,6 +74,8 @@ def test_what_may_be_asked_for(site):
     assert answer.status == 403, answer.body
     failed = n.wait(n.post("backups", {**good, "machine": "/DC0/vm/none"}), "failed")
     assert "no VM" in failed["error"]["text"]
+    for machine in (PATH, f"{PATH}/", "web01"):
+        assert n.wait(n.post("backups", {**good, "machine": machine, "vm": "web01"}, token=backup))["vm"] == "web01"
     assert site.is_clean()
 
 
