@@ -1,9 +1,14 @@
-/* sendense node init, run, check-config. */
+/* sendense node init, run, check-config, enrol. */
 #include "commands.h"
 #include "daemon_commands.h"
 #include "version.h"
 
 #include "node.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define CONFIG_OPTION_ROW(values) DAEMON_CONFIG_ROW(values, "node", NODE_CONFIG_FILE)
 
@@ -176,4 +181,98 @@ const struct command command_node_check_config = {
 	.common = COMMON_JSON,
 	.values_bytes = sizeof(struct config_values),
 	.run = run_check,
+};
+
+/* --- enrol --------------------------------------------------------------------------------- */
+
+#define CODE_MOST 256
+
+struct enrol_values {
+	const char *config, *hub, *ca_file, *code_file;
+};
+
+static const struct option_spec enrol_options[] = {
+	CONFIG_OPTION_ROW(struct enrol_values),
+	{.name = "hub",
+		.kind = OPTION_TEXT,
+		.offset = offsetof(struct enrol_values, hub),
+		.argument = "URL",
+		.help = "of its API, or where a tunnel leads to it (https://hub.example:8443)"},
+	{.name = "ca-file",
+		.kind = OPTION_TEXT,
+		.offset = offsetof(struct enrol_values, ca_file),
+		.argument = "FILE",
+		.words = WORDS_FILE,
+		.help = "the only CA that counts for the hub's certificate; it stays there"},
+	{.name = "code-file",
+		.kind = OPTION_TEXT,
+		.offset = offsetof(struct enrol_values, code_file),
+		.argument = "FILE",
+		.words = WORDS_FILE,
+		.help = "that holds the code (default: standard input)"},
+};
+
+/* One line; never an argument, which everybody can see. */
+static int read_code(const char *path, char code[CODE_MOST], struct err *err)
+{
+	FILE *in = path ? fopen(path, "re") : stdin;
+	if (!in)
+		return err_errno(err, errno, "cannot read the code, %s", path);
+	bool good = fgets(code, CODE_MOST, in) != NULL;
+	if (path)
+		fclose(in);
+	code[good ? strcspn(code, " \t\r\n") : 0] = '\0';
+	return code[0] ? 0
+		       : err_set(err, ERR_USAGE, "%s holds no code",
+				 path ? path : "standard input");
+}
+
+static int run_enrol(struct cli *cli, const void *values, struct err *err)
+{
+	const struct enrol_values *v = values;
+	struct daemon_steps steps = {.quiet = cli->common.quiet};
+	char code[CODE_MOST];
+	char *AUTO_FREE ca_file = v->ca_file ? realpath(v->ca_file, NULL) : NULL;
+	if (!v->hub)
+		return err_set(err, ERR_USAGE, "--hub is missing");
+	if (v->ca_file && !ca_file)
+		return err_errno(err, errno, "cannot use %s", v->ca_file);
+	if (read_code(v->code_file, code, err) < 0)
+		return -1;
+	const struct node_enrol_options options = {
+		.config_path = config_path(v->config),
+		.hub = v->hub,
+		.ca_file = ca_file,
+		.code = code,
+		.version = BUILD_VERSION,
+		.build = version_build(),
+		.cancel = cli->cancel,
+		.did = daemon_tell_step,
+		.context = &steps,
+	};
+	if (cli->common.json)
+		steps.list = json_array();
+	int rc = node_enrol(&options, err);
+	explicit_bzero(code, sizeof code);
+	if (rc == 0 && steps.list)
+		return cli_print_json(
+			json_pack("{s:o, s:s}", "did", steps.list, "config", options.config_path),
+			err);
+	json_decref(steps.list);
+	return rc < 0 ? -1 : cli_flush(err);
+}
+
+const struct command command_node_enrol = {
+	.name = "node enrol",
+	.summary = "Have a hub give this node its work",
+	.details = "An administrator of the hub makes a code for the node's name (POST\n"
+		   "/api/v1/nodes/codes), which is good once. The node gets its token for it, kept "
+		   "in\n"
+		   "STATE/hub.token (mode 0600), and [hub] and the hub's repositories are put into "
+		   "the\n"
+		   "settings; then the node is started again.",
+	COMMAND_OPTIONS(enrol_options),
+	.common = COMMON_JSON,
+	.values_bytes = sizeof(struct enrol_values),
+	.run = run_enrol,
 };

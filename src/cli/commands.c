@@ -26,6 +26,7 @@ const struct command *const cli_commands[] = {
 	&command_node_init,
 	&command_node_run,
 	&command_node_check_config,
+	&command_node_enrol,
 	&command_tunnel_run,
 	&command_tunnel_sshd_config,
 	&command_vmware_ls,

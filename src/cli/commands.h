@@ -10,9 +10,9 @@ extern const struct command command_backup, command_restore, command_ls, command
 	command_version, command_completion, command_replicate, command_prune, command_protect,
 	command_hub_init, command_status, command_hub_run, command_hub_check_config,
 	command_hub_export, command_hub_import, command_node_init, command_node_run,
-	command_node_check_config, command_tunnel_run, command_tunnel_sshd_config,
-	command_vmware_ls, command_vmware_info, command_vmware_cbt, command_vmware_debts,
-	command_vmware_collect;
+	command_node_check_config, command_node_enrol, command_tunnel_run,
+	command_tunnel_sshd_config, command_vmware_ls, command_vmware_info, command_vmware_cbt,
+	command_vmware_debts, command_vmware_collect;
 
 /* Hidden. */
 extern const struct command command_nbd_service;

@@ -67,4 +67,24 @@ struct node_init_result {
 int node_init(
 	const struct node_init_options *options, struct node_init_result *result, struct err *err);
 
+/* --- enrol -------------------------------------------------------------------------------- */
+
+struct node_enrol_options {
+	const char *config_path;
+	const char *hub; /* "https://hub.example:8443" */
+	const char *ca_file; /* absolute; NULL: the system's CAs */
+	const char *code; /* as the hub told it */
+	const char *version, *build;
+	struct cancel *cancel;
+	void (*did)(void *context, const char *text); /* each thing that was made */
+	void *context;
+};
+
+/*
+ * Shows the code to the hub, keeps the token that it gets in STATE/hub.token (0600), and notes the
+ * hub and its repositories in the configuration.  Of a hub that is noted already the token is a new
+ * one.  ERR_DENIED: the code is no good; ERR_EXISTS: the configuration names another hub.
+ */
+int node_enrol(const struct node_enrol_options *options, struct err *err);
+
 #endif

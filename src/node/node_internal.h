@@ -4,7 +4,8 @@
  *   run.c       starts and stops everything, signals, reload
  *   config.c    the file of settings                    check.c   check-config
  *   init.c      node init                               keeper.c  old jobs forgotten
- *   discover.c  what machines there are
+ *   discover.c  what machines there are                 digest.c  of the program that runs
+ *   enrol.c     node enrol                              link.c    work that a hub gives
  *   api.c       health, tokens, the audit log           api_jobs.c   jobs
  *   api_machines.c  vCenters, machines, snapshots that are owed, metrics
  */
@@ -32,6 +33,7 @@ struct node {
 	struct rest_server *rest;
 	struct node_keeper *keeper;
 	struct discover *discover;
+	struct node_link *link; /* NULL: no hub gives work */
 	char vmware_dir[SETUP_PATH_BYTES], replica_dir[SETUP_PATH_BYTES]; /* below the state's */
 	char digest[NODE_DIGEST_BYTES]; /* of the binary that runs; "" when it cannot be read */
 	int64_t started_ns; /* of the monotonic clock */
@@ -47,6 +49,18 @@ static inline const struct node_config *node_config(const struct node *node)
 
 int node_keeper_start(struct node *node, struct err *err);
 void node_keeper_stop(struct node *node);
+
+/* --- link.c ------------------------------------------------------------------------------- */
+
+/* Asks the hub of the settings for work; without one nothing is done. */
+int node_link_start(struct node *node, struct err *err);
+/* Jobs go on. */
+void node_link_stop(struct node *node);
+
+/* --- digest.c ----------------------------------------------------------------------------- */
+
+/* "" when the file cannot be read. */
+void node_digest(char out[NODE_DIGEST_BYTES]);
 
 /* --- REST --------------------------------------------------------------------------------- */
 

@@ -1,8 +1,8 @@
 /*
  * The daemon's life.
  *
- *   configuration ─► locks ─► state ─► jobs ─► keeper ─► discover ─► REST ─► ready ─► (signals) ─►
- * the same backwards
+ *   configuration ─► locks ─► state ─► jobs ─► keeper ─► discover ─► hub ─► REST ─► ready ─►
+ * (signals) ─► the same backwards
  *
  * Steps have a stop in steps[]; see life.h.
  */
@@ -17,7 +17,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -184,6 +183,18 @@ static void stop_discover(void *context)
 	r->node.discover = NULL;
 }
 
+static int start_link(void *context, struct err *err)
+{
+	struct running *r = context;
+	return node_link_start(&r->node, err);
+}
+
+static void stop_link(void *context)
+{
+	struct running *r = context;
+	node_link_stop(&r->node);
+}
+
 /* --- REST ------------------------------------------------------------------------------------ */
 
 const struct rest_route *const node_route_tables[] = {
@@ -229,6 +240,7 @@ static const struct life_step steps[] = {
 	{"jobs", start_jobs, stop_jobs},
 	{"keeper", start_keeper, stop_keeper},
 	{"discover", start_discover, stop_discover},
+	{"hub", start_link, stop_link},
 	{"REST", start_rest, stop_rest},
 };
 
@@ -265,27 +277,6 @@ static void reload(void *context)
 }
 
 /* --- all of it ------------------------------------------------------------------------------ */
-
-/* What runs may differ from what is installed: the file that this process came from. */
-static void digest_of_program(char out[NODE_DIGEST_BYTES])
-{
-	uint8_t digest[DIGEST_ROOT_BYTES];
-	struct stat st;
-	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	void *bytes = MAP_FAILED;
-	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0)
-		bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-	if (fd >= 0)
-		close(fd);
-	out[0] = '\0';
-	if (bytes == MAP_FAILED) {
-		log_warning("the program's own file cannot be read: %s", strerror(errno));
-		return;
-	}
-	digest_sha256(bytes, (size_t)st.st_size, digest);
-	munmap(bytes, (size_t)st.st_size);
-	digest_hex(digest, sizeof digest, out);
-}
 
 static int tell_ready(void *context, struct err *err)
 {
@@ -328,7 +319,7 @@ int node_run(const struct node_run_options *options, struct err *err)
 		return -1;
 	atomic_store(&node->config, config);
 	set_logging(&r);
-	digest_of_program(node->digest);
+	node_digest(node->digest);
 	const struct life life = {
 		.steps = steps,
 		.nr_steps = ARRAY_LENGTH(steps),

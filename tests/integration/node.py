@@ -132,14 +132,15 @@ class Site:
             self.machine.write(key, self.rng.randrange(0, SIZES[key] - length, 512),
                                self.rng.randbytes(length))
 
-    def until_it_reads(self, start=None, slow=400):
-        """A job whose worker reads, slowly; by default a backup."""
+    def until_it_reads(self, start=None, slow=400, asked=None):
+        """A job whose worker reads, slowly; by default a backup.  asked: whose job it is, a hub."""
+        asked = asked or self.node
         self.tell(slow=slow)
         self.lib.forget()
         job = (start or (lambda: self.node.start_backup(PATH, vm="web01")))()
-        wait_for(lambda: self.lib.calls("read") or self.node.job(job["id"])["state"] in hub.ENDS,
+        wait_for(lambda: self.lib.calls("read") or asked.job(job["id"])["state"] in hub.ENDS,
                  "the worker to read")
-        found = self.node.job(job["id"])
+        found = asked.job(job["id"])
         assert found["state"] not in hub.ENDS, (found["error"], self.node.process.err[-3000:])
         self.tell()
         return job
