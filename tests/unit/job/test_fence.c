@@ -9,12 +9,14 @@
 #include "process.h"
 #include "repository.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #define WAIT_MS 60000
@@ -39,6 +41,9 @@ struct site {
 	char top[64], run[96], repo[96], source[96], rule[96];
 	struct state *state;
 	struct job_repository repository;
+	int silent_fd; /* a vCenter that takes connections, and says nothing */
+	char url[64], password[96];
+	struct job_vcenter vcenter;
 	const char *sources[2];
 	struct jobs *jobs;
 };
@@ -47,6 +52,8 @@ static void start(struct site *s)
 {
 	struct err err = ERR_INIT;
 	s->repository = (struct job_repository){.name = "main", .path = s->repo};
+	s->vcenter =
+		(struct job_vcenter){.name = "silent", .url = s->url, .password_file = s->password};
 	s->sources[0] = s->rule;
 	const struct jobs_options options = {
 		.state = s->state,
@@ -55,11 +62,30 @@ static void start(struct site *s)
 		.program = program,
 		.repositories = &s->repository,
 		.nr_repositories = 1,
+		.vcenters = &s->vcenter,
+		.nr_vcenters = 1,
+		.vmware_state_dir = s->top,
 		.allow_sources = s->sources,
 	};
 	s->jobs = jobs_start(&options, &err);
 	if (!s->jobs)
 		fail_msg("%s", err.text);
+}
+
+static int set_up_vcenter(struct site *s)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof at;
+	snprintf(s->password, sizeof s->password, "%s/password", s->top);
+	int AUTO_CLOSE fd = open(s->password, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	s->silent_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || write(fd, "x\n", 2) != 2 || s->silent_fd < 0 ||
+		bind(s->silent_fd, (struct sockaddr *)&at, sizeof at) < 0 ||
+		listen(s->silent_fd, 8) < 0 ||
+		getsockname(s->silent_fd, (struct sockaddr *)&at, &length) < 0)
+		return -1;
+	snprintf(s->url, sizeof s->url, "vmware://root@127.0.0.1:%u", ntohs(at.sin_port));
+	return 0;
 }
 
 static int set_up(void **context)
@@ -93,6 +119,8 @@ static int set_up(void **context)
 		print_error("%s\n", err.text);
 		return -1;
 	}
+	if (set_up_vcenter(s) < 0)
+		return -1;
 	start(s);
 	return 0;
 }
@@ -103,6 +131,7 @@ static int tear_down(void **context)
 	char command[128];
 	jobs_stop(s->jobs, false, deadline_after_ms(WAIT_MS));
 	state_close(s->state);
+	close(s->silent_fd);
 	snprintf(command, sizeof command, "rm -rf %s", s->top);
 	free(s);
 	return system(command);
@@ -302,6 +331,31 @@ static void test_goes_before_it_is_fenced(void **context)
 	assert_int_equal(nr_takes(s), 0);
 }
 
+/* It holds nothing here that could be taken away: nobody tries. */
+static void test_without_a_repository(void **context)
+{
+	struct site *s = *context;
+	struct err err = ERR_INIT;
+	char id[JOB_ID_BYTES];
+	bool is_fencing = false;
+	json_t *spec = json_pack("{s:s, s:s}", "kind", "cleanup", "vcenter", "silent");
+	assert_int_equal(jobs_add(s->jobs, spec, "test", id, &err), 0);
+	json_decref(spec);
+	json_decref(wait_for(s, id, "stage", "give-back"));
+	atomic_store(&is_held, true);
+	int64_t began = clock_now_ns();
+	assert_int_equal(jobs_cancel(s->jobs, id, "by the test", &err), 0);
+	json_decref(wait_for(s, id, "state", "cancelled"));
+	assert_in_range((clock_now_ns() - began) / 1000000, 4000, 20000);
+	assert_int_equal(jobs_count_unreaped(s->jobs), 1);
+	assert_int_equal(state_takes(s->state, NULL, find_fence, &is_fencing, &err), 0);
+	assert_false(is_fencing);
+	atomic_store(&is_held, false);
+	kill(atomic_load(&held_pid), SIGKILL);
+	wait_reaped(s);
+	assert_int_equal(nr_takes(s), 0);
+}
+
 int main(void)
 {
 	program = getenv("SENDENSE");
@@ -315,6 +369,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_next_hub_reaps, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_next_hub_fences, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_goes_before_it_is_fenced, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_without_a_repository, set_up, tear_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
