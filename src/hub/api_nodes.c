@@ -62,8 +62,7 @@ static json_t *shown(struct hub *hub, const char *name, struct err *err)
 	return out;
 }
 
-/* --- codes -------------------------------------------------------------------------------------
- */
+/* --- codes --------------------------------------------------------------------------------- */
 
 /* Without letters that look like figures. */
 static const char alphabet[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -131,8 +130,7 @@ static int post_code(void *context, struct rest_request *request, struct err *er
 	return rest_reply(request, 201, shown, err);
 }
 
-/* --- enrolling ----------------------------------------------------------------------------------
- */
+/* --- enrolling ----------------------------------------------------------------------------- */
 
 /* What to show for a good code; nothing else is said of one that is not. */
 static int find_code(struct hub *hub, const char *name, const char *code,
@@ -235,20 +233,19 @@ static int post_node(void *context, struct rest_request *request, struct err *er
 	state_object_clear(&code);
 	if (rc < 0 || make_node(hub, request, body, token, err) < 0)
 		return -1;
+	hub_nodes_heard_of(hub, name);
 	json_t *node = shown(hub, name, err);
 	json_t *answer = node ? json_pack("{s:o, s:s}", "node", node, "token", token) : NULL;
 	explicit_bzero(token, sizeof token);
 	if (!answer)
-		return err && err->code != ERR_NONE ? -1 : err_errno(err, ENOMEM, "cannot answer");
+		return node ? err_errno(err, ENOMEM, "cannot answer") : -1;
 	log_info("node %s is enrolled (%s)", name, hub_text(body, "version"));
 	hub_event(hub, "hub", "node.enrolled", name, NULL);
 	snprintf(location, sizeof location, "/api/v1/nodes/%s", name);
 	return rest_reply_made(request, 201, location, answer, err);
 }
 
-/* --- who is there
- * ----------------------------------------------------------------------------------
- */
+/* --- who is there -------------------------------------------------------------------------- */
 
 struct listing {
 	struct hub *hub;

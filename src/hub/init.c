@@ -18,8 +18,7 @@ struct making {
 	char tls_dir[SETUP_PATH_BYTES];
 };
 
-/* --- repository and configuration
- * ------------------------------------------------------------------- */
+/* --- repository and configuration ----------------------------------------------------------- */
 
 static int make_repository(const struct making *m, struct err *err)
 {
@@ -79,8 +78,7 @@ static int draft_config(const struct making *m, char **text, size_t *length, str
 	return config ? 0 : -1;
 }
 
-/* --- all of it
- * ------------------------------------------------------------------------------------------ */
+/* --- all of it ------------------------------------------------------------------------------ */
 
 /* A file that is there stays as it is and counts. */
 static int heed_config(struct making *m, struct err *err)

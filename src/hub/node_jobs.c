@@ -1,8 +1,7 @@
 /*
  * Jobs that nodes do.
  *
- *   added: queued ─► the node asks for work ─► it tells: starting, running … ─► done, failed,
- * cancelled
+ *   queued ─► the node asks for work ─► it tells: starting, running … ─► done, failed, cancelled
  *
  * Whether a restore point was made the hub knows by itself: the session that brought it was opened
  * for the job, and has ended as a job of its own ("push", with "for_job").  So a node's word
@@ -83,8 +82,7 @@ int hub_jobs_add(struct hub *hub, const json_t *spec, const char *requested_by,
 	return 0;
 }
 
-/* --- what there is to do -----------------------------------------------------------------------
- */
+/* --- what there is to do ------------------------------------------------------------------- */
 
 static int add_work(void *context, const struct state_job *job)
 {
@@ -127,8 +125,7 @@ unsigned node_jobs_count(struct hub *hub, const char *name)
 	return nr;
 }
 
-/* --- the sessions of a job -----------------------------------------------------------------------
- */
+/* --- the sessions of a job ------------------------------------------------------------------ */
 
 struct pushes {
 	const char *job;
@@ -165,14 +162,14 @@ static int end_job(struct hub *hub, const char *id, enum job_state state,
 	const struct pushes *pushes, const struct err *said, struct err *err)
 {
 	struct err why = ERR_INIT;
-	if (pushes->point[0])
+	if (pushes->point[0]) {
 		state = JOB_DONE;
-	if (state != JOB_DONE || !pushes->point[0])
-		err_copy(&why, said);
-	if (state == JOB_DONE && !pushes->point[0]) {
+	} else if (state == JOB_DONE) {
 		state = JOB_FAILED;
 		err_set(&why, ERR_PROTOCOL,
 			"the node says that it is done, but no session brought a restore point");
+	} else {
+		err_copy(&why, said);
 	}
 	json_t *progress = pushes->point[0] ? json_pack("{s:s}", "point", pushes->point) : NULL;
 	int rc = jobs_tell(
@@ -181,8 +178,7 @@ static int end_job(struct hub *hub, const char *id, enum job_state state,
 	return rc;
 }
 
-/* --- what the node says
- * --------------------------------------------------------------------------- */
+/* --- what the node says -------------------------------------------------------------------- */
 
 struct given {
 	char node[NODE_NAME_BYTES], vm[256];
@@ -329,8 +325,7 @@ json_t *node_jobs_again(struct hub *hub, const char *id)
 	return spec;
 }
 
-/* --- ended here
- * ----------------------------------------------------------------------------------- */
+/* --- ended here ---------------------------------------------------------------------------- */
 
 static int add_id(void *context, const struct state_job *job)
 {

@@ -23,10 +23,8 @@
 struct heard {
 	struct heard *next;
 	char name[NODE_NAME_BYTES];
-	int64_t at_ns; /* of the monotonic clock; the hub's start, where it was not heard of since
-			*/
+	int64_t at_ns; /* of the monotonic clock; not heard of since the hub's start: that */
 	int64_t seen; /* seconds since 1970; 0: as state.db says */
-	int64_t noted; /* of that, what state.db has */
 	uint64_t changes;
 	unsigned nr_waiting; /* of its calls; as long as one does, it is there */
 };
@@ -58,7 +56,7 @@ static struct heard *heard_of(struct hub *hub, const char *name)
 
 /* --- who calls ------------------------------------------------------------------------------- */
 
-static void note_heard(struct hub *hub, const char *name)
+void hub_nodes_heard_of(struct hub *hub, const char *name)
 {
 	WITH_LOCK(&hub->nodes->mutex);
 	struct heard *heard = heard_of(hub, name);
@@ -95,12 +93,11 @@ int hub_nodes_authenticate(struct hub *hub, struct rest_actor *actor, struct err
 	if (state_list_ids(hub->state, "vm", "node", actor->name, actor->vms, err) < 0 ||
 		state_jobs(hub->state, &its, add_vm, actor->vms, err) < 0)
 		return -1;
-	note_heard(hub, actor->name);
+	hub_nodes_heard_of(hub, actor->name);
 	return 0;
 }
 
-/* --- waiting for work
- * ----------------------------------------------------------------------------- */
+/* --- waiting for work ---------------------------------------------------------------------- */
 
 void hub_nodes_work_changed(struct hub *hub, const char *name)
 {
@@ -150,8 +147,7 @@ void hub_nodes_hurry(struct hub *hub)
 	pthread_cond_broadcast(&hub->nodes->changed);
 }
 
-/* --- silence
- * -------------------------------------------------------------------------------------- */
+/* --- silence ------------------------------------------------------------------------------- */
 
 static int64_t silence_ns(const struct hub *hub)
 {
@@ -227,8 +223,7 @@ static void *watch(void *context)
 	return NULL;
 }
 
-/* --- start and stop ----------------------------------------------------------------------------
- */
+/* --- start and stop ------------------------------------------------------------------------ */
 
 int hub_nodes_open(struct hub *hub, struct err *err)
 {

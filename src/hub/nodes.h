@@ -16,14 +16,16 @@
 
 /* --- nodes.c ------------------------------------------------------------------------------- */
 
+/* It called just now. */
+void hub_nodes_heard_of(struct hub *hub, const char *name);
 /* seen: what the node's last answer said; NULL: it has none.  Waits while that is what holds, at
  * most until the deadline, or until the hub stops; now: what the next call is to say. */
 void hub_nodes_wait(struct hub *hub, const char *name, const char *seen, struct deadline until,
 	char now[NODE_SEEN_BYTES]);
 /* Jobs came, ended or are to be cancelled. */
 void hub_nodes_work_changed(struct hub *hub, const char *name);
-/* Not heard of for longer than [limits] node-silence; seen: when it was last, seconds since 1970.
- */
+/* Not heard of for longer than [limits] node-silence, and no call of it waits; seen: when it was
+ * last, seconds since 1970. */
 bool hub_nodes_is_silent(struct hub *hub, const struct state_object *node, int64_t *seen);
 
 /* --- node_jobs.c ---------------------------------------------------------------------------- */

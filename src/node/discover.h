@@ -2,8 +2,7 @@
  * discover: what machines there are: each vCenter is looked at again and again by a thread of its
  * own, so that one that is slow or dead holds up nobody.
  *
- *   log in (once) ─► list ─► each machine's facts ─► what is kept is replaced, if the look was
- * whole
+ *   log in (once) ─► list ─► each machine's facts ─► a whole look replaces what is kept
  *
  * Thread rule: any thread, once it is started.
  */
@@ -23,8 +22,8 @@ struct discover *discover_start(const struct node_vcenter *vcenters, size_t nr, 
 /* Calls in progress are cancelled.  NULL is harmless. */
 void discover_stop(struct discover *discover);
 
-/* A look begins now, or as soon as the one in progress ended; name NULL: at all.  ERR_NOT_FOUND.
- */
+/* A look begins now, or as soon as the one in progress ended; name NULL: at all of them.
+ * ERR_NOT_FOUND: there is no such vCenter. */
 int discover_wake(struct discover *discover, const char *name, struct err *err);
 
 /* As GET /vcenters shows them; new. */

@@ -104,8 +104,7 @@ static int add_job(struct node *node, const json_t *given, char id[JOB_ID_BYTES]
 	return rc;
 }
 
-/* --- telling ------------------------------------------------------------------------------------
- */
+/* --- telling ------------------------------------------------------------------------------- */
 
 static void copy(json_t *to, const json_t *from, const char *name)
 {
@@ -302,8 +301,7 @@ static void *follow(void *context)
 	return NULL;
 }
 
-/* --- start and stop ----------------------------------------------------------------------------
- */
+/* --- start and stop ------------------------------------------------------------------------ */
 
 static void free_link(struct node_link *link)
 {

@@ -1,8 +1,8 @@
 /*
  * The daemon's life.
  *
- *   configuration ─► locks ─► state ─► jobs ─► keeper ─► discover ─► hub ─► REST ─► ready ─►
- * (signals) ─► the same backwards
+ *   configuration ─► locks ─► state ─► jobs ─► keeper ─► discover ─► hub ─► REST ─► ready
+ *   ─► (signals) ─► the same backwards
  *
  * Steps have a stop in steps[]; see life.h.
  */

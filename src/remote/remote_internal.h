@@ -111,11 +111,11 @@ void keeper_stop(struct keeper *keeper);
  * options->wait_ms; a session whose client is gone is let go of. */
 int begin_post(struct store *store, const struct store_backup_options *options,
 	const json_t *request, json_t **answer, struct err *err);
-/* Ends a session (its path), and waits until the hub has noted that: its machine may be backed up
- * again then.  keep: what it stored can be gone on with. */
 /* Waits until no session of that machine is opened or commits any more; one whose client is gone is
  * ended.  ERR_BUSY: it did not until then. */
 int begin_settle(struct store *store, const char *vm, struct deadline until, struct err *err);
+/* Ends a session (its path), and waits until the hub has noted that: its machine may be backed up
+ * again then.  keep: what it stored can be gone on with. */
 int begin_end_session(struct store *store, const char *session, bool keep, struct err *err);
 bool begin_is_state(const json_t *object, const char *state);
 

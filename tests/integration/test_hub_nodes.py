@@ -380,6 +380,11 @@ def test_a_silent_node(servers):
         seen = work(node)["seen"]
         assert [item["id"] for item in work(node, wait=4, seen=seen)["jobs"]] == [job]
         assert h.job(job)["state"] == "queued"
+        # So is one that enrols when the hub has run for longer than a node may be silent.
+        admin = admin_of(h)
+        code = admin.createNodeCode(body={"name": "esx2"})["code"]
+        body = {"code": code, "name": "esx2", "protocol": 1, "version": "1", "build": "b"}
+        assert admin.as_(None).enrolNode(body=body)["node"]["state"] == "alive"
 
 
 def test_taken_out(h, disk):
