@@ -158,7 +158,7 @@ def check_killed(site):
 def test_a_cancelled_one_removes_its_snapshot(site):
     """However long that takes, and over a restart of the queue; bounded, and shown."""
     site.start()
-    slow(site, 300)
+    slow(site, 2000)
     job = site.add(site.spec())
     reading(site, job)
     assert len(site.machine.snapshots()) == 1

@@ -703,13 +703,11 @@ def test_serves(running, repo, scratch):
     seen = running.call("serve", serve="v")
     assert seen["exports"][0]["connections"] == 1 and seen["exports"][0]["read_bytes"] >= SIZE
     running.call("serve-renew", serve="v")
-    # A point that is served is in use.
-    assert any(name.endswith(".read") for name in os.listdir(f"{repo}/.locks"))
-
-    def gone():
-        return not running.call("status")["serves"]
-    wait_for(gone, "the lease to end")
-    assert not any(name.endswith(".read") for name in os.listdir(f"{repo}/.locks"))
+    def in_use():
+        return any(name.endswith(".read") for name in os.listdir(f"{repo}/.locks"))
+    assert in_use()
+    wait_for(lambda: not running.call("status")["serves"], "the lease to end")
+    wait_for(lambda: not in_use(), "its lock to go")
     # Damage is an input error, and no wrong bytes.
     image = image_of(repo, point)
     with open(image, "r+b") as file:
