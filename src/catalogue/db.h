@@ -21,7 +21,7 @@ struct db {
 	pthread_mutex_t mutex;
 	char *path; /* ":memory:" for one that is in memory alone */
 	bool in_memory;
-	const char *what; /* "the hub's state" */
+	const char *what; /* "the state" */
 	/* Says behind an ERR_CORRUPT what to do about it. */
 	void (*hint)(const struct db *db, struct err *err);
 	int lock;

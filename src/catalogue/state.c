@@ -53,7 +53,7 @@ static int refuse_newer(const struct db *db, int64_t version, int known, struct 
 {
 	char *AUTO_FREE kept = NULL;
 	err_set(err, ERR_UNSUPPORTED,
-		"the hub's state %s has version %" PRId64 ", this program knows versions up to %d",
+		"the state %s has version %" PRId64 ", this program knows versions up to %d",
 		db->path, version, known);
 	for (int older = known; older > 0; older--) {
 		free(kept);
@@ -78,7 +78,7 @@ static int keep_older(const struct db *db, int version, struct err *err)
 		return err_errno(err, errno, "cannot replace %s", kept);
 	if (state_copy(db->path, kept, err) < 0)
 		return err_context(err, "cannot keep version %d of %s", version, db->path);
-	log_info("the hub's state %s: version %d is kept as %s", db->path, version, kept);
+	log_info("the state %s: version %d is kept as %s", db->path, version, kept);
 	return 0;
 }
 
@@ -111,7 +111,7 @@ static int look_at(
 		return db_fail_other(sqlite, name, err);
 	*is_empty = tables == 0 && *version == 0;
 	if (!*is_empty && (application != STATE_APPLICATION || *version < 1))
-		return err_set(err, ERR_FORMAT, "%s is a database, but not a hub's state", name);
+		return err_set(err, ERR_FORMAT, "%s is a database, but no state of ours", name);
 	return 0;
 }
 
@@ -132,8 +132,8 @@ static int make_current(struct db *db, const struct state_schema *schema, struct
 	if (migrate(db, schema, (int)version, err) < 0)
 		return -1;
 	if (!is_empty)
-		log_info("the hub's state %s was brought from version %d to %d", db->path,
-			(int)version, schema->version);
+		log_info("the state %s was brought from version %d to %d", db->path, (int)version,
+			schema->version);
 	return 0;
 }
 
@@ -148,10 +148,10 @@ struct state *state_open_schema(
 	struct err why = ERR_INIT;
 	struct state *state = calloc(1, sizeof *state);
 	if (!state) {
-		err_errno(err, ENOMEM, "cannot open the hub's state %s", path);
+		err_errno(err, ENOMEM, "cannot open the state %s", path);
 		return NULL;
 	}
-	if (db_open(&state->db, path, "the hub's state", DB_SYNC_FULL, hint, &why) < 0) {
+	if (db_open(&state->db, path, "the state", DB_SYNC_FULL, hint, &why) < 0) {
 		free(state);
 		err_copy(err, &why);
 		return NULL;
@@ -162,7 +162,7 @@ struct state *state_open_schema(
 			hint(&state->db, &why);
 		state_close(state);
 		err_copy(err, &why);
-		err_context(err, "cannot open the hub's state %s", path);
+		err_context(err, "cannot open the state %s", path);
 		return NULL;
 	}
 	return state;
@@ -190,7 +190,7 @@ int state_check(const char *path, struct err *err)
 		return -1;
 	int rc = look_at(sqlite, path, &version, &is_empty, err);
 	if (rc == 0 && is_empty)
-		rc = err_set(err, ERR_FORMAT, "%s is empty, and no hub's state", path);
+		rc = err_set(err, ERR_FORMAT, "%s is empty, and no state of ours", path);
 	if (rc == 0 && version > state_schema.version)
 		rc = err_set(err, ERR_UNSUPPORTED,
 			"%s has version %" PRId64 ", this program knows versions up to %d (a newer "

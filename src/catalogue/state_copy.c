@@ -74,8 +74,10 @@ void state_hint(const char *path, struct err *err)
 			member(newest, "at") ? member(newest, "at") : "an unknown time");
 	else
 		err_hint(err,
-			"stop the hub, move %s and its -wal away, and copy the newest "
-			"hub/NAME/state.db of the repositories to its place",
+			"stop the hub or node, move %s and its -wal away, and copy the newest "
+			"hub/NAME/state.db of the repositories to its place; of a node there are "
+			"none: move admin.token away as well, and \"sendense node init\" begins "
+			"anew",
 			path);
 	json_decref(copies);
 }
@@ -121,7 +123,7 @@ int state_copy(const char *from, const char *path, struct err *err)
 		rc = sync_copy(path, err);
 	if (rc < 0) {
 		unlink(path);
-		err_context(err, "cannot copy the hub's state to %s", path);
+		err_context(err, "cannot copy the state to %s", path);
 	}
 	return rc;
 }

@@ -59,7 +59,7 @@ static int row_read(struct state *state, sqlite3_stmt *from, struct row *row, st
 	row->event.action = row->action = db_text(from, 3, &bad);
 	row->event.object = row->object = db_text(from, 4, &bad);
 	if (bad)
-		err_errno(err, ENOMEM, "cannot read the hub's state");
+		err_errno(err, ENOMEM, "cannot read the state");
 	else if (sqlite3_column_type(from, 5) != SQLITE_NULL)
 		bad = !(row->detail = db_json(&state->db, from, 5, err));
 	row->event.detail = row->detail;

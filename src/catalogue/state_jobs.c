@@ -87,7 +87,7 @@ static int row_read(struct state *state, sqlite3_stmt *from, struct row *row, st
 	row->job.ended = sqlite3_column_int64(from, 7);
 	row->job.value = row->value;
 	if (bad)
-		err_errno(err, ENOMEM, "cannot read the hub's state");
+		err_errno(err, ENOMEM, "cannot read the state");
 	if (!bad && row->value)
 		return 0;
 	row_clear(row);
@@ -311,7 +311,7 @@ static int take_read(struct state *state, sqlite3_stmt *row, struct take *take, 
 	take->name = db_text(row, 2, &bad);
 	take->value = NULL;
 	if (bad)
-		err_errno(err, ENOMEM, "cannot read the hub's state");
+		err_errno(err, ENOMEM, "cannot read the state");
 	else if (sqlite3_column_type(row, 3) != SQLITE_NULL)
 		bad = !(take->value = db_json(&state->db, row, 3, err));
 	if (bad)

@@ -31,7 +31,7 @@ static int read_object(
 	if (object->id && object->value)
 		return 0;
 	if (bad)
-		err_errno(err, ENOMEM, "cannot read the hub's state");
+		err_errno(err, ENOMEM, "cannot read the state");
 	state_object_clear(object);
 	return -1;
 }
@@ -70,8 +70,8 @@ static int next_version(struct state *state, uint64_t *version, struct err *err)
 		"UPDATE counter SET value = value + 1 WHERE name = 'version' RETURNING value", err);
 	int rc = count ? db_step(&state->db, count, err) : -1;
 	if (rc == 0)
-		return err_set(err, ERR_CORRUPT, "the hub's state %s has lost its counter",
-			state->db.path);
+		return err_set(
+			err, ERR_CORRUPT, "the state %s has lost its counter", state->db.path);
 	if (rc < 0)
 		return -1;
 	*version = (uint64_t)sqlite3_column_int64(count, 0);
@@ -235,7 +235,7 @@ int state_list_ids(struct state *state, const char *kind, const char *member, co
 	while ((rc = db_step(&state->db, list, err)) > 0)
 		failed |= json_array_append_new(
 				  ids, json_string((const char *)sqlite3_column_text(list, 0))) < 0;
-	return rc == 0 && failed ? err_errno(err, ENOMEM, "cannot read the hub's state") : rc;
+	return rc == 0 && failed ? err_errno(err, ENOMEM, "cannot read the state") : rc;
 }
 
 /* --- tokens ------------------------------------------------------------------------------------

@@ -125,9 +125,9 @@ static int post_code(void *context, struct rest_request *request, struct err *er
 	if (rc < 0)
 		return -1;
 	clock_utc_text(expires, when);
-	json_t *shown = json_pack("{s:s, s:s, s:s}", "name", name, "code", code, "expires", when);
+	json_t *answer = json_pack("{s:s, s:s, s:s}", "name", name, "code", code, "expires", when);
 	explicit_bzero(code, sizeof code);
-	return rest_reply(request, 201, shown, err);
+	return rest_reply(request, 201, answer, err);
 }
 
 /* --- enrolling ----------------------------------------------------------------------------- */

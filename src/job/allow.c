@@ -312,8 +312,8 @@ int allow_check(const char *const *rules, enum allow_use use, const char *name,
 	if (denied.code != ERR_NONE)
 		return err_copy(err, &denied);
 	err_set(err, ERR_DENIED, "%s %.200s is not allowed here", use_name(use), name);
-	return err_hint(err, "whoever runs the hub can allow it: [allow] %s = ...%s", use_name(use),
-		use == ALLOW_WEBHOOK ? "" : ", and a restart");
+	return err_hint(err, "whoever runs the daemon can allow it: [allow] %s = ...%s",
+		use_name(use), use == ALLOW_WEBHOOK ? "" : ", and a restart");
 }
 
 void allow_host(const char *name, char host[256])

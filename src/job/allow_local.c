@@ -143,7 +143,7 @@ static int check_forbidden(
 		char *AUTO_FREE real = realpath(*rules + 1, NULL);
 		if (behind(real ? real : *rules + 1, found, &rest))
 			return err_set(err, ERR_DENIED,
-				"%s is the hub's own, or lies where no job may read or write",
+				"%s is the daemon's own, or lies where no job may read or write",
 				whole);
 	}
 	return 0;

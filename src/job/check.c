@@ -30,7 +30,7 @@ static int check_mount(const struct job_repository *r, struct err *err)
 		return 0;
 	err_set(err, ERR_DENIED, "repository %s: %s lies on %s now, and not on %s", r->name,
 		r->path, mount, r->mount);
-	return err_hint(err, "is it mounted? If it was moved: start the hub once with "
+	return err_hint(err, "is it mounted? If it was moved: start the daemon once with "
 			     "require-mount = no, which forgets where it lay");
 }
 

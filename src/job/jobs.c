@@ -131,7 +131,7 @@ static bool nothing_runs(const struct jobs *jobs)
 static void stop_all(struct jobs *jobs)
 {
 	struct err why, trouble = ERR_INIT;
-	err_set(&why, ERR_CANCELLED, "the hub was stopped");
+	err_set(&why, ERR_CANCELLED, "the daemon was stopped");
 	for (struct job *job = jobs->open; job; job = job->next) {
 		if (!queue_is_running(job) || job->asked_to_cancel || job->is_looking)
 			continue;
@@ -312,7 +312,7 @@ static int add(struct jobs *jobs, const json_t *spec, const char *requested_by, 
 	estimate(jobs, job);
 	pthread_mutex_lock(&jobs->mutex);
 	int rc = jobs->draining ? err_set(err, ERR_BUSY,
-					  "no job is taken any more: the hub is being stopped")
+					  "no job is taken any more: the daemon is being stopped")
 				: put_in(jobs, job, free_bytes, err);
 	if (rc == 0)
 		memcpy(id, job->id, JOB_ID_BYTES);

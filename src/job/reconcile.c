@@ -105,7 +105,7 @@ static void settle_job(struct found *found, struct job *job)
 		supervise_look(jobs, job); /* how far it had come */
 	err_set(&why, ERR_DISCONNECTED, "its worker is gone, in stage %s: %s", job->stage,
 		job->dir_fd < 0 ? "the machine was started again, or its folder was removed"
-				: "it was killed while no hub ran");
+				: "it was killed while no daemon ran");
 	log_warning("job %s: %s", job->id, why.text);
 	finish_job(jobs, job, -1, &why);
 }

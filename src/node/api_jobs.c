@@ -4,8 +4,6 @@
  */
 #include "node_internal.h"
 
-#include "jobs_rest.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

@@ -447,7 +447,7 @@ def test_stop_of_the_hub(site):
     site.release()
     site.start()
     end = site.do("get", id=job)
-    assert end["state"] == "cancelled" and "hub was stopped" in end["error"]["text"], end
+    assert end["state"] == "cancelled" and "daemon was stopped" in end["error"]["text"], end
     site.nothing_left()
     site.stop()
 

@@ -63,7 +63,7 @@ static void test_not_a_state(void **context)
 	assert_int_equal(sqlite3_exec(sqlite, "CREATE TABLE a (b)", NULL, NULL, NULL), SQLITE_OK);
 	sqlite3_close(sqlite);
 	assert_null(state_open("other.db", &err));
-	support_expect(&err, ERR_FORMAT, "is a database, but not a hub's state");
+	support_expect(&err, ERR_FORMAT, "is a database, but no state of ours");
 	support_sqlite("other.db", "SELECT count(*) FROM sqlite_schema", "1");
 }
 
