@@ -180,11 +180,12 @@ static json_t *ask_hub(struct cli *cli, const struct values *v, struct err *err)
 
 static void print_alarm(const json_t *alarm)
 {
-	const char *vm = text_of(alarm, "vm");
+	const char *subject = text_of(alarm, "vm")[0]     ? "VM"
+			      : text_of(alarm, "node")[0] ? "node"
+							  : "repository";
 	printf("%-8s %s %s: %s (since %s)\n",
-		json_is_true(json_object_get(alarm, "severe")) ? "alarm" : "warning",
-		vm[0] ? "VM" : "repository", text_of(alarm, "object"), text_of(alarm, "text"),
-		text_of(alarm, "since"));
+		json_is_true(json_object_get(alarm, "severe")) ? "alarm" : "warning", subject,
+		text_of(alarm, "object"), text_of(alarm, "text"), text_of(alarm, "since"));
 }
 
 static void print_repository(const json_t *repository)
@@ -243,7 +244,8 @@ const struct command command_status = {
 	.summary = "Tell whether everything is as it should be: alarms, space, jobs",
 	.details = "Ends with status 1 when there is an alarm: a VM that has had no good restore\n"
 		   "point for longer than its objective, restore points that are damaged, a\n"
-		   "repository that is full or gone. Warnings (little space, a backup that\n"
+		   "repository that is full or gone, a node that is silent. Warnings (little "
+		   "space, a backup that\n"
 		   "failed) are told, and end with 0.",
 	COMMAND_OPTIONS(option_table),
 	.common = COMMON_JSON,

@@ -23,6 +23,7 @@ static const char *const kind_names[] = {
 	[ALARM_VERIFICATION] = "verification",
 	[ALARM_SPACE] = "space",
 	[ALARM_REPOSITORY] = "repository",
+	[ALARM_NODE] = "node",
 };
 
 const char *alarm_kind_name(enum alarm_kind kind)
@@ -30,10 +31,22 @@ const char *alarm_kind_name(enum alarm_kind kind)
 	return kind_names[kind];
 }
 
-bool alarm_is_of_machine(const struct alarm *alarm)
+enum alarm_subject alarm_subject(const struct alarm *alarm)
 {
+	if (alarm->kind == ALARM_NODE)
+		return ALARM_OF_NODE;
 	return alarm->kind == ALARM_OBJECTIVE || alarm->kind == ALARM_DAMAGE ||
-	       alarm->kind == ALARM_FAILED;
+			       alarm->kind == ALARM_FAILED
+		       ? ALARM_OF_MACHINE
+		       : ALARM_OF_REPOSITORY;
+}
+
+const char *alarm_subject_name(const struct alarm *alarm)
+{
+	static const char *const names[] = {[ALARM_OF_MACHINE] = "VM",
+		[ALARM_OF_REPOSITORY] = "repository",
+		[ALARM_OF_NODE] = "node"};
+	return names[alarm_subject(alarm)];
 }
 
 static void make_id(enum alarm_kind kind, const char *object, char id[ID_BYTES])
@@ -242,12 +255,13 @@ int alarm_clear(struct alarms *alarms, enum alarm_kind kind, const char *object,
 	return found ? end(alarms, place, true, err) : 0;
 }
 
-int alarm_forget(struct alarms *alarms, const char *object, bool of_machine, struct err *err)
+int alarm_forget(
+	struct alarms *alarms, enum alarm_subject subject, const char *object, struct err *err)
 {
 	for (size_t i = alarms->nr_alarms; i-- > 0;) {
 		const struct alarm *alarm = &alarms->alarms[i];
-		if (alarm_is_of_machine(alarm) == of_machine &&
-			strcmp(alarm->object, object) == 0 && end(alarms, i, false, err) < 0)
+		if (alarm_subject(alarm) == subject && strcmp(alarm->object, object) == 0 &&
+			end(alarms, i, false, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -265,10 +279,10 @@ void alarm_sweep_begin(struct alarms *alarms)
 		alarms->alarms[i].seen = false;
 }
 
-void alarm_sweep_keep_machines(struct alarms *alarms)
+void alarm_sweep_keep(struct alarms *alarms, enum alarm_subject subject)
 {
 	for (size_t i = 0; i < alarms->nr_alarms; i++)
-		alarms->alarms[i].seen |= alarm_is_of_machine(&alarms->alarms[i]);
+		alarms->alarms[i].seen |= alarm_subject(&alarms->alarms[i]) == subject;
 }
 
 int alarm_sweep_end(struct alarms *alarms, struct err *err)

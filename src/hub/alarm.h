@@ -7,6 +7,7 @@
  *   verification the last scheduled verification of a repository failed: a warning
  *   space        little free space in a repository: a warning, or no backups any more
  *   repository   a repository that is not there, or does not answer
+ *   node         a node that is silent
  *
  * Kept in the state, so that each is told once, also over restarts.
  *
@@ -24,12 +25,15 @@ enum alarm_kind {
 	ALARM_VERIFICATION,
 	ALARM_SPACE,
 	ALARM_REPOSITORY,
+	ALARM_NODE,
 };
+
+enum alarm_subject { ALARM_OF_MACHINE, ALARM_OF_REPOSITORY, ALARM_OF_NODE };
 
 struct alarm {
 	enum alarm_kind kind;
 	bool severe; /* else a warning: "sendense status" ends with 0 */
-	char *object; /* the machine, or the repository */
+	char *object; /* the machine's, the repository's or the node's name */
 	int64_t since;
 	char *text;
 	char *job; /* "": none */
@@ -37,8 +41,10 @@ struct alarm {
 };
 
 const char *alarm_kind_name(enum alarm_kind kind);
-/* Whether it is a machine's; else a repository's. */
-bool alarm_is_of_machine(const struct alarm *alarm);
+/* What its object is. */
+enum alarm_subject alarm_subject(const struct alarm *alarm);
+/* For people: "VM", "repository", "node". */
+const char *alarm_subject_name(const struct alarm *alarm);
 
 struct alarms;
 
@@ -59,14 +65,15 @@ int alarm_raise(struct alarms *alarms, const struct alarm *what, struct err *err
 int alarm_clear(struct alarms *alarms, enum alarm_kind kind, const char *object, struct err *err);
 
 /* All of an object that is gone: nobody is told that it is well again. */
-int alarm_forget(struct alarms *alarms, const char *object, bool of_machine, struct err *err);
+int alarm_forget(
+	struct alarms *alarms, enum alarm_subject subject, const char *object, struct err *err);
 
-/* Between both everything that stands of the kinds objective, damage, space and repository is
- * raised; the rest of them is over then. */
+/* Between both everything that stands of the kinds objective, damage, space, repository and
+ * node is raised; the rest of them is over then. */
 void alarm_sweep_begin(struct alarms *alarms);
 int alarm_sweep_end(struct alarms *alarms, struct err *err);
-/* Between both: those of machines are as before. */
-void alarm_sweep_keep_machines(struct alarms *alarms);
+/* Between both: those of such objects are as before. */
+void alarm_sweep_keep(struct alarms *alarms, enum alarm_subject subject);
 
 /* By kind and object; valid until the next change. */
 const struct alarm *alarm_list(const struct alarms *alarms, size_t *nr);

@@ -12,7 +12,8 @@ static json_t *alarms_of(const struct hub_time *time, const char *name)
 	const struct alarm *alarms = alarm_list(time->alarms, &nr);
 	json_t *items = json_array();
 	for (size_t i = 0; i < nr; i++)
-		if (alarm_is_of_machine(&alarms[i]) && strcmp(alarms[i].object, name) == 0)
+		if (alarm_subject(&alarms[i]) == ALARM_OF_MACHINE &&
+			strcmp(alarms[i].object, name) == 0)
 			json_array_append_new(items, api_status_alarm(&alarms[i]));
 	return items;
 }
@@ -203,7 +204,7 @@ int api_machines_delete(void *context, struct rest_request *request, struct err 
 	time_changed(time, false, true);
 	pthread_mutex_lock(&time->mutex);
 	if (time_refresh(time, &why) < 0 || runs_forget(time->runs, NULL, name, &why) < 0 ||
-		alarm_forget(time->alarms, name, true, &why) < 0)
+		alarm_forget(time->alarms, ALARM_OF_MACHINE, name, &why) < 0)
 		log_warning(
 			"what the schedule knew of VM %s stays in the state: %s", name, why.text);
 	pthread_mutex_unlock(&time->mutex);

@@ -42,6 +42,7 @@ static json_t *node_json(struct hub *hub, const struct state_object *node)
 	bool silent = hub_nodes_is_silent(hub, node, &seen);
 	json_t *out = json_deep_copy(node->value);
 	json_object_del(out, "token");
+	json_object_del(out, "silent");
 	json_object_set_new(out, "name", json_string(node->id));
 	json_object_set_new(out, "state", json_string(silent ? "silent" : "alive"));
 	put_moment(out, "seen", seen);
@@ -305,6 +306,7 @@ static int delete_node(void *context, struct rest_request *request, struct err *
 	err_set(&why, ERR_DENIED, "node %s was taken out", name);
 	node_jobs_end_all(hub, name, &why, false);
 	hub_nodes_work_changed(hub, name);
+	hub_time_node_changed(hub);
 	return rest_reply(request, 204, NULL, err);
 }
 

@@ -7,9 +7,10 @@
 
 json_t *api_status_alarm(const struct alarm *alarm)
 {
+	bool of_machine = alarm_subject(alarm) == ALARM_OF_MACHINE;
 	json_t *item = json_pack("{s:s, s:b, s:s, s:s, s:o, s:s}", "kind",
 		alarm_kind_name(alarm->kind), "severe", alarm->severe, "object", alarm->object,
-		alarm_is_of_machine(alarm) ? "vm" : "repository", alarm->object, "since",
+		of_machine ? "vm" : alarm_subject_name(alarm), alarm->object, "since",
 		time_moment(alarm->since), "text", alarm->text);
 	if (item && alarm->job && alarm->job[0])
 		json_object_set_new(item, "job", json_string(alarm->job));
@@ -62,7 +63,7 @@ static json_t *judge(struct hub_time *time, const struct rest_actor *actor, json
 	const struct alarm *alarms = alarm_list(time->alarms, &nr);
 	json_t *items = json_array();
 	for (size_t i = 0; i < nr; i++) {
-		bool of_machine = alarm_is_of_machine(&alarms[i]);
+		bool of_machine = alarm_subject(&alarms[i]) == ALARM_OF_MACHINE;
 		if (of_machine ? !rest_actor_may(actor, alarms[i].object)
 			       : rest_actor_is_held(actor))
 			continue;

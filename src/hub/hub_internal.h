@@ -201,9 +201,11 @@ void hub_time_stop(struct hub *hub);
 void hub_time_job_changed(struct hub *hub, const char *id, enum job_state state, const json_t *job);
 /* Each line of the audit log; any thread, must not block. */
 void hub_time_event(struct hub *hub, const struct state_event *event);
-/* hub_config() is another one. */
 /* Of others than jobs: seen on a walk through a repository. */
 void hub_time_points_changed(struct hub *hub);
+/* One fell silent, was heard of again or was taken out. */
+void hub_time_node_changed(struct hub *hub);
+/* hub_config() is another one. */
 void hub_time_reload(struct hub *hub);
 
 #endif

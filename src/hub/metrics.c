@@ -1,6 +1,7 @@
 /* For Prometheus; see metrics.h. */
 #include "metrics.h"
 
+#include "nodes.h"
 #include "time_internal.h"
 
 #include <dirent.h>
@@ -220,6 +221,43 @@ static void put_repositories(FILE *out, struct hub_time *time)
 	capacity_look(time->capacity, put_repository, &(struct repositories){out, 2});
 }
 
+struct nodes {
+	FILE *out;
+	struct hub *hub;
+	unsigned what;
+};
+
+static const struct {
+	const char *name, *help;
+} node_gauges[] = {
+	{"sendense_hub_node_up", "0 while the node is silent for longer than it may be."},
+	{"sendense_hub_node_last_heard_timestamp_seconds", "When the node called last."},
+	{"sendense_hub_node_jobs", "Jobs of the node that have not ended."},
+};
+
+static int put_node(void *context, const struct state_object *node)
+{
+	struct nodes *n = context;
+	int64_t seen;
+	bool silent = hub_nodes_is_silent(n->hub, node, &seen);
+	const double values[] = {
+		!silent, (double)seen, n->what == 2 ? node_jobs_count(n->hub, node->id) : 0};
+	prometheus_put(n->out, node_gauges[n->what].name, PROMETHEUS_LABELS("node", node->id),
+		values[n->what]);
+	return 0;
+}
+
+static void put_nodes(FILE *out, struct hub *hub)
+{
+	for (unsigned g = 0; g < ARRAY_LENGTH(node_gauges); g++) {
+		struct err err = ERR_INIT;
+		struct nodes n = {out, hub, g};
+		prometheus_head(out, node_gauges[g].name, "gauge", node_gauges[g].help);
+		if (state_list(hub->state, "node", NULL, put_node, &n, &err) < 0)
+			log_warning("metrics of nodes are missing: %s", err.text);
+	}
+}
+
 struct soonest {
 	int64_t next;
 };
@@ -314,6 +352,7 @@ char *metrics_text(struct hub_time *time, struct err *err)
 	put_jobs(out, time);
 	put_notices(out, time);
 	put_process(out, time->hub);
+	put_nodes(out, time->hub);
 	pthread_mutex_lock(&time->mutex);
 	put_alarms(out, time);
 	put_repositories(out, time);

@@ -160,20 +160,33 @@ bool hub_nodes_is_silent(struct hub *hub, const struct state_object *node, int64
 	const struct heard *heard = heard_of(hub, node->id);
 	*seen = heard && heard->seen > 0 ? heard->seen
 					 : json_integer_value(json_object_get(node->value, "seen"));
+	if (heard && heard->seen == 0 && json_object_get(node->value, "silent"))
+		return true; /* an earlier hub says so */
 	return heard && heard->nr_waiting == 0 && clock_now_ns() - heard->at_ns > silence_ns(hub);
 }
 
-static void note_seen(struct hub *hub, const struct state_object *node, int64_t seen, bool at_once)
+/* A node that falls silent, and one that comes back, is told of once. */
+static void note_seen(
+	struct hub *hub, const struct state_object *node, int64_t seen, bool silent, bool at_once)
 {
 	struct err err = ERR_INIT;
 	int64_t noted = json_integer_value(json_object_get(node->value, "seen"));
-	if (seen <= noted || (!at_once && seen - noted < NOTE_SEEN_S))
+	bool turns = silent != (json_object_get(node->value, "silent") != NULL);
+	if (!turns && (seen <= noted || (!at_once && seen - noted < NOTE_SEEN_S)))
 		return;
 	json_t *value = json_deep_copy(node->value);
 	json_object_set_new(value, "seen", json_integer(seen));
+	if (silent)
+		json_object_set_new(value, "silent", json_true());
+	else
+		json_object_del(value, "silent");
 	/* It may have been enrolled anew meanwhile. */
-	if (state_put(hub->state, "node", node->id, value, node->version, NULL, &err) < 0)
+	if (state_put(hub->state, "node", node->id, value, node->version, NULL, &err) < 0) {
 		log_debug("when node %s was heard of is not noted: %s", node->id, err.text);
+	} else if (turns) {
+		hub_event(hub, "hub", silent ? "node.silent" : "node.heard", node->id, NULL);
+		hub_time_node_changed(hub);
+	}
 	json_decref(value);
 }
 
@@ -182,7 +195,7 @@ static int look_at(void *context, const struct state_object *node)
 	struct hub *hub = context;
 	int64_t seen;
 	bool silent = hub_nodes_is_silent(hub, node, &seen);
-	note_seen(hub, node, seen, silent);
+	note_seen(hub, node, seen, silent, silent);
 	if (silent) {
 		struct err why = ERR_INIT;
 		char when[CLOCK_UTC_BYTES];
@@ -197,8 +210,8 @@ static int look_at(void *context, const struct state_object *node)
 static int note_last(void *context, const struct state_object *node)
 {
 	int64_t seen;
-	hub_nodes_is_silent(context, node, &seen);
-	note_seen(context, node, seen, true);
+	bool silent = hub_nodes_is_silent(context, node, &seen);
+	note_seen(context, node, seen, silent, true);
 	return 0;
 }
 

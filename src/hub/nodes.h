@@ -24,8 +24,8 @@ void hub_nodes_wait(struct hub *hub, const char *name, const char *seen, struct 
 	char now[NODE_SEEN_BYTES]);
 /* Jobs came, ended or are to be cancelled. */
 void hub_nodes_work_changed(struct hub *hub, const char *name);
-/* Not heard of for longer than [limits] node-silence, and no call of it waits; seen: when it was
- * last, seconds since 1970. */
+/* Not heard of for longer than [limits] node-silence, and no call of it waits; or an earlier hub
+ * found it so.  seen: when it was last, seconds since 1970. */
 bool hub_nodes_is_silent(struct hub *hub, const struct state_object *node, int64_t *seen);
 
 /* --- node_jobs.c ---------------------------------------------------------------------------- */

@@ -114,8 +114,8 @@ static void put_alarms(FILE *out, json_t *about, const struct alarms *alarms)
 			    : "\nNothing wants to be looked "
 			      "at.\n");
 	for (size_t i = 0; i < nr; i++) {
-		fprintf(out, "%s %s: %s\n", alarm_is_of_machine(&list[i]) ? "VM" : "repository",
-			list[i].object, list[i].text);
+		fprintf(out, "%s %s: %s\n", alarm_subject_name(&list[i]), list[i].object,
+			list[i].text);
 		json_array_append_new(items, api_status_alarm(&list[i]));
 	}
 	json_object_set_new(about, "alarms", items);

@@ -1,4 +1,5 @@
 /* Looks for what somebody should know; see alarm.h. */
+#include "nodes.h"
 #include "time_internal.h"
 
 #include <inttypes.h>
@@ -66,14 +67,14 @@ static void look_at_damage(struct hub_time *time, const struct machine *machine,
 				  .text = text});
 }
 
-struct spaces {
+struct sweep {
 	struct hub_time *time;
 	int64_t now;
 };
 
 static void look_at_repository(void *context, const struct capacity_report *report)
 {
-	struct spaces *s = context;
+	struct sweep *s = context;
 	struct alarm alarm = {.object = (char *)report->name,
 		.since = s->now,
 		.text = (char *)report->text,
@@ -117,6 +118,54 @@ static void look_at_machines(struct hub_time *time, int64_t now, int64_t *wake)
 	}
 }
 
+static int look_at_node(void *context, const struct state_object *node)
+{
+	struct sweep *s = context;
+	char text[200], last[CLOCK_UTC_BYTES];
+	int64_t seen;
+	if (!hub_nodes_is_silent(s->time->hub, node, &seen))
+		return 0;
+	clock_utc_text(seen, last);
+	snprintf(text, sizeof text,
+		"it has not been heard of since %s (does it run, and reach this hub?)", last);
+	raise_alarm(s->time, &(struct alarm){.kind = ALARM_NODE,
+				     .severe = true,
+				     .object = (char *)node->id,
+				     .since = s->now,
+				     .text = text});
+	return 0;
+}
+
+/* Nobody is told that one is well which was taken out. */
+static void forget_nodes_taken_out(struct hub_time *time)
+{
+	size_t nr;
+	const struct alarm *alarms = alarm_list(time->alarms, &nr);
+	for (size_t i = nr; i-- > 0;) {
+		struct state_object node = {0};
+		struct err why = ERR_INIT;
+		char name[NODE_NAME_BYTES];
+		if (alarm_subject(&alarms[i]) != ALARM_OF_NODE || alarms[i].seen)
+			continue;
+		snprintf(name, sizeof name, "%s", alarms[i].object); /* it goes with the alarm */
+		if (state_get(time->hub->state, "node", name, &node, &why) == 0)
+			state_object_clear(&node);
+		else if (why.code == ERR_NOT_FOUND)
+			alarm_forget(time->alarms, ALARM_OF_NODE, name, NULL);
+	}
+}
+
+static void look_at_nodes(struct hub_time *time, int64_t now)
+{
+	struct err err = ERR_INIT;
+	struct sweep s = {time, now};
+	if (state_list(time->hub->state, "node", NULL, look_at_node, &s, &err) < 0) {
+		log_warning("nodes are not looked at: %s", err.text);
+		alarm_sweep_keep(time->alarms, ALARM_OF_NODE);
+	}
+	forget_nodes_taken_out(time);
+}
+
 int64_t sweep_run(struct hub_time *time, int64_t now)
 {
 	struct err err = ERR_INIT;
@@ -126,8 +175,9 @@ int64_t sweep_run(struct hub_time *time, int64_t now)
 	if (time->points_known)
 		look_at_machines(time, now, &wake);
 	else
-		alarm_sweep_keep_machines(time->alarms);
-	capacity_look(time->capacity, look_at_repository, &(struct spaces){time, now});
+		alarm_sweep_keep(time->alarms, ALARM_OF_MACHINE);
+	capacity_look(time->capacity, look_at_repository, &(struct sweep){time, now});
+	look_at_nodes(time, now);
 	if (alarm_sweep_end(time->alarms, &err) < 0)
 		log_error("an alarm that is over stays: %s", err.text);
 	return wake;

@@ -146,6 +146,14 @@ void hub_time_points_changed(struct hub *hub)
 	pthread_rwlock_unlock(&door);
 }
 
+void hub_time_node_changed(struct hub *hub)
+{
+	pthread_rwlock_rdlock(&door);
+	if (hub->time)
+		time_changed(hub->time, false, false);
+	pthread_rwlock_unlock(&door);
+}
+
 void hub_time_reload(struct hub *hub)
 {
 	pthread_rwlock_rdlock(&door);
@@ -270,10 +278,10 @@ static void alarm_changed(void *context, const struct alarm *alarm, bool over)
 {
 	struct hub_time *time = context;
 	struct err err = ERR_INIT;
-	bool of_machine = alarm_is_of_machine(alarm);
+	bool of_machine = alarm_subject(alarm) == ALARM_OF_MACHINE;
 	bool failed = alarm->kind == ALARM_FAILED || alarm->kind == ALARM_VERIFICATION;
 	char title[600];
-	snprintf(title, sizeof title, "%s %s: %s", of_machine ? "VM" : "repository", alarm->object,
+	snprintf(title, sizeof title, "%s %s: %s", alarm_subject_name(alarm), alarm->object,
 		over && failed  ? "good again"
 		: over          ? "no alarm any more"
 		: failed        ? "failed"

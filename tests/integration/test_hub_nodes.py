@@ -13,6 +13,7 @@ import rest_api
 import support
 from rest_api import Problem
 from support import MIB, bad_input, make_disk, run, sendense, wait_for
+from test_hub_time import parse, receiver, settings, status_of  # noqa: F401 pylint: disable=unused-import
 
 SETTINGS = {"node": "esx1", "vcenter": "lab", "machine": "/DC0/vm/web01"}
 
@@ -385,6 +386,44 @@ def test_a_silent_node(servers):
         code = admin.createNodeCode(body={"name": "esx2"})["code"]
         body = {"code": code, "name": "esx2", "protocol": 1, "version": "1", "build": "b"}
         assert admin.as_(None).enrolNode(body=body)["node"]["state"] == "alive"
+
+
+def test_a_silent_node_is_an_alarm(servers, receiver):  # noqa: F811 pylint: disable=redefined-outer-name
+    with hub.hub_in(servers, allow=[settings(servers.folder, receiver)], settings="[limits]\nnode-silence = 4s") as h:
+        h.start()
+        node = node_of(h)
+        assert status_of(h).status == 0
+        notice = receiver.next()
+        assert (notice["event"], notice["kind"], notice["node"]) == ("alarm", "node", "esx1"), notice
+        assert notice["title"] == "node esx1: alarm" and "not been heard of since" in notice["text"]
+        told = status_of(h)
+        assert told.status == 1 and "alarm    node esx1: it has not been heard of" in told.out
+        bad_input("a node that is silent for too long", told.out.splitlines()[1])
+        wait_for(lambda: [one for one in h.all("events?object=esx1") if one["action"] == "node.silent"], "the audit log")
+        samples = parse(h.ask("GET", "/metrics").body.decode())
+        assert samples["sendense_hub_node_up", (("node", "esx1"),)] == 0
+        assert samples["sendense_hub_node_last_heard_timestamp_seconds", (("node", "esx1"),)] > 1e9
+        assert samples["sendense_hub_node_jobs", (("node", "esx1"),)] == 0
+        # The next hub knows it: nobody is told twice, or that it is well.
+        h.stop()
+        h.start()
+        assert h.get("nodes/esx1")["state"] == "silent" and h.get("status")["alarms"][0]["node"] == "esx1"
+        h.enrol("esx2")
+        notice = receiver.next()
+        assert (notice["event"], notice["node"]) == ("alarm", "esx2")
+        # Taken out it is neither silent nor well.
+        admin_of(h).revokeNode(id="esx2")
+        assert [alarm["node"] for alarm in h.get("status")["alarms"]] == ["esx1"]
+        node = rest_api.Api(h.url, node.token, h.ca_file)
+        waiting = threading.Thread(target=lambda: work(node, wait=60, seen=work(node)["seen"]))
+        waiting.start()
+        notice = receiver.next()
+        assert (notice["event"], notice["node"]) == ("recovered", "esx1")
+        assert status_of(h).status == 0
+        assert parse(h.ask("GET", "/metrics").body.decode())["sendense_hub_node_up", (("node", "esx1"),)] == 1
+        wait_for(lambda: [one for one in h.all("events?object=esx1") if one["action"] == "node.heard"], "the audit log")
+        h.stop()
+        waiting.join(support.TIMEOUT)
 
 
 def test_taken_out(h, disk):

@@ -69,7 +69,7 @@ static void test_once(void **context)
 	assert_int_equal(told.nr_over, 1);
 	assert_null(alarm_find(alarms, ALARM_FAILED, "web01"));
 	/* Gone is not well: nobody is told. */
-	OK(alarm_forget(alarms, "web01", true, &err), err);
+	OK(alarm_forget(alarms, ALARM_OF_MACHINE, "web01", &err), err);
 	assert_int_equal(told.nr_over, 1);
 	alarm_close(alarms);
 	alarms = open_alarms(f, &told);
