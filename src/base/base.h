@@ -19,6 +19,7 @@
 #include "redact.h"
 #include "statedir.h"
 #include "thread.h"
+#include "utf8.h"
 #include "zone.h"
 
 #endif

@@ -3,6 +3,7 @@
 #include "err.h"
 
 #include "redact.h"
+#include "utf8.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -34,13 +35,20 @@ static const struct {
 	{ERR_NO_MEMORY, "no-memory", ENOMEM},
 };
 
+/* A name that was cut in a character would keep the whole text out of every answer. */
+static void clean(struct err *err)
+{
+	redact_uris(err->text);
+	utf8_mend(err->text);
+}
+
 __attribute__((format(printf, 4, 0))) static int set_text(
 	struct err *err, enum err_code code, int errnum, const char *format, va_list ap)
 {
 	err->code = code;
 	err->sys_errno = errnum;
 	vsnprintf(err->text, sizeof err->text, format, ap);
-	redact_uris(err->text);
+	clean(err);
 	return -1;
 }
 
@@ -82,7 +90,7 @@ int err_context(struct err *err, const char *format, ...)
 	va_end(ap);
 	size_t used = strlen(err->text);
 	snprintf(err->text + used, sizeof err->text - used, ": %s", old);
-	redact_uris(err->text);
+	clean(err);
 	return -1;
 }
 
@@ -97,7 +105,7 @@ int err_hint(struct err *err, const char *format, ...)
 	va_end(ap);
 	size_t used = strlen(err->text);
 	snprintf(err->text + used, sizeof err->text - used, " (%s)", hint);
-	redact_uris(err->text);
+	clean(err);
 	return -1;
 }
 

@@ -2,6 +2,7 @@
 #include "log.h"
 
 #include "redact.h"
+#include "utf8.h"
 
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,6 +31,7 @@ void log_line(enum log_level level, const char *format, ...)
 	vsnprintf(text, sizeof text, format, ap);
 	va_end(ap);
 	redact_uris(text);
+	utf8_mend(text);
 	/* What peers and files say may hold newlines and escape sequences. */
 	for (char *p = text; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)

@@ -15,24 +15,11 @@
 #define FOLDER_PREFIX 120
 #define FOLDER_HASH_BYTES 16
 
-/* Length of the well-formed UTF-8 sequence at p that is no control character, 0
- * when it is none.  The text ends with a zero byte, which stops a cut sequence. */
-static size_t utf8_step(const uint8_t *p)
+/* The same for what is no control character; those behind ASCII are U+0080..9F. */
+static size_t printable_step(const uint8_t *p)
 {
-	if (p[0] < 0x80)
-		return p[0] >= 0x20 && p[0] != 0x7f;
-	size_t length = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-	if (p[0] < 0xc2 || p[0] > 0xf4)
-		return 0;
-	for (size_t i = 1; i < length; i++)
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-	/* Overlong forms, surrogates, beyond U+10FFFF, and the controls U+0080..9F. */
-	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] >= 0xa0) ||
-		(p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] >= 0x90) ||
-		(p[0] == 0xc2 && p[1] < 0xa0))
-		return 0;
-	return length;
+	bool is_control = p[0] < 0x20 || p[0] == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0);
+	return is_control ? 0 : utf8_step(p);
 }
 
 int repository_name_check_vm(const char *vm, struct err *err)
@@ -44,7 +31,7 @@ int repository_name_check_vm(const char *vm, struct err *err)
 		return err_set(err, ERR_USAGE, "a VM's name of %zu bytes is too long (at most %d)",
 			length, REPOSITORY_VM_BYTES - 1);
 	for (const uint8_t *p = (const uint8_t *)vm; *p;) {
-		size_t step = utf8_step(p);
+		size_t step = printable_step(p);
 		if (step == 0)
 			return err_set(err, ERR_USAGE,
 				"a VM's name must be UTF-8 without control characters; byte %td "
@@ -78,7 +65,7 @@ void name_printable(const char *text, char *out, size_t room)
 {
 	size_t used = 0;
 	for (const uint8_t *p = (const uint8_t *)text; *p;) {
-		size_t step = utf8_step(p);
+		size_t step = printable_step(p);
 		size_t take = step ? step : 1;
 		if (used + take + 1 > room)
 			break;

@@ -132,23 +132,11 @@ void rest_answer_clear(struct rest_answer *answer)
 	*answer = (struct rest_answer){0};
 }
 
-/* A text may hold bytes from anywhere (a file's name); JSON takes UTF-8 alone. */
-static void make_utf8(char *text)
-{
-	json_t *string = json_string(text);
-	json_decref(string);
-	if (string)
-		return;
-	for (; *text; text++)
-		if ((unsigned char)*text >= 0x80)
-			*text = '?';
-}
-
 void rest_answer_problem(struct rest_request *request, unsigned status, const struct err *why)
 {
 	char detail[ERR_TEXT_BYTES];
 	memcpy(detail, why->text, sizeof detail);
-	make_utf8(detail);
+	utf8_mend(detail);
 	char job[sizeof request->answer.job];
 	memcpy(job, request->answer.job, sizeof job);
 	rest_answer_clear(&request->answer);

@@ -78,6 +78,21 @@ def test_a_vcenter_that_hangs_holds_nobody(site):
     site.vc.expire_sessions()
 
 
+@pytest.mark.parametrize("before", range(3))
+def test_a_vcenter_that_tells_long_reasons_stays_in_the_list(site, before):
+    """Wherever in a character they are cut."""
+    n = site.start().node
+    known(n)
+    site.vc.fail("RetrievePropertiesEx", calls=-1, fault="SystemError", message="x" * before + "€" * 3000)
+    n.post("discover")
+    wait_for(lambda: [one["state"] for one in n.get("vcenters")["items"]] == ["failed"], "the look to fail")
+    assert "€€€" in n.get("vcenters")["items"][0]["error"]["text"]
+    job = n.start_backup(node.PATH)["id"]  # tried again later, since what a server refuses may pass
+    wait_for(lambda: n.job(job)["error"], "its first attempt")
+    assert "€€€" in n.job(job)["error"]["text"]
+    n.post(f"jobs/{job}/cancel")
+
+
 def test_a_session_is_kept_and_given_back(site):
     n = site.start().node
     known(n)

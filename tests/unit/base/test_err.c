@@ -85,6 +85,23 @@ static void test_long_texts_are_cut(void **state)
 	assert_int_equal(strlen(err.text), ERR_TEXT_BYTES - 1);
 	err_context(&err, "short");
 	assert_memory_equal(err.text, "short: nnn", 10);
+	/* Wherever in a character it is cut, it stays UTF-8, which JSON takes. */
+	for (size_t first = 0; first < 3; first++) {
+		size_t used = 0;
+		for (; used < first; used++)
+			name[used] = 'n';
+		for (; used + 4 < sizeof name; used += 3)
+			memcpy(name + used, "\xe2\x82\xac", 3);
+		name[used] = '\0';
+		err_set(&err, ERR_IO, "%s", name);
+		assert_in_range(strlen(err.text), ERR_TEXT_BYTES - 3, ERR_TEXT_BYTES - 1);
+		for (const char *at = err.text; *at; at += utf8_step((const uint8_t *)at))
+			assert_true(utf8_step((const uint8_t *)at) > 0);
+		err_set(&err, ERR_IO, "%.200s: x", name);
+		assert_non_null(strstr(err.text, ": x"));
+		for (const char *at = err.text; *at; at += utf8_step((const uint8_t *)at))
+			assert_true(utf8_step((const uint8_t *)at) > 0);
+	}
 }
 
 static void test_copy(void **state)
