@@ -6,7 +6,7 @@
  * Each answer has all jobs that have not ended, so nothing is remembered but what was told last: a
  * job here has the hub's name for it ("hub_job"), by which it is found again by whoever was killed
  * in between; what is not in the answer has ended at the hub, and is cancelled here.  While the hub
- * is away jobs go on.
+ * is away jobs go on; where it does not take the node's token any more they are cancelled.
  */
 #include "node_internal.h"
 
@@ -22,6 +22,9 @@
 #define CALL_MS ((WAIT_S + 15) * 1000)
 #define AGAIN_MS 500 /* after a failure; twice that, and so on */
 #define AGAIN_MOST_MS 15000
+#define REFUSALS                                                                                   \
+	2 /* of the token, without an answer between: "node enrol" may just be writing another one \
+	   */
 #define PATH_BYTES 1024
 
 struct node_link {
@@ -32,6 +35,7 @@ struct node_link {
 	char seen[64]; /* what the last answer said; "" */
 	json_t *told; /* id at the hub -> what was told of it last */
 	bool is_lost; /* it was said that the hub does not answer */
+	unsigned nr_refusals; /* of the token, since the last answer */
 };
 
 static const char *text_of(const json_t *object, const char *name)
@@ -210,16 +214,16 @@ static int take_unwanted(void *context, const struct state_job *job)
 	return 0;
 }
 
-/* What is to be cancelled there, or has ended. */
-static void cancel_unwanted(struct node_link *link, const json_t *work)
+/* What is to be cancelled there, or has ended; work NULL: all of the hub's. */
+static void cancel_unwanted(struct node_link *link, const json_t *work, const char *why)
 {
 	const struct state_job_filter open = {.state = "open"};
 	struct unwanted u = {.work = work, .ids = json_array()};
 	size_t i;
 	json_t *id;
 	state_jobs(link->node->state, &open, take_unwanted, &u, NULL);
-	json_array_foreach(u.ids, i, id) jobs_cancel(
-		link->node->jobs, json_string_value(id), "the hub does not want it any more", NULL);
+	json_array_foreach(u.ids, i, id)
+		jobs_cancel(link->node->jobs, json_string_value(id), why, NULL);
 	json_decref(u.ids);
 }
 
@@ -268,33 +272,54 @@ static int go_round(struct node_link *link, struct err *err)
 	if (!work)
 		return -1;
 	snprintf(link->seen, sizeof link->seen, "%s", text_of(work, "seen"));
-	cancel_unwanted(link, work);
+	cancel_unwanted(link, work, "the hub does not want it any more");
 	json_array_foreach((json_t *)jobs, i, given) look_at(link, given);
 	forget_told(link, jobs);
 	json_decref(work);
 	return 0;
 }
 
+static void note_answer(struct node_link *link)
+{
+	if (link->is_lost)
+		log_info("hub %s answers again", node_config(link->node)->hub_url);
+	link->is_lost = false;
+	link->nr_refusals = 0;
+}
+
+static void note_failure(struct node_link *link, const struct err *why)
+{
+	const char *url = node_config(link->node)->hub_url;
+	if (!link->is_lost)
+		log_warning(
+			"hub %s gives no work: %s (jobs go on; it is asked again)", url, why->text);
+	link->is_lost = true;
+	if (why->sys_errno != EKEYREJECTED || ++link->nr_refusals < REFUSALS)
+		return;
+	if (link->nr_refusals == REFUSALS) {
+		log_error("hub %s refuses this node's token: its jobs are cancelled (the node was "
+			  "taken out there, or enrolled elsewhere; \"sendense node enrol\" with "
+			  "another code enrols it again)",
+			url);
+		node_event(link->node, "hub", "node.refused", url, NULL);
+	}
+	cancel_unwanted(link, NULL, "the hub refuses this node's token");
+}
+
 static void *follow(void *context)
 {
 	struct node_link *link = context;
-	const char *url = node_config(link->node)->hub_url;
 	int again_ms = AGAIN_MS;
 	while (!cancel_requested(link->ends)) {
 		struct err err = ERR_INIT;
 		if (go_round(link, &err) == 0) {
-			if (link->is_lost)
-				log_info("hub %s answers again", url);
-			link->is_lost = false;
+			note_answer(link);
 			again_ms = AGAIN_MS;
 			continue;
 		}
 		if (cancel_requested(link->ends))
 			break;
-		if (!link->is_lost)
-			log_warning("hub %s gives no work: %s (jobs go on; it is asked again)", url,
-				err.text);
-		link->is_lost = true;
+		note_failure(link, &err);
 		cancel_sleep(link->ends, deadline_after_ms(again_ms), NULL);
 		again_ms = again_ms * 2 < AGAIN_MOST_MS ? again_ms * 2 : AGAIN_MOST_MS;
 	}

@@ -322,6 +322,8 @@ int rest_client_problem(
 			exchange->method, exchange->path, exchange->status, client->base);
 	if (exchange->retry_after_s && err)
 		err->sys_errno = EAGAIN;
+	if (exchange->status == 401 && err)
+		err->sys_errno = EKEYREJECTED;
 	if (exchange->status == 401)
 		err_hint(err,
 			client->token_file ? "the token is in %s"

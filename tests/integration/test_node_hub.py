@@ -171,7 +171,21 @@ def test_taken_out(pair):
     h.call("DELETE", "nodes/node.test")
     assert "taken out" in h.wait(job, "failed")["error"]["text"]
     wait_for(lambda: pair.of_node(job)["state"] in hub.ENDS, "the node's own", timeout=120)
-    assert pair.of_node(job)["state"] != "done" and site.is_clean()
-    wait_for(lambda: "gives no work" in pair.n.process.err, "the node to be told")
-    bad_input("a node that was taken out", [line for line in pair.n.process.err.splitlines() if "gives no work" in line][0])
+    assert pair.of_node(job)["state"] == "cancelled" and site.is_clean()
+    told = [line for line in pair.n.process.err.splitlines() if "refuses this node's token" in line]
+    assert len(told) == 1 and "node enrol" in told[0], pair.n.process.err
+    bad_input("a node that was taken out", told[0])
+    assert [one for one in pair.n.all("events") if one["action"] == "node.refused"]
     assert h.ask("GET", "repositories/main/vms/web01/points").status == 404 or h.points("web01") == []
+    # Enrolled again, it goes on.
+    pair.enrol()
+    wait_for(lambda: "answers again" in pair.n.process.err, "the node to be known again")
+    pair.ended_well(pair.start_backup())
+
+
+def test_enrolled_anew_at_work(pair):
+    """Its token is another one from one call to the next: nothing is lost."""
+    job = pair.site.start().until_it_reads(pair.start_backup, asked=pair.h)
+    pair.enrol()
+    pair.ended_well(job)
+    assert "refuses this node's token" not in pair.n.process.err
