@@ -349,7 +349,9 @@ static void check_deadlines(struct job *job)
 
 bool supervise_has_snapshot(const struct job *job)
 {
-	static const char *const before[] = {"start", "check", "prepare"};
+	/* Of a replication: which target is which is proven before. */
+	static const char *const before[] = {
+		"start", "check", "prepare", "recover", "open", "match", "prove", "resume"};
 	bool takes_one = strcmp(job->kind, "backup") == 0 || strcmp(job->kind, "replicate") == 0;
 	if (!takes_one || !json_object_get(job->spec, "vcenter") || job->is_looking)
 		return false;

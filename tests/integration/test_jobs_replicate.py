@@ -95,6 +95,25 @@ def test_cancelled_in_each_stage(site, stage):
     site.stop()
 
 
+def test_one_that_hangs_before_its_snapshot(site):
+    """Nobody waits minutes for it to remove what it has not made, or looks for that."""
+    site.start()
+    site.hold_at("match", "stop")
+    job = site.add()
+    site.wait_held()
+    site.wait(job, states=[], stages=["match"])
+    site.do("cancel", id=job)
+    end = site.wait(job)
+    assert end["state"] == "cancelled", end
+    site.release()
+    assert [one["kind"] for one in site.do("list")["items"]] == ["replicate"]
+    assert site.machine.snapshots() == []
+    site.vc.expire_sessions()  # one that was killed did not log out
+    assert site.wait(site.add())["state"] == "done"
+    site.check_clean()
+    site.stop()
+
+
 def test_a_worker_is_killed(site):
     """Another attempt pays its debt, and goes on."""
     site.start()
