@@ -1,20 +1,40 @@
-/* REST: health, the document, tokens, the audit log; who asks, and who did what. */
+/* REST: health, status, the document, tokens, the audit log; who asks, and who did what. */
 #include "node_internal.h"
 
+#include "discover.h"
+#include "job.h"
 #include "log.h"
 
-/* --- health ------------------------------------------------------------------------------ */
+#include <time.h>
+
+/* --- health, and how it stands ------------------------------------------------------------- */
 
 static int get_health(void *context, struct rest_request *request, struct err *err)
 {
 	struct node *node = context;
-	/* Everybody may ask: nothing in it tells of what is kept here. */
+	/* Everybody may ask: nothing in it tells of what is kept here, or where. */
 	return rest_reply(request, 200,
-		json_pack("{s:s, s:s, s:s, s:s, s:s?, s:i, s:I}", "status", "ok", "name",
+		json_pack("{s:s, s:s, s:s, s:s, s:s?, s:i, s:I, s:o}", "status", "ok", "name",
 			node_config(node)->name, "version", node->options->version, "build",
 			node->options->build, "digest", node->digest[0] ? node->digest : NULL,
 			"protocol", REST_PROTOCOL, "uptime_s",
-			(json_int_t)((clock_now_ns() - node->started_ns) / 1000000000)),
+			(json_int_t)((clock_now_ns() - node->started_ns) / 1000000000), "hub",
+			node_link_json(node, false)),
+		err);
+}
+
+static int get_status(void *context, struct rest_request *request, struct err *err)
+{
+	struct node *node = context;
+	unsigned nr_queued = 0, nr_running = 0;
+	jobs_count(node->jobs, &nr_queued, &nr_running);
+	return rest_reply(request, 200,
+		json_pack("{s:s, s:s, s:s, s:o, s:I, s:{s:i, s:i}, s:o, s:o}", "name",
+			node_config(node)->name, "version", node->options->version, "build",
+			node->options->build, "time", node_moment(time(NULL)), "uptime_s",
+			(json_int_t)((clock_now_ns() - node->started_ns) / 1000000000), "jobs",
+			"queued", (int)nr_queued, "running", (int)nr_running, "hub",
+			node_link_json(node, true), "vcenters", discover_vcenters(node->discover)),
 		err);
 }
 
@@ -52,6 +72,7 @@ static int get_events(void *context, struct rest_request *request, struct err *e
 
 const struct rest_route node_routes[] = {
 	{"GET", "/api/v1/health", "getHealth", REST_NONE, 0, get_health, 0},
+	{"GET", "/api/v1/status", "getStatus", REST_READ, 0, get_status, 0},
 	{"GET", "/api/v1/openapi.json", "getDocument", REST_NONE, 0, get_document, 0},
 	{"GET", "/api/v1/tokens?limit&after", "listTokens", REST_ADMIN, 0, get_tokens, 0},
 	{"POST", "/api/v1/tokens", "createToken", REST_ADMIN, REST_CREATES | REST_SECRET,

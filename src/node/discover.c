@@ -2,6 +2,7 @@
 #include "discover.h"
 
 #include "log.h"
+#include "node_internal.h"
 #include "thread.h"
 #include "vsphere.h"
 
@@ -303,15 +304,6 @@ int discover_wake(struct discover *discover, const char *name, struct err *err)
 	return 0;
 }
 
-static json_t *moment(int64_t seconds)
-{
-	char text[CLOCK_UTC_BYTES];
-	if (seconds == 0)
-		return json_null();
-	clock_utc_text(seconds, text);
-	return json_string(text);
-}
-
 static const char *state_of(const struct place *place)
 {
 	if (place->error.code != ERR_NONE)
@@ -338,8 +330,8 @@ json_t *discover_vcenters(struct discover *discover)
 				       p->settings->access.name, "url", p->settings->access.url,
 				       "state", state_of(p), "looking", p->is_looking, "machines",
 				       (json_int_t)json_array_size(p->machines), "tried",
-				       moment(p->tried), "looked", moment(p->looked), "error",
-				       error_of(p), "server", p->server));
+				       node_moment(p->tried), "looked", node_moment(p->looked),
+				       "error", error_of(p), "server", p->server));
 	}
 	return items;
 }

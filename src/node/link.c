@@ -16,16 +16,25 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #define WAIT_S 30 /* for work, when there is none */
 #define WAIT_AT_WORK_S 1 /* meanwhile there is something to tell */
 #define CALL_MS ((WAIT_S + 15) * 1000)
 #define AGAIN_MS 500 /* after a failure; twice that, and so on */
 #define AGAIN_MOST_MS 15000
-#define REFUSALS                                                                                   \
-	2 /* of the token, without an answer between: "node enrol" may just be writing another one \
-	   */
+/* Of the token, without an answer between: "node enrol" may just be writing another one. */
+#define REFUSALS 2
 #define PATH_BYTES 1024
+
+enum link_state { LINK_STARTING, LINK_CONNECTED, LINK_LOST, LINK_REFUSED };
+
+static const char *const state_names[] = {
+	[LINK_STARTING] = "starting",
+	[LINK_CONNECTED] = "connected",
+	[LINK_LOST] = "lost",
+	[LINK_REFUSED] = "refused",
+};
 
 struct node_link {
 	struct node *node;
@@ -34,8 +43,12 @@ struct node_link {
 	struct rest_client *client;
 	char seen[64]; /* what the last answer said; "" */
 	json_t *told; /* id at the hub -> what was told of it last */
-	bool is_lost; /* it was said that the hub does not answer */
 	unsigned nr_refusals; /* of the token, since the last answer */
+	pthread_mutex_t mutex; /* of what follows, which others look at */
+	enum link_state state;
+	int64_t since; /* it is in that state, seconds since 1970 */
+	struct err error; /* the last one */
+	int64_t failed; /* when that was; 0: never */
 };
 
 static const char *text_of(const json_t *object, const char *name)
@@ -279,24 +292,42 @@ static int go_round(struct node_link *link, struct err *err)
 	return 0;
 }
 
+/* From which one; why: NULL, or what failed. */
+static enum link_state turn(struct node_link *link, enum link_state state, const struct err *why)
+{
+	WITH_LOCK(&link->mutex);
+	enum link_state before = link->state;
+	int64_t now = time(NULL);
+	link->state = state;
+	if (state != before)
+		link->since = now;
+	if (why) {
+		link->error = *why;
+		link->failed = now;
+	}
+	return before;
+}
+
 static void note_answer(struct node_link *link)
 {
-	if (link->is_lost)
-		log_info("hub %s answers again", node_config(link->node)->hub_url);
-	link->is_lost = false;
 	link->nr_refusals = 0;
+	if (turn(link, LINK_CONNECTED, NULL) > LINK_CONNECTED)
+		log_info("hub %s answers again", node_config(link->node)->hub_url);
 }
 
 static void note_failure(struct node_link *link, const struct err *why)
 {
 	const char *url = node_config(link->node)->hub_url;
-	if (!link->is_lost)
+	bool is_refusal = why->sys_errno == EKEYREJECTED;
+	link->nr_refusals += is_refusal;
+	bool refused = link->nr_refusals >= REFUSALS;
+	enum link_state before = turn(link, refused ? LINK_REFUSED : LINK_LOST, why);
+	if (before <= LINK_CONNECTED)
 		log_warning(
 			"hub %s gives no work: %s (jobs go on; it is asked again)", url, why->text);
-	link->is_lost = true;
-	if (why->sys_errno != EKEYREJECTED || ++link->nr_refusals < REFUSALS)
+	if (!refused)
 		return;
-	if (link->nr_refusals == REFUSALS) {
+	if (before != LINK_REFUSED) {
 		log_error("hub %s refuses this node's token: its jobs are cancelled (the node was "
 			  "taken out there, or enrolled elsewhere; \"sendense node enrol\" with "
 			  "another code enrols it again)",
@@ -326,6 +357,27 @@ static void *follow(void *context)
 	return NULL;
 }
 
+/* --- as it is shown ------------------------------------------------------------------------ */
+
+json_t *node_link_json(const struct node *node, bool whole)
+{
+	struct node_link *link = node->link;
+	if (!link)
+		return json_null();
+	WITH_LOCK(&link->mutex);
+	json_t *out = json_pack(
+		"{s:s, s:o}", "state", state_names[link->state], "since", node_moment(link->since));
+	if (!out || !whole)
+		return out;
+	json_object_set_new(out, "url", json_string(node_config(node)->hub_url));
+	json_object_set_new(out, "failed", node_moment(link->failed));
+	json_object_set_new(out, "error",
+		link->failed ? json_pack("{s:s, s:s}", "code", err_code_name(link->error.code),
+				       "text", link->error.text)
+			     : json_null());
+	return out;
+}
+
 /* --- start and stop ------------------------------------------------------------------------ */
 
 static void free_link(struct node_link *link)
@@ -333,6 +385,7 @@ static void free_link(struct node_link *link)
 	rest_client_free(link->client);
 	cancel_free(link->ends);
 	json_decref(link->told);
+	pthread_mutex_destroy(&link->mutex);
 	free(link);
 }
 
@@ -344,6 +397,8 @@ int node_link_start(struct node *node, struct err *err)
 	struct node_link *link = calloc(1, sizeof *link);
 	if (!link)
 		return err_errno(err, ENOMEM, "cannot ask the hub for work");
+	pthread_mutex_init(&link->mutex, NULL);
+	link->since = time(NULL);
 	link->node = node;
 	link->told = json_object();
 	link->ends = cancel_new(err);

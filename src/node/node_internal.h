@@ -6,7 +6,7 @@
  *   init.c      node init                               keeper.c  old jobs forgotten
  *   discover.c  what machines there are                 digest.c  of the program that runs
  *   enrol.c     node enrol                              link.c    work that a hub gives
- *   api.c       health, tokens, the audit log           api_jobs.c   jobs
+ *   api.c       health, status, tokens, audit log       api_jobs.c   jobs
  *   api_machines.c  vCenters, machines, snapshots that are owed, metrics
  */
 #ifndef SENDENSE_NODE_INTERNAL_H
@@ -45,6 +45,16 @@ static inline const struct node_config *node_config(const struct node *node)
 	return atomic_load(&node->config);
 }
 
+/* As the API shows a moment, seconds since 1970; 0: null. */
+static inline json_t *node_moment(int64_t seconds)
+{
+	char text[CLOCK_UTC_BYTES];
+	if (seconds == 0)
+		return json_null();
+	clock_utc_text(seconds, text);
+	return json_string(text);
+}
+
 /* --- keeper.c ----------------------------------------------------------------------------- */
 
 int node_keeper_start(struct node *node, struct err *err);
@@ -56,6 +66,9 @@ void node_keeper_stop(struct node *node);
 int node_link_start(struct node *node, struct err *err);
 /* Jobs go on. */
 void node_link_stop(struct node *node);
+/* How the link stands, new; JSON's null: no hub gives work.  whole: with what only who may read is
+ * told, the hub's URL and the last error. */
+json_t *node_link_json(const struct node *node, bool whole);
 
 /* --- digest.c ----------------------------------------------------------------------------- */
 

@@ -53,6 +53,7 @@ def test_the_main_flow(site):
     api.revokeToken(id=made["id"])
     assert "createBackup" in [event["action"] for event in api.all("listEvents")]
     assert b"sendense_build_info" in api.getMetrics()
+    assert api.getStatus()["vcenters"][0]["name"] == "vc"
 
 
 def test_who_may_call_what(site):

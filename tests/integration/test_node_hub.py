@@ -30,6 +30,13 @@ class Pair:
     def start_backup(self, **members):
         return self.h.post("backups", {"repository": "main", "vm": "web01", **SETTINGS, **members})
 
+    def link(self):
+        """How the node says that the link stands: everybody is told the same, but less."""
+        public = self.n.ask("GET", "health", token=None).body["hub"]
+        link = self.n.get("status")["hub"]
+        assert set(public) == {"state", "since"} and set(link) == {"state", "since", "url", "error", "failed"}
+        return link
+
     def of_node(self, job):
         """The node's own job for one of the hub's."""
         found = [one for one in self.n.all("jobs") if one.get("hub_job") == job["id"]]
@@ -104,6 +111,7 @@ def test_the_hubs_schedule(pair):
     assert job["report"]["vm"] == "web01" and job["progress"]["logical"] > 0
     own = pair.of_node(job)
     assert own["state"] == "done" and own["requested_by"] == "hub"
+    assert (pair.link()["state"], pair.n.get("status")["vcenters"][0]["name"]) == ("connected", "vc")
     assert h.get("nodes/node.test")["state"] == "alive" and h.get("status")["alarms"] == []
     run("grep", "-rq", job["id"], f"{h.repositories['main']}/vms/web01/points")
     # The next one is incremental.
@@ -158,11 +166,17 @@ def test_the_hub_is_away(pair):
     service = h.nbd_service()
     h.kill()
     os.kill(service, signal.SIGKILL)
-    wait_for(lambda: "gives no work" in pair.n.process.err, "the node to notice")
+    wait_for(lambda: pair.link()["state"] == "lost", "the node to notice")
+    told = pair.link()
+    assert told["error"]["code"] in ("disconnected", "io") and told["url"] == h.url, told
+    assert "gives no work" in pair.n.process.err
     assert pair.of_node(job)["state"] not in hub.ENDS
     h.start()
     pair.ended_well(job)
     assert "answers again" in pair.n.process.err
+    again = pair.link()
+    assert again["state"] == "connected" and again["since"] >= told["since"]
+    assert again["error"] and again["failed"] >= told["failed"]
 
 
 def test_taken_out(pair):
@@ -174,12 +188,13 @@ def test_taken_out(pair):
     assert pair.of_node(job)["state"] == "cancelled" and site.is_clean()
     told = [line for line in pair.n.process.err.splitlines() if "refuses this node's token" in line]
     assert len(told) == 1 and "node enrol" in told[0], pair.n.process.err
+    assert pair.link()["state"] == "refused" and pair.link()["error"]["code"] == "denied"
     bad_input("a node that was taken out", told[0])
     assert [one for one in pair.n.all("events") if one["action"] == "node.refused"]
     assert h.ask("GET", "repositories/main/vms/web01/points").status == 404 or h.points("web01") == []
     # Enrolled again, it goes on.
     pair.enrol()
-    wait_for(lambda: "answers again" in pair.n.process.err, "the node to be known again")
+    wait_for(lambda: pair.link()["state"] == "connected", "the node to be known again")
     pair.ended_well(pair.start_backup())
 
 
