@@ -102,7 +102,7 @@ static const struct settings_named *split_section(
 }
 
 /* The name becomes a part of URLs. */
-static bool is_name(const char *name)
+bool settings_is_name(const char *name)
 {
 	size_t length =
 		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
@@ -213,7 +213,7 @@ static void begin_named(
 	struct settings_reading *r, const struct settings_named *n, const char *name)
 {
 	struct err err = ERR_INIT;
-	if (!is_name(name))
+	if (!settings_is_name(name))
 		settings_wrong(r, r->line,
 			"\"%.60s\" is no name for a %s (1 to 32 of letters, digits, _ and -)", name,
 			n->section);

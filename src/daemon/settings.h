@@ -127,5 +127,7 @@ void *settings_reload(const struct settings *settings, const void *old);
 /* The defaults, for check-config --json and the tests that hold documents against them:
  * {"section":{"key":"default"…}}; the caller's. */
 json_t *settings_defaults(const struct settings *settings);
+/* Whether a section may have this name: 1 to 32 of letters, digits, _ and -. */
+bool settings_is_name(const char *name);
 
 #endif

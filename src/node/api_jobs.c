@@ -69,6 +69,9 @@ static int add(struct node *node, struct rest_request *request, const char *kind
 	int rc = takes_work(node, err);
 	if (rc == 0 && json_object_get(spec, "kind"))
 		rc = err_set(err, ERR_USAGE, "\"kind\" is not known here");
+	/* What the hub asked for it gives itself (link.c): another's would pass for it. */
+	if (rc == 0 && json_object_get(spec, "hub_job"))
+		rc = err_set(err, ERR_USAGE, "\"hub_job\" is not known here");
 	if (rc == 0)
 		rc = check_held(request, spec, err);
 	json_object_set_new(spec, "kind", json_string(kind));

@@ -100,6 +100,14 @@ static int write_repositories(FILE *out, const struct enrolling *e, struct err *
 		const char *name = json_string_value(json_object_get(item, "name"));
 		if (!name || has_repository(e->config, name))
 			continue;
+		/* What comes from outside must not write other settings. */
+		if (!settings_is_name(name)) {
+			rc = err_set(err, ERR_PROTOCOL,
+				"the hub's repository \"%.60s\" has a name that is no name for a "
+				"repository",
+				name);
+			break;
+		}
 		fprintf(out, "\n[repository %s]\nurl = %s/%s\n", name, e->options->hub, name);
 		write_access(out, e);
 	}

@@ -146,8 +146,9 @@ static json_t *told_of(const struct node *node, const json_t *job)
 	return body;
 }
 
-/* Takes body.  What is not told now is told in the next round. */
-static void tell(struct node_link *link, const char *hub_job, const char *id, json_t *body)
+/* Takes body.  What is not told now is told in the next round.  Who says no may be a gateway: what
+ * has ended at the hub is not in its next answer. */
+static void tell(struct node_link *link, const char *hub_job, json_t *body)
 {
 	char path[PATH_BYTES] = "/api/v1/nodes/self/jobs/";
 	struct err err = ERR_INIT;
@@ -156,21 +157,17 @@ static void tell(struct node_link *link, const char *hub_job, const char *id, js
 		json_decref(body);
 		return;
 	}
-	int rc = rest_call(link->client, "POST", path, body, NULL, &err);
-	bool has_ended = rc < 0 && (err.code == ERR_REFUSED || err.code == ERR_NOT_FOUND);
-	if (has_ended && id[0] && jobs_cancel(link->node->jobs, id, err.text, NULL) == 0)
-		log_info("job %s is cancelled: at the hub, %s", id, err.text);
-	if (rc == 0 || has_ended)
+	if (rest_call(link->client, "POST", path, body, NULL, &err) == 0)
 		json_object_set(link->told, hub_job, body);
 	else
-		log_debug("the hub does not know yet what became of job %s: %s", id, err.text);
+		log_debug("the hub does not know yet what became of job %s: %s", hub_job, err.text);
 	json_decref(body);
 }
 
 static void tell_refused(struct node_link *link, const char *hub_job, const struct err *why)
 {
 	log_warning("the hub's job %s cannot be done here: %s", hub_job, why->text);
-	tell(link, hub_job, "",
+	tell(link, hub_job,
 		json_pack("{s:s, s:{s:s, s:s}}", "state", "failed", "error", "code",
 			err_code_name(why->code), "text", why->text));
 }
@@ -183,6 +180,9 @@ static void look_at(struct node_link *link, const json_t *given)
 	const char *hub_job = text_of(given, "id");
 	struct find find;
 	struct err err = ERR_INIT;
+	/* Without a name it would be any job that was asked for here. */
+	if (!hub_job[0])
+		return;
 	if (find_job(node, hub_job, &find, &err) < 0) {
 		log_warning("the hub's job %s is not looked at: %s", hub_job, err.text);
 		return;
@@ -194,7 +194,7 @@ static void look_at(struct node_link *link, const json_t *given)
 	}
 	json_t *job = jobs_get(node->jobs, find.id, &err);
 	if (job)
-		tell(link, hub_job, find.id, told_of(node, job));
+		tell(link, hub_job, told_of(node, job));
 	json_decref(job);
 }
 
