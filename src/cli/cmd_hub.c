@@ -28,23 +28,23 @@ static const struct option_spec init_options[] = {
 		.offset = offsetof(struct init_values, state_dir),
 		.argument = "DIR",
 		.words = WORDS_FOLDER,
-		.help = "what the hub alone knows is kept there (default: /var/lib/sendense)"},
+		.help = "what the hub alone knows is kept there (default: " HUB_STATE_DIR ")"},
 	{.name = "runtime-dir",
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct init_values, runtime_dir),
 		.argument = "DIR",
 		.words = WORDS_FOLDER,
-		.help = "sockets and running jobs (default: /run/sendense)"},
+		.help = "sockets and running jobs (default: " HUB_RUNTIME_DIR ")"},
 	{.name = "listen",
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct init_values, listen),
 		.argument = "ADDRESS:PORT",
-		.help = "of the API (default: 127.0.0.1:8080)"},
+		.help = "of the API (default: " HUB_LISTEN ")"},
 	{.name = "nbd-listen",
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct init_values, nbd_listen),
 		.argument = "ADDRESS:PORT",
-		.help = "of the NBD service (default: 127.0.0.1:10809)"},
+		.help = "of the NBD service (default: " HUB_NBD_LISTEN ")"},
 	{.name = "name",
 		.kind = OPTION_TEXT,
 		.offset = offsetof(struct init_values, name),
@@ -264,7 +264,7 @@ static const struct option_spec import_options[] = {
 		.offset = offsetof(struct import_values, state_dir),
 		.argument = "DIR",
 		.words = WORDS_FOLDER,
-		.help = "new or empty (default: /var/lib/sendense)"},
+		.help = "new or empty (default: " HUB_STATE_DIR ")"},
 };
 
 static void tell_file(void *context, const char *name, const char *old_path)
@@ -296,7 +296,7 @@ static void tell_next(const char *folder, const struct archive_summary *summary)
 static int run_import(struct cli *cli, const void *values, struct err *err)
 {
 	const struct import_values *v = values;
-	const char *folder = v->state_dir ? v->state_dir : "/var/lib/sendense";
+	const char *folder = v->state_dir ? v->state_dir : HUB_STATE_DIR;
 	struct daemon_steps report = {.quiet = cli->common.quiet};
 	struct archive_summary summary = {.file = tell_file, .context = &report};
 	if (cli->common.json)

@@ -16,9 +16,9 @@ static const char *const nbd_tls[] = {"off", "required", NULL};
 
 /* In the order of docs/hub.md. */
 static const struct setting table[] = {
-	{"hub", "state-dir", SETTING_PATH, HUB(state_dir), .otherwise = "/var/lib/sendense"},
-	{"hub", "runtime-dir", SETTING_PATH, HUB(runtime_dir), .otherwise = "/run/sendense"},
-	{"hub", "listen", SETTING_ADDRESS, HUB(listen), .otherwise = "127.0.0.1:8080"},
+	{"hub", "state-dir", SETTING_PATH, HUB(state_dir), .otherwise = HUB_STATE_DIR},
+	{"hub", "runtime-dir", SETTING_PATH, HUB(runtime_dir), .otherwise = HUB_RUNTIME_DIR},
+	{"hub", "listen", SETTING_ADDRESS, HUB(listen), .otherwise = HUB_LISTEN},
 	{"hub", "name", SETTING_TEXT, HUB(name), .most = 255},
 	{"hub", "stop", SETTING_CHOICE, HUB(stop), .otherwise = "hand-over", .choices = stops,
 		.live = true},
@@ -40,7 +40,7 @@ static const struct setting table[] = {
 	{"tls", "clients", SETTING_CHOICE, HUB(clients), .otherwise = "optional",
 		.choices = clients},
 
-	{"nbd", "listen", SETTING_ADDRESS, HUB(nbd_listen), .otherwise = "127.0.0.1:10809"},
+	{"nbd", "listen", SETTING_ADDRESS, HUB(nbd_listen), .otherwise = HUB_NBD_LISTEN},
 	{"nbd", "mode", SETTING_CHOICE, HUB(nbd_mode), .otherwise = "single", .choices = nbd_modes},
 	{"nbd", "port-range", SETTING_PORTS, HUB(nbd_port_first), .otherwise = "10100-10200"},
 	{"nbd", "max-connections", SETTING_NUMBER, HUB(nbd_most_connections), .otherwise = "256",

@@ -13,6 +13,11 @@
 #include "job.h"
 
 #define HUB_CONFIG_FILE "/etc/sendense/hub.conf"
+/* Where nothing else is said. */
+#define HUB_STATE_DIR "/var/lib/sendense"
+#define HUB_RUNTIME_DIR "/run/sendense"
+#define HUB_LISTEN "127.0.0.1:8080"
+#define HUB_NBD_LISTEN "127.0.0.1:10809"
 
 enum hub_stop { HUB_STOP_HAND_OVER, HUB_STOP_CANCEL };
 enum hub_clients { HUB_CLIENTS_OPTIONAL, HUB_CLIENTS_REQUIRED };

@@ -157,10 +157,10 @@ int hub_init(
 		.options = options,
 		.result = result,
 		.setup = {.kind = "hub", .did = options->did, .context = options->context},
-		.state_dir = options->state_dir ? options->state_dir : "/var/lib/sendense",
-		.runtime_dir = options->runtime_dir ? options->runtime_dir : "/run/sendense",
-		.listen = options->listen ? options->listen : "127.0.0.1:8080",
-		.nbd_listen = options->nbd_listen ? options->nbd_listen : "127.0.0.1:10809",
+		.state_dir = options->state_dir ? options->state_dir : HUB_STATE_DIR,
+		.runtime_dir = options->runtime_dir ? options->runtime_dir : HUB_RUNTIME_DIR,
+		.listen = options->listen ? options->listen : HUB_LISTEN,
+		.nbd_listen = options->nbd_listen ? options->nbd_listen : HUB_NBD_LISTEN,
 	};
 	if (options->name)
 		snprintf(m.name, sizeof m.name, "%s", options->name);

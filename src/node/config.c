@@ -18,9 +18,9 @@ static const char *const stops[] = {"hand-over", "cancel", NULL};
 
 /* In the order of docs/node.md. */
 static const struct setting table[] = {
-	{"node", "state-dir", SETTING_PATH, NODE(state_dir), .otherwise = "/var/lib/sendense/node"},
-	{"node", "runtime-dir", SETTING_PATH, NODE(runtime_dir), .otherwise = "/run/sendense-node"},
-	{"node", "listen", SETTING_ADDRESS, NODE(listen), .otherwise = "127.0.0.1:8081"},
+	{"node", "state-dir", SETTING_PATH, NODE(state_dir), .otherwise = NODE_STATE_DIR},
+	{"node", "runtime-dir", SETTING_PATH, NODE(runtime_dir), .otherwise = NODE_RUNTIME_DIR},
+	{"node", "listen", SETTING_ADDRESS, NODE(listen), .otherwise = NODE_LISTEN},
 	{"node", "name", SETTING_TEXT, NODE(name), .most = 255},
 	{"node", "stop", SETTING_CHOICE, NODE(stop), .otherwise = "hand-over", .choices = stops,
 		.live = true},

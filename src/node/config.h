@@ -11,6 +11,10 @@
 #include "job.h"
 
 #define NODE_CONFIG_FILE "/etc/sendense/node.conf"
+/* Where nothing else is said. */
+#define NODE_STATE_DIR "/var/lib/sendense/node"
+#define NODE_RUNTIME_DIR "/run/sendense-node"
+#define NODE_LISTEN "127.0.0.1:8081"
 
 enum node_stop { NODE_STOP_HAND_OVER, NODE_STOP_CANCEL };
 

@@ -128,9 +128,9 @@ int node_init(
 		.options = options,
 		.result = result,
 		.setup = {.kind = "node", .did = options->did, .context = options->context},
-		.state_dir = options->state_dir ? options->state_dir : "/var/lib/sendense/node",
-		.runtime_dir = options->runtime_dir ? options->runtime_dir : "/run/sendense-node",
-		.listen = options->listen ? options->listen : "127.0.0.1:8081",
+		.state_dir = options->state_dir ? options->state_dir : NODE_STATE_DIR,
+		.runtime_dir = options->runtime_dir ? options->runtime_dir : NODE_RUNTIME_DIR,
+		.listen = options->listen ? options->listen : NODE_LISTEN,
 	};
 	if (options->name)
 		snprintf(m.name, sizeof m.name, "%s", options->name);
