@@ -166,8 +166,8 @@ static json_t *ask_hub(struct cli *cli, const struct values *v, struct err *err)
 	if (!client)
 		return NULL;
 	if (rest_call(client, "GET", "/api/v1/status", NULL, &status, err) == 0 &&
-		!json_is_object(status)) {
-		err_set(err, ERR_PROTOCOL, "%s: that is no hub's status", url);
+		!json_is_string(json_object_get(status, "status"))) {
+		err_set(err, ERR_PROTOCOL, "%s: that is no hub's status (is it a hub?)", url);
 		json_decref(status);
 		status = NULL;
 	}

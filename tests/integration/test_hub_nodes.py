@@ -405,7 +405,7 @@ def test_a_silent_node_is_an_alarm(servers, receiver):  # noqa: F811 pylint: dis
         assert samples["sendense_hub_node_last_heard_timestamp_seconds", (("node", "esx1"),)] > 1e9
         assert samples["sendense_hub_node_jobs", (("node", "esx1"),)] == 0
         # The next hub knows it: nobody is told twice, or that it is well.
-        h.stop()
+        h.kill()
         h.start()
         assert h.get("nodes/esx1")["state"] == "silent" and h.get("status")["alarms"][0]["node"] == "esx1"
         h.enrol("esx2")

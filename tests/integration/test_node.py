@@ -100,6 +100,9 @@ def test_starts_answers_and_stops(n):
     assert n.ask("GET", "jobs", token=None).status == n.ask("GET", "status", token=None).status == 401
     assert health["hub"] is None and n.get("status")["hub"] is None
     assert n.get("jobs")["items"] == []
+    # A node is no hub: that all is well there is not for it to say.
+    fails("status", "--repo", n.url, "--token-file", n.token_file, "--ca-file", n.ca_file, contains="no hub's status",
+          case="status: of a node")
     reader = n.make_token("read")
     assert n.ask("POST", "backups", {}, token=reader).status == 403
     answer = n.ask("POST", "backups", {"repository": "main", "vcenter": "none", "machine": "x"})
