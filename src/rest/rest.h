@@ -238,11 +238,11 @@ void rest_client_free(struct rest_client *client);
  * One call; path begins with "/" and may hold a query.  body may be NULL (borrowed).  reply may
  * be NULL, else the caller's (NULL for an answer without content).  A problem becomes err: its
  * code by the member "code", its text by "detail", sys_errno EAGAIN where the answer says when to
- * try again (Retry-After), EKEYREJECTED where the token is refused (401).  POSTs carry an idempotency key of their own,
- * so every call is made again while it is worth trying (no connection, 429, 502, 503, 504), at
- * most for retry_ms; a DELETE that finds nothing at its second try has done its work.
- * ERR_DENIED also for a certificate that is not trusted; ERR_CANCELLED within a second.
- * Any thread, also several at once.
+ * try again (Retry-After), EKEYREJECTED where the token is refused (401).  POSTs carry an
+ * idempotency key of their own, so every call is made again while it is worth trying (no
+ * connection, 429, 502, 503, 504), at most for retry_ms; a DELETE that finds nothing at its second
+ * try has done its work. ERR_DENIED also for a certificate that is not trusted; ERR_CANCELLED
+ * within a second.  Any thread, also several at once.
  */
 int rest_call(struct rest_client *client, const char *method, const char *path, const json_t *body,
 	json_t **reply, struct err *err);
