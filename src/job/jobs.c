@@ -190,12 +190,16 @@ static int make_id(struct jobs *jobs, char id[JOB_ID_BYTES], struct err *err)
 
 struct last_stored {
 	const char *figure;
+	bool is_foreign;
 	json_int_t bytes;
 };
 
 static int take_stored(void *context, const struct state_job *record)
 {
 	struct last_stored *last = context;
+	/* What somebody else says that his took reserves nothing for ours. */
+	if (json_is_true(json_object_get(record->value, "foreign")) != last->is_foreign)
+		return 0;
 	last->bytes = json_integer_value(
 		json_object_get(json_object_get(record->value, "progress"), last->figure));
 	return 1;
@@ -204,7 +208,7 @@ static int take_stored(void *context, const struct state_job *record)
 /* What the machine's last backup took and a quarter more, where nobody said better. */
 static void estimate(struct jobs *jobs, struct job *job)
 {
-	struct last_stored last = {.figure = queue_figure(job)};
+	struct last_stored last = {.figure = queue_figure(job), .is_foreign = job->is_foreign};
 	const struct state_job_filter filter = {
 		.state = "done", .kind = job->kind, .vm = job->vm, .repository = job->repository};
 	bool stores = strcmp(job->kind, "backup") == 0 || queue_is_push(job);

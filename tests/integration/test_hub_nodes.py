@@ -244,6 +244,22 @@ def test_a_nodes_word_against_what_the_hub_knows(h, disk):
     assert [item["id"] for item in work(node)["jobs"]] == [again]
 
 
+def test_a_nodes_figures_reserve_nothing(servers, disk):
+    """What it says that a backup took keeps no other machine's backup waiting."""
+    with hub.hub_in(servers, each_repository=("stop-free = 1M",), allow=["source = raw:/"]) as h:
+        h.start()
+        node = node_of(h)
+        job = start(h)
+        push(h, node, "web01", disk)
+        node.tellNodeJob(id=job, body={"state": "done", "progress": {"stored": 2 ** 62, "sent": 2 ** 62}})
+        h.wait(job)
+        pull = h.start_backup("web01", {"2000": f"raw:{disk}"}, mode="full", limit_rate=65536)["id"]
+        h.wait_stage(pull, "copy")
+        h.push("web02", {"1": disk})
+        h.post(f"jobs/{pull}/cancel")
+        h.wait(pull, "cancelled")
+
+
 def test_bad_work(h):
     admin = admin_of(h)
     node = node_of(h)
