@@ -7,7 +7,7 @@ import pytest
 
 from jobs_hub import Failed, need_tools
 from support import MIB, wait_for
-from test_jobs_vmware import SIZES, Place, vc_fixture  # pylint: disable=unused-import
+from test_jobs_vmware import SIZES, Place, check_killed, vc_fixture  # pylint: disable=unused-import
 
 pytestmark = need_tools
 
@@ -129,6 +129,5 @@ def test_a_worker_is_killed(site):
     end = site.wait(job)
     assert end["state"] == "done" and end["attempt"] == 2, end
     assert site.same()
-    site.vc.expire_sessions()  # one that was killed did not log out
-    site.check_clean()
+    check_killed(site)
     site.stop()
