@@ -86,7 +86,8 @@ static void print_help(void)
 	for (size_t i = 0; i < cli_nr_commands; i++)
 		printf("  %-18s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
 	printf("\nDisks are named as raw:PATH, qcow2:PATH, nbd://HOST[:PORT]/NAME,\n"
-	       "nbd+unix:///NAME?socket=PATH or null:SIZE, a machine in QEMU as qemu:SOCKET;\n"
+	       "nbd+unix:///NAME?socket=PATH or null:SIZE, a machine in QEMU as qemu:SOCKET,\n"
+	       "one of a vCenter as vmware://USER@HOST/VM;\n"
 	       "a format is never guessed.\n"
 	       "More: sendense COMMAND --help, man sendense\n");
 }

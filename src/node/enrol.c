@@ -53,13 +53,13 @@ static int show_code(const struct enrolling *e, struct err *err)
 	int rc = -1;
 	if (client && body)
 		rc = rest_call(client, "POST", "/api/v1/nodes", body, &answer, &why);
-	if (rc < 0 && why.code != ERR_NONE)
-		err_copy(err, &why);
-	if (rc < 0 && why.code == ERR_DENIED)
-		err_hint(err,
-			"a code is for the node's name, \"%s\", and good once: have another "
-			"one made",
+	if (rc < 0 && why.sys_errno == EKEYREJECTED) /* its hint is about tokens' files */
+		err_set(err, ERR_DENIED,
+			"the code is unknown, expired, used up, or for another name (a code is "
+			"for the node's name, \"%s\", and good once: have another one made)",
 			e->config->name);
+	else if (rc < 0 && why.code != ERR_NONE)
+		err_copy(err, &why);
 	if (rc == 0)
 		rc = keep_token(e, answer, err);
 	rest_client_free(client);

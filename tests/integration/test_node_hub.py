@@ -91,6 +91,7 @@ def test_a_code_becomes_a_token(pair):
     bad = pair.enrol(code, status=None)
     assert bad.status != 0 and "another one" in bad.err
     bad_input("node enrol: a code used twice", bad.err)
+    assert "--token-file" not in bad.err
     with open(n.conf, encoding="ascii") as file, open(token_file, encoding="ascii") as kept:
         assert file.read() == conf and kept.read() not in (token, "")
 
