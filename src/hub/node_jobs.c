@@ -364,6 +364,37 @@ void node_jobs_end_all(struct hub *hub, const char *name, const struct err *why,
 	json_decref(jobs);
 }
 
+static int add_nodes_job(void *context, const struct state_job *job)
+{
+	const json_t *node = json_object_get(json_object_get(job->value, "spec"), "node");
+	if (node)
+		json_object_set_new(context, job->id,
+			json_pack("{s:O, s:s}", "node", node, "vm", job->vm ? job->vm : ""));
+	return 0;
+}
+
+void node_jobs_end_lost(struct hub *hub)
+{
+	const struct state_job_filter open = {.state = "open"};
+	struct err err = ERR_INIT;
+	json_t *jobs = json_object(), *job;
+	const char *id;
+	if (state_jobs(hub->state, &open, add_nodes_job, jobs, &err) < 0)
+		log_warning("jobs of nodes are not looked at: %s", err.text);
+	json_object_foreach(jobs, id, job)
+	{
+		struct state_object node = {0};
+		struct err why = ERR_INIT;
+		if (state_get(hub->state, "node", hub_text(job, "node"), &node, &why) == 0) {
+			state_object_clear(&node);
+		} else if (why.code == ERR_NOT_FOUND) {
+			err_set(&why, ERR_DENIED, "node %s was taken out", hub_text(job, "node"));
+			end_one(hub, id, hub_text(job, "vm"), &why, false);
+		}
+	}
+	json_decref(jobs);
+}
+
 bool hub_nodes_cancel(struct hub *hub, const char *id, const char *why)
 {
 	struct given given = {0};

@@ -224,6 +224,7 @@ static void *watch(void *context)
 		struct err err = ERR_INIT;
 		if (state_list(hub->state, "node", NULL, look_at, hub, &err) < 0)
 			log_warning("nodes are not looked at: %s", err.text);
+		node_jobs_end_lost(hub);
 		int64_t ms = silence_ns(hub) / 5000000;
 		struct deadline until = deadline_after_ms(ms < LOOK_MOST_MS ? ms : LOOK_MOST_MS);
 		pthread_mutex_lock(&nodes->mutex);

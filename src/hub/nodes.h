@@ -50,6 +50,9 @@ json_t *node_jobs_again(struct hub *hub, const char *id);
  * ends first. Else sessions are ended too. */
 void node_jobs_end_all(
 	struct hub *hub, const char *name, const struct err *why, bool unless_pushed);
+/* The same for jobs whose node is not there: they came while it was taken out, or could not be
+ * ended then. */
+void node_jobs_end_lost(struct hub *hub);
 unsigned node_jobs_count(struct hub *hub, const char *name);
 
 #endif

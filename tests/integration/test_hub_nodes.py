@@ -1,6 +1,7 @@
 """Nodes as the hub sees them: enrolled by a code, given work, heard of, taken out.  The node is a client
 made of the API's document alone, and its backups are sessions by nbdcopy."""
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -468,6 +469,19 @@ def test_taken_out(h, disk):
     wait_for(lambda: h.get("sessions")["items"] == [], "the session's end")
     assert points(h) == [] and list(admin.all("listNodes")) == []
     assert h.ask("POST", "backups", {"repository": "main", "vm": "web01", **SETTINGS}).status == 422
+
+
+def test_a_job_of_a_node_that_is_not_there(h):
+    """One that came while its node was taken out ends all the same."""
+    node_of(h)
+    admin_of(h).putVm(vm="web01", body=SETTINGS)
+    job = start(h)
+    h.stop()
+    with contextlib.closing(sqlite3.connect(os.path.join(h.state, "state.db"))) as db:
+        assert db.execute("DELETE FROM object WHERE kind = 'node'").rowcount == 1
+        db.commit()
+    h.start()
+    assert "taken out" in h.wait(job, "failed")["error"]["text"]
 
 
 def test_moved_with_its_nodes(h, scratch):
