@@ -106,3 +106,10 @@ void redact_uris(char *text)
 		hide_parameters(uri);
 	}
 }
+
+void redact_word(char *text, const char *word)
+{
+	size_t length = strlen(word);
+	for (char *at = text; length > 0 && (at = strstr(at, word)) != NULL;)
+		at = hide(at, at + length);
+}

@@ -14,4 +14,7 @@
  */
 void redact_uris(char *text);
 
+/* A secret that is known: each place that holds it becomes one '*'.  "": nothing is done. */
+void redact_word(char *text, const char *word);
+
 #endif

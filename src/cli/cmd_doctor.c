@@ -4,6 +4,7 @@
 #include "repository.h"
 #include "vddk.h"
 #include "version.h"
+#include "vmware.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -18,7 +19,7 @@ static const char *const verdict_names[] = {"ok", "note", "warning", "bad"};
 
 struct values {
 	const char *repo;
-	const char *vddk;
+	const char *vddk, *nbdkit;
 };
 
 static const struct option_spec option_table[] = {
@@ -35,6 +36,12 @@ static const struct option_spec option_table[] = {
 		.words = WORDS_FOLDER,
 		.help = "VMware's library: the folder that holds its lib64 (default: "
 			"SENDENSE_VDDK_DIR, or the usual places)"},
+	{.name = "nbdkit",
+		.kind = OPTION_TEXT,
+		.offset = offsetof(struct values, nbdkit),
+		.argument = "PROGRAM",
+		.words = WORDS_FILE,
+		.help = "the nbdkit that reads such disks for nbdkit-vddk:// (default: nbdkit)"},
 };
 
 struct doctor {
@@ -148,6 +155,18 @@ static void check_vddk(struct doctor *doctor, const char *folder, struct cancel 
 		tell(doctor, DOCTOR_WARNING, "vddk", "%s", err.text);
 }
 
+/* The other way to the same library. */
+static void check_nbdkit(struct doctor *doctor, const char *program, struct cancel *cancel)
+{
+	struct err err = ERR_INIT;
+	if (vmware_probe_nbdkit(program ? program : "nbdkit", cancel, &err) == 0)
+		tell(doctor, DOCTOR_OK, "nbdkit", "has the vddk plugin (for nbdkit-vddk://)");
+	else if (!program)
+		tell(doctor, DOCTOR_NOTE, "nbdkit", "only for nbdkit-vddk://: %s", err.text);
+	else
+		tell(doctor, DOCTOR_WARNING, "nbdkit", "%s", err.text);
+}
+
 /* --- the repository -------------------------------------------------------------- */
 
 static void check_space(struct doctor *doctor, const struct repository_info *info)
@@ -205,6 +224,7 @@ static int run(struct cli *cli, const void *values, struct err *err)
 	check_scratch(&doctor);
 	check_programs(&doctor);
 	check_vddk(&doctor, v->vddk, cli->cancel);
+	check_nbdkit(&doctor, v->nbdkit, cli->cancel);
 	if (v->repo)
 		check_repository(&doctor, v->repo);
 	int rc;

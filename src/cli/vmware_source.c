@@ -6,9 +6,16 @@
 #include <errno.h>
 #include <string.h>
 
+#define BY_NBDKIT "nbdkit-vddk://"
+
+static bool is_by_nbdkit(const char *name)
+{
+	return strncmp(name, BY_NBDKIT, strlen(BY_NBDKIT)) == 0;
+}
+
 bool vmware_source_is(const char *name)
 {
-	return strncmp(name, "vmware://", strlen("vmware://")) == 0;
+	return strncmp(name, "vmware://", strlen("vmware://")) == 0 || is_by_nbdkit(name);
 }
 
 const char *vmware_source_given(const struct vmware_access *access,
@@ -22,6 +29,7 @@ const char *vmware_source_given(const struct vmware_access *access,
 		{"vcenter-ca-file", access->ca_file},
 		{"fingerprint", access->fingerprint},
 		{"vddk", wishes->vddk_folder},
+		{"nbdkit", wishes->nbdkit},
 		{"transport-modes", wishes->modes},
 		{"no-quiesce", wishes->no_quiesce},
 		{"no-enable-cbt", wishes->no_cbt},
@@ -40,8 +48,20 @@ struct vmware_session *vmware_source_open(struct cli *cli, const char *url,
 	struct err *err)
 {
 	struct vmware_login login;
-	char text[512];
-	if (vmware_options_login(cli, url, access, &login, err) < 0)
+	char text[512], *AUTO_FREE plain = NULL;
+	const char *nbdkit = wishes->nbdkit ? wishes->nbdkit : "nbdkit";
+	bool by_nbdkit = is_by_nbdkit(url);
+	if (!by_nbdkit && wishes->nbdkit) {
+		err_set(err, ERR_USAGE, "--nbdkit is for " BY_NBDKIT "USER@HOST/VM");
+		return NULL;
+	}
+	/* But for who reads its disks it is the same machine. */
+	if (by_nbdkit && asprintf(&plain, "vmware://%s", url + strlen(BY_NBDKIT)) < 0) {
+		plain = NULL;
+		err_errno(err, ENOMEM, "cannot open %s", url);
+		return NULL;
+	}
+	if (vmware_options_login(cli, plain ? plain : url, access, &login, err) < 0)
 		return NULL;
 	snprintf(text, sizeof text, "sendense %s, %s", version_text(), purpose);
 	redact_uris(text);
@@ -58,6 +78,7 @@ struct vmware_session *vmware_source_open(struct cli *cli, const char *url,
 		.no_cbt = wishes->no_cbt,
 		.vddk_folder = wishes->vddk_folder,
 		.vddk_modes = wishes->modes,
+		.nbdkit = by_nbdkit ? nbdkit : NULL,
 	};
 	struct vmware_session *session = vmware_open(&options, err);
 	vmware_options_forget(&login);

@@ -1,6 +1,7 @@
 /*
  * vmware_source: "vmware://USER@HOST/VM" as the disks of a backup: a machine of a vCenter, all of
- * whose disks are read as one snapshot has them.
+ * whose disks are read as one snapshot has them.  "nbdkit-vddk://USER@HOST/VM" is the same machine,
+ * whose disks nbdkit's vddk plugin reads.
  *
  *   open ─► (keys are known) ─► name ─► plan, begin (disks can be read) ─► keep ─► reading
  *     ─► check ─► the restore point is committed ─► commit ─► end
@@ -18,7 +19,7 @@
 
 /* The member "machine" of their values. */
 struct vmware_wishes {
-	const char *state_folder, *vddk_folder, *modes;
+	const char *state_folder, *vddk_folder, *modes, *nbdkit;
 	struct option_list skip;
 	bool skip_unsupported, no_quiesce, no_cbt;
 };
@@ -37,6 +38,14 @@ struct vmware_wishes {
 			.offset = offsetof(values, machine.modes),                                \
 			.argument = "MODES",                                                      \
 			.help = "of a vCenter: how that library may read (default: nbdssl:nbd)"}, \
+		{.name = "nbdkit",                                                                \
+			.kind = OPTION_TEXT,                                                      \
+			.offset = offsetof(values, machine.nbdkit),                               \
+			.argument = "PROGRAM",                                                    \
+			.words = WORDS_FILE,                                                      \
+			.help = "of nbdkit-vddk://: the nbdkit that has the vddk plugin "         \
+				"(default: "                                                      \
+				"nbdkit)"},                                                       \
 		{.name = "no-quiesce",                                                            \
 			.kind = OPTION_FLAG,                                                      \
 			.offset = offsetof(values, machine.no_quiesce),                           \
@@ -67,7 +76,7 @@ struct vmware_wishes {
 			"~/.local/state/sendense/vmware)"                                         \
 	}
 
-/* Whether the name has this scheme. */
+/* Whether the name has one of these schemes. */
 bool vmware_source_is(const char *name);
 /* The first of these options that was given, NULL: none. */
 const char *vmware_source_given(const struct vmware_access *access,

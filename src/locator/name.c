@@ -31,7 +31,6 @@ int locator_parse(const char *name, enum locator_kind *kind, const char **rest, 
 		{"null:", LOCATOR_NULL, false},
 		{"qemu:", LOCATOR_QEMU, false},
 	};
-	static const char *const later[] = {"nbdkit-vddk:"};
 	for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
 		if (!starts_with(name, known[i].prefix))
 			continue;
@@ -46,16 +45,11 @@ int locator_parse(const char *name, enum locator_kind *kind, const char **rest, 
 				name, known[i].prefix);
 		return 0;
 	}
-	if (starts_with(name, "vmware://"))
+	if (starts_with(name, "vmware://") || starts_with(name, "nbdkit-vddk:"))
 		return err_set(err, ERR_UNSUPPORTED,
 			"%s is a machine of a vCenter, not one disk (sendense backup and "
 			"replicate read from it)",
 			name);
-	for (size_t i = 0; i < ARRAY_LENGTH(later); i++)
-		if (starts_with(name, later[i]))
-			return err_set(err, ERR_UNSUPPORTED,
-				"%s: this build has no %s disks (known are %s)", name, later[i],
-				SCHEMES);
 	struct stat st;
 	if (name[0] && (stat(name, &st) == 0 || !strchr(name, ':')))
 		return err_set(err, ERR_USAGE,

@@ -331,9 +331,9 @@ void vddk_facts(const struct block *block, struct vddk_facts *facts)
 	*facts = ((const struct vddk *)block)->facts; /* constant since it was opened */
 }
 
-int vddk_find_folder(char path[VDDK_PATH_BYTES], struct err *err)
+int vddk_find_folder(const char *named, char path[VDDK_PATH_BYTES], struct err *err)
 {
-	return vddk_folder_choose(NULL, path, err);
+	return vddk_folder_choose(named, path, err);
 }
 
 int vddk_probe(const char *folder, const char *helper, struct vddk_facts *facts,

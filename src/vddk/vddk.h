@@ -79,10 +79,11 @@ void vddk_facts(const struct block *block, struct vddk_facts *facts);
 #define VDDK_PATH_BYTES 4096
 
 /*
- * Where the library is: SENDENSE_VDDK_DIR, else the usual folders.  ERR_NOT_FOUND says what to
- * download, and where to put it.
+ * Where the library is: the folder that is named (it, or the lib64 in it), else (NULL)
+ * SENDENSE_VDDK_DIR, else the usual folders.  ERR_NOT_FOUND says what to download, and where to
+ * put it.
  */
-int vddk_find_folder(char path[VDDK_PATH_BYTES], struct err *err);
+int vddk_find_folder(const char *named, char path[VDDK_PATH_BYTES], struct err *err);
 
 /*
  * Whether the library can be loaded, without connecting anywhere (for doctor): facts has its

@@ -33,10 +33,7 @@ void vddk_answer_clean(const struct vddk *vddk, char *text, bool begins)
 			size_t skip = min_size(strlen(text), length - 1);
 			memmove(text, text + skip, strlen(text + skip) + 1);
 		}
-		for (char *at = text; (at = strstr(at, secret)) != NULL; at++) {
-			*at = '*';
-			memmove(at + 1, at + length, strlen(at + length) + 1);
-		}
+		redact_word(text, secret);
 	}
 	for (char *c = text; *c; c++)
 		*c = (unsigned char)*c < ' ' || *c == 127 ? ' ' : *c;

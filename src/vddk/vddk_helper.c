@@ -13,10 +13,7 @@
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-#define KILL_MS 10000
 
 extern char **environ;
 
@@ -217,32 +214,10 @@ bool vddk_helper_end(struct vddk_helper *helper, struct deadline until, char *ho
 {
 	if (helper->pid <= 0)
 		return false;
-	siginfo_t info = {0};
-	struct err ignored;
-	bool killed = cancel_poll(NULL, helper->pidfd, POLLIN, until, "its end", &ignored) < 0;
-	if (killed)
-		kill(helper->pid, SIGKILL);
-	/* What the kernel does not let go is not waited for: it is gone when the kernel can. */
-	bool stuck = killed && cancel_poll(NULL, helper->pidfd, POLLIN, deadline_after_ms(KILL_MS),
-				       "its end", &ignored) < 0;
-	int rc;
-	do
-		rc = waitid(P_PID, (id_t)helper->pid, &info, WEXITED | (stuck ? WNOHANG : 0));
-	while (rc < 0 && errno == EINTR);
+	bool badly = proc_end(helper->pid, helper->pidfd, until, how, room);
 	helper->pid = 0;
 	vddk_helper_drain_output(helper);
-	if (stuck)
-		snprintf(how, room, "did not end in time, and could not be killed");
-	else if (killed)
-		snprintf(how, room, "did not end in time, and was killed");
-	else if (rc < 0)
-		snprintf(how, room, "was waited for by somebody else");
-	else if (info.si_code != CLD_EXITED)
-		snprintf(how, room, "was killed by signal %d (SIG%s)", info.si_status,
-			sigabbrev_np(info.si_status) ? sigabbrev_np(info.si_status) : "?");
-	else
-		snprintf(how, room, "ended with status %d", info.si_status);
-	return killed || rc < 0 || info.si_code != CLD_EXITED || info.si_status != 0;
+	return badly;
 }
 
 void vddk_helper_fini(struct vddk_helper *helper)

@@ -168,11 +168,35 @@ int disks_take_snapshot(struct vmware_session *session, struct err *err)
 #define NFC_BUFFERS 4u
 #define NFC_UNIT_KIB 64u
 #define NFC_MOST_KIB 1024u
+/* nbdkit's plugin connects for each lane of a copy, and once more. */
+#define NBDKIT_CONNECTIONS 5u
 
-static unsigned nfc_buffer_kib(size_t nr_disks)
+static unsigned nfc_buffer_kib(size_t nr_connections)
 {
-	uint64_t kib = round_down(NFC_KIB / NFC_BUFFERS / nr_disks, NFC_UNIT_KIB);
+	uint64_t kib = round_down(NFC_KIB / NFC_BUFFERS / nr_connections, NFC_UNIT_KIB);
 	return (unsigned)min_u64(max_u64(kib, NFC_UNIT_KIB), NFC_MOST_KIB);
+}
+
+/* Through nbdkit, or by our own helper. */
+static struct block *open_block(const struct vmware_session *session,
+	const struct session_disk *disk, const struct vddk_options *options, struct err *err)
+{
+	if (session->nbdkit) {
+		struct block *block = nbdkit_open(session->nbdkit, options, err);
+		if (block)
+			log_info("disk %s: %s and its vddk plugin read it", disk->facts.key,
+				session->nbdkit);
+		return block;
+	}
+	struct block *block = vddk_open(options, err);
+	if (!block)
+		return NULL;
+	struct vddk_facts facts;
+	vddk_facts(block, &facts);
+	log_info("disk %s: VMware's library %u reads it by %s, %s", disk->facts.key, facts.major,
+		facts.transport,
+		facts.asynchronous ? "several reads at once" : "one read at a time");
+	return block;
 }
 
 static int open_disk(struct vmware_session *session, size_t i, struct err *err)
@@ -192,19 +216,15 @@ static int open_disk(struct vmware_session *session, size_t i, struct err *err)
 		.size_bytes = disk->facts.size_bytes,
 		.modes = session->vddk_modes,
 		.compression = session->vddk_compression,
-		.nfc_buffer_kib = nfc_buffer_kib(session->nr_disks),
+		.nfc_buffer_kib = nfc_buffer_kib(
+			session->nr_disks * (session->nbdkit ? NBDKIT_CONNECTIONS : 1)),
 		.nfc_buffers = NFC_BUFFERS,
 		.hold_access = i == 0,
 		.cancel = session->cancel,
 	};
-	disk->opened = vddk_open(&options, err);
+	disk->opened = open_block(session, disk, &options, err);
 	if (!disk->opened)
 		return -1;
-	struct vddk_facts facts;
-	vddk_facts(disk->opened, &facts);
-	log_info("disk %s: VMware's library %u reads it by %s, %s", disk->facts.key, facts.major,
-		facts.transport,
-		facts.asynchronous ? "several reads at once" : "one read at a time");
 	if (!disk->list)
 		disk->facts.block = disk->opened;
 	else if (disk->facts.unusable)

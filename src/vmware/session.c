@@ -90,6 +90,7 @@ static int take_options(
 	session->vddk_helper = options->vddk_helper;
 	session->vddk_modes = options->vddk_modes;
 	session->vddk_compression = options->vddk_compression;
+	session->nbdkit = options->nbdkit;
 	session->snapshot_timeout_ms =
 		options->snapshot_timeout_ms ? options->snapshot_timeout_ms : SNAPSHOT_MS;
 	session->remove_timeout_ms =
@@ -156,11 +157,20 @@ static int probe_library(struct vmware_session *session, struct err *err)
 {
 	struct vddk_facts facts;
 	char loaded[VDDK_PATH_BYTES];
+	if (session->nbdkit)
+		return vddk_find_folder(session->vddk_folder, loaded, err) < 0
+			       ? -1
+			       : nbdkit_probe(session->nbdkit, session->cancel, err);
 	if (vddk_probe(session->vddk_folder, session->vddk_helper, &facts, loaded, session->cancel,
 		    err) < 0)
 		return -1;
 	log_info("VMware's library %s is used", loaded);
 	return 0;
+}
+
+int vmware_probe_nbdkit(const char *program, struct cancel *cancel, struct err *err)
+{
+	return nbdkit_probe(program, cancel, err);
 }
 
 /* Logged in, the machine found and locked, what dead sessions left of it removed. */

@@ -48,6 +48,9 @@ struct vmware_options {
 
 	/* See vddk_options; NULL: its default.  Borrowed until begin. */
 	const char *vddk_folder, *vddk_helper, *vddk_modes, *vddk_compression;
+	/* The disks are read through this program and its vddk plugin instead of our helper: a path
+	 * or a name in PATH.  NULL: by the helper.  Borrowed until begin. */
+	const char *nbdkit;
 
 	unsigned snapshot_timeout_ms; /* to take it; 0: 15 min */
 	unsigned remove_timeout_ms; /* to remove it, with all merging; 0: 30 min */
@@ -149,6 +152,10 @@ int vmware_end(struct vmware_session *session, struct err *err);
  * of vmware_open() and vsphere_cbt_enable().
  */
 int vmware_track(const struct vmware_options *options, struct vsphere_cbt *found, struct err *err);
+
+/* Whether that nbdkit and its vddk plugin can be run, without connecting anywhere (for doctor):
+ * ERR_NOT_FOUND, or ERR_UNSUPPORTED with its last words, and what to install. */
+int vmware_probe_nbdkit(const char *program, struct cancel *cancel, struct err *err);
 
 /* --- debts ------------------------------------------------------------------------------------ */
 

@@ -6,6 +6,7 @@
  *   pay        debts, paid: by a session, or collected from all that are dead
  *   disks      which disks; whether the snapshot has the same ones
  *   areas      what changed, or what is allocated, as a list; the disk seen through it
+ *   nbdkit     a disk through nbdkit's vddk plugin; its process
  *   describe   what a rebuild needs, as files
  */
 #ifndef SENDENSE_VMWARE_INTERNAL_H
@@ -15,6 +16,7 @@
 
 #include "changes.h"
 #include "debts.h"
+#include "nbdkit.h"
 
 enum vmware_state {
 	VMWARE_OPENED,
@@ -32,7 +34,7 @@ struct session_disk {
 	int32_t key;
 	char *name, *since, *change_id; /* what facts tells of them */
 	char unusable[512];
-	struct block *opened; /* by VMware's library */
+	struct block *opened; /* through VMware's library */
 	struct changes *list; /* of changes, or of what is allocated; NULL: all is data */
 	struct changes *since_list; /* of changes since another id; NULL: it was not asked for */
 	struct block *nothing, *since_map; /* a disk of zeros, seen through that */
@@ -61,7 +63,7 @@ struct vmware_session {
 	unsigned port, snapshot_timeout_ms, remove_timeout_ms;
 	bool no_quiesce, no_cbt;
 	struct cancel *cancel;
-	const char *vddk_folder, *vddk_helper, *vddk_modes, *vddk_compression;
+	const char *vddk_folder, *vddk_helper, *vddk_modes, *vddk_compression, *nbdkit;
 };
 
 /* For the log. */

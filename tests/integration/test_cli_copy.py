@@ -200,8 +200,6 @@ def test_sources_that_cannot_be(scratch):
     fails("copy", __file__, "null:1M", status=2, case="an existing file without a format",
           contains="never guessed")
     fails("copy", f"raw:{scratch}", "null:1M", case="a folder as the source", contains="neither")
-    fails("copy", "nbdkit-vddk:x", "null:1M", case="a kind of disk of later versions",
-          contains="this build")
     fails("copy", "vmware://u@v/vm", "null:1M", case="a machine as one disk",
           contains="sendense backup")
     fails("copy", "nbds://localhost/x", "null:1M", status=2,

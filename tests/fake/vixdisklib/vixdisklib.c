@@ -22,6 +22,8 @@
  *
  * A broken rule is told on stderr and in the log, and ends the process by abort().
  */
+#include "../told.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -130,16 +132,7 @@ static struct {
 
 static const char *told(const char *name, char *out, size_t room)
 {
-	size_t length = strlen(name);
-	for (const char *line = lib.text; *line;) {
-		size_t end = strcspn(line, "\n");
-		if (strncmp(line, name, length) == 0 && line[length] == '=') {
-			snprintf(out, room, "%.*s", (int)(end - length - 1), line + length + 1);
-			return out;
-		}
-		line += end + (line[end] == '\n');
-	}
-	return NULL;
+	return told_value(lib.text, name, out, room);
 }
 
 static uint64_t told_number(const char *name, uint64_t otherwise)
@@ -189,12 +182,7 @@ static void hang_if(const char *where)
 /* While it is loaded. */
 __attribute__((constructor)) static void take_configuration(void)
 {
-	const char *path = getenv("SENDENSE_FAKE_VDDK");
-	FILE *file = path ? fopen(path, "re") : NULL;
-	if (file) {
-		lib.text[fread(lib.text, 1, sizeof lib.text - 1, file)] = '\0';
-		fclose(file);
-	}
+	told_load(lib.text, sizeof lib.text);
 	if (told_is("hang", "load"))
 		note("load");
 	hang_if("load");
@@ -387,29 +375,6 @@ static void check_opener(const char *what)
 	RULE(same, "%s from another thread than the first Open", what);
 }
 
-/* The frozen copy that the path is in that snapshot, open; -1: none. */
-static int find_copy(const struct connection *connection, const char *path)
-{
-	char folder[2048], name[4096], line[4096], machine[128], file_name[2048];
-	long key;
-	if (!told("frozen", folder, sizeof folder))
-		return -1;
-	snprintf(name, sizeof name, "%s/%s/index", folder, connection->snapshot);
-	FILE *index = fopen(name, "re");
-	int fd = -1;
-	while (index && fd < 0 && fgets(line, sizeof line, index)) {
-		if (sscanf(line, "%127s %ld %2047[^\n]", machine, &key, file_name) != 3 ||
-			strncmp(connection->spec, "moref=", 6) != 0 ||
-			strcmp(connection->spec + 6, machine) != 0 || strcmp(path, file_name) != 0)
-			continue;
-		snprintf(name, sizeof name, "%s/%s/%ld.raw", folder, connection->snapshot, key);
-		fd = open(name, O_RDONLY | O_CLOEXEC);
-	}
-	if (index)
-		fclose(index);
-	return fd;
-}
-
 EXPORT error_t64 VixDiskLib_Open(
 	struct connection *connection, const char *path, uint32_t flags, struct handle **out)
 {
@@ -426,7 +391,7 @@ EXPORT error_t64 VixDiskLib_Open(
 		say(lib.warn, "SSL: the thumbprint of the host is another one");
 		return FAIL;
 	}
-	int fd = find_copy(connection, path);
+	int fd = told_frozen(lib.text, connection->spec, connection->snapshot, path);
 	if (fd < 0)
 		return 4; /* file not found */
 	struct stat st;

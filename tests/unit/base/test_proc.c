@@ -1,7 +1,9 @@
 /* Processes told from each other. */
 #include "test_support.h"
 
+#include <poll.h>
 #include <signal.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -50,12 +52,63 @@ static void test_words(void **state)
 	assert_string_equal(word, "");
 }
 
+/* A child that waits for a signal, or has ended with that status. */
+static pid_t child_of(int status, int *pidfd)
+{
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	while (pid == 0 && status < 0)
+		pause();
+	if (pid == 0)
+		_exit(status);
+	*pidfd = pidfd_open(pid, 0);
+	assert_true(*pidfd >= 0);
+	return pid;
+}
+
+static void test_ends(void **state)
+{
+	(void)state;
+	static const struct {
+		int status;
+		bool badly;
+		const char *how;
+	} cases[] = {
+		{0, false, "ended with status 0"},
+		{3, true, "ended with status 3"},
+		{-1, true, "did not end in time, and was killed"},
+	};
+	for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+		char how[128] = "";
+		int fd, wait_ms = cases[i].status < 0 ? 0 : 60000;
+		pid_t pid = child_of(cases[i].status, &fd);
+		if (cases[i].status < 0)
+			assert_false(proc_ended(pid, how, sizeof how));
+		assert_int_equal(proc_end(pid, fd, deadline_after_ms(wait_ms), how, sizeof how),
+			cases[i].badly);
+		assert_string_equal(how, cases[i].how);
+		close(fd);
+	}
+	char how[128];
+	int fd;
+	pid_t pid = child_of(-1, &fd);
+	kill(pid, SIGUSR1);
+	assert_int_equal(
+		cancel_poll(NULL, fd, POLLIN, deadline_after_ms(60000), "its end", NULL), POLLIN);
+	assert_true(proc_ended(pid, how, sizeof how));
+	assert_string_equal(how, "was killed by signal 10 (SIGUSR1)");
+	assert_true(proc_end(pid, fd, deadline_after_ms(0), how, sizeof how));
+	assert_string_equal(how, "was killed by signal 10 (SIGUSR1)");
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_this_process),
 		cmocka_unit_test(test_zombie),
 		cmocka_unit_test(test_words),
+		cmocka_unit_test(test_ends),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,12 +70,23 @@ static void test_log_lines(void **state)
 	assert_string_equal(line, "lost nbd://*@host/");
 }
 
+static void test_words(void **state)
+{
+	(void)state;
+	char text[] = "as hushhush, hus, with hush";
+	redact_word(text, "hush");
+	assert_string_equal(text, "as **, hus, with *");
+	redact_word(text, "");
+	assert_string_equal(text, "as **, hus, with *");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_uris),
 		cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_log_lines),
+		cmocka_unit_test(test_words),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

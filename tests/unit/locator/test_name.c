@@ -56,7 +56,7 @@ static void names(void **state)
 		{"json:{}", ERR_USAGE, NULL},
 		{"nbd:host:1", ERR_USAGE, NULL},
 		{"vmware://u@v/vm", ERR_UNSUPPORTED, "sendense backup"},
-		{"nbdkit-vddk:x", ERR_UNSUPPORTED, NULL},
+		{"nbdkit-vddk://u@v/vm", ERR_UNSUPPORTED, "sendense backup"},
 	};
 	for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {
 		struct err err = ERR_INIT;
