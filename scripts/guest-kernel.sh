@@ -1,12 +1,13 @@
 #!/bin/sh
-# Kernels for the tests' guests: guest-kernel.sh FOLDER -> FOLDER/boot, FOLDER/lib: Debian's for
-# clouds, which starts quickly, and the general one, which has a driver for every controller.
+# Kernels for the tests' guests: guest-kernel.sh FOLDER FLAVOUR... -> FOLDER/boot, FOLDER/lib.
+# Flavours of Debian's: cloud-amd64 starts quickly, amd64 has a driver for every controller.
 # They are taken out of the packages, as installing those would change what this machine boots.
 # Exit status 77: one cannot be had, and the last line on stderr says why.
 set -eu
 
 mkdir -p "$1/boot" "$1/lib/modules"
 cd "$1"
+shift
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 chmod 755 "$scratch"
@@ -32,7 +33,7 @@ unpack() { # $1: package
 	mv boot/new "boot/vmlinuz-$version"
 }
 
-for flavour in cloud-amd64 amd64; do
+for flavour in "$@"; do
 	for file in boot/vmlinuz-[0-9]*[0-9]-"$flavour"; do
 		[ ! -e "$file" ] || continue 2
 	done

@@ -148,7 +148,7 @@ def test_what_is_missing_and_what_changed(site, servers):
 def test_killed_at_ten_moments(site, servers):
     """Twice in a row, by any signal, with a guest that writes in between."""
     kept = 0
-    for number in range(20 if SOAK else 5):
+    for number in range(20 if SOAK else 3):
         if number % 2 == 0:
             site.name = f"web{number}"  # a full
         else:
