@@ -157,6 +157,10 @@ static int connect_client(struct nbdkit *nbdkit, const struct vddk_options *opti
 	char uri[NBDKIT_URI_BYTES];
 	nbdkit_process_uri(nbdkit->process, uri);
 	nbdkit->client = nbd_client_open(uri, &client, options->cancel, err);
+	/* For nbdkit a disk that the plugin cannot open is no export. */
+	if (!nbdkit->client && err->code == ERR_NOT_FOUND)
+		err_set(err, ERR_REFUSED, "%s: the vddk plugin could not open it",
+			block_label(&nbdkit->block));
 	if (!nbdkit->client)
 		return explain(nbdkit, err);
 	const struct block_info *info = block_info(nbdkit->client);

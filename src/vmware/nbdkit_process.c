@@ -71,8 +71,11 @@ static void take_line(struct nbdkit_process *process)
 	if (!line[0])
 		return;
 	log_debug("nbdkit: %s", line);
-	/* The last lines; whole ones, as long as there are several. */
+	/* The last lines; whole ones, as long as there are several, and each once in a row. */
 	size_t said = strlen(process->said);
+	const char *latest = strrchr(process->said, '|');
+	if (strncmp(latest ? latest + 1 : process->said, line, SAID_BYTES / 2) == 0)
+		return;
 	while (said > 0 && said + 1 + strlen(line) >= SAID_BYTES) {
 		char *next = strchr(process->said, '|');
 		size_t drop = next ? (size_t)(next + 1 - process->said) : said;

@@ -121,7 +121,8 @@ def test_what_the_plugin_refuses(setting):
 
     setting.lib.tell(thumbprint=setting.vc.sha1, password="another")
     said = setting.fails("--verbose", case="nbdkit-vddk: a wrong password",
-                         contains=["disk 2000", "VixDiskLib_ConnectEx: Cannot complete login"])
+                         contains=["disk 2000", "plugin could not open it",
+                                   "VixDiskLib_ConnectEx: Cannot complete login"])
     assert setting.vc.password not in said.err
     wrong("reads fail", "VixDiskLib_Read: NFC error 5", read=5)
     wrong("a plugin that writes the password", "connecting with *", read=5, stderr="secret")
