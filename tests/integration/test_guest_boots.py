@@ -213,8 +213,8 @@ def test_replicated_from_a_vcenter(original, scratch, servers):
     check_replica(servers, scratch, stages, wanted, list(stages) if SOAK else ["third"])
 
 
-@pytest.mark.parametrize("firmware, flavour", [
-    ("bios", "cloud-amd64"), pytest.param("efi", "amd64", marks=long)])
+@long
+@pytest.mark.parametrize("firmware, flavour", [("bios", "cloud-amd64"), ("efi", "amd64")])
 def test_what_a_vcenter_had_starts_elsewhere(scratch, servers, firmware, flavour):
     """Under libvirt, by BIOS with the disk on VMware's controller, by EFI on SATA; and from its OVF."""
     with vcenter.fake_in(scratch) as vc:
